@@ -1,0 +1,261 @@
+"""Everything people and log collectors see on standard error: one sink, three formats.
+
+``human`` (a terminal: colours, progress bars), ``text`` (plain lines), ``json`` (one object per line, for pods).
+It decides looks, never what happened. Standard output belongs to results and is not touched here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Format = Literal["human", "text", "json"]
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+HEARTBEAT_S = 30.0
+
+
+def format_bytes(count: float) -> str:
+    """Return a byte count in binary units, e.g. ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds for people, e.g. ``4.2s``, ``3m12s``, ``1h05m``."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m"
+
+
+class Progress:
+    """Progress of one long piece of work, in bytes or in steps. Thread-safe.
+
+    Off a terminal it writes a line every :data:`HEARTBEAT_S` seconds, also when nothing advances, so that a silent
+    half-hour build is visibly alive.
+    """
+
+    def __init__(self, sink: Log, event: str, msg: str, *, total: int | None, unit: Literal["bytes", "steps"]) -> None:
+        self._sink, self._event, self._msg, self._unit = sink, event, msg, unit
+        self._total, self._done, self._at_start = total, 0, 0
+        self._note = ""
+        self._started = sink.now()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._show: Callable[[], None] | None = None
+
+    def advance(self, count: int) -> None:
+        """Add ``count`` bytes or steps."""
+        with self._lock:
+            self._done += count
+        if self._show:
+            self._show()
+
+    def resume_at(self, done: int) -> None:
+        """Say that ``done`` was there before; it counts as done but not towards the rate."""
+        with self._lock:
+            self._done += done
+            self._at_start += done
+
+    def note(self, text: str) -> None:
+        """Show ``text`` beside the bar (the current file, rank or phase)."""
+        with self._lock:
+            self._note = text
+        if self._show:
+            self._show()
+
+    def eta_s(self) -> float | None:
+        """Return the seconds left at the rate so far, or None while unknown."""
+        with self._lock:
+            fresh, elapsed = self._done - self._at_start, self._sink.now() - self._started
+            if not self._total or fresh <= 0 or elapsed <= 0:
+                return None
+            return max(0.0, (self._total - self._done) * elapsed / fresh)
+
+    def _fields(self) -> dict[str, object]:
+        fields: dict[str, object] = {"elapsed_s": round(self._sink.now() - self._started, 1)}
+        eta = self.eta_s()
+        if eta is not None:
+            fields["eta_s"] = round(eta, 1)
+        if self._unit == "bytes":
+            fields["done_bytes"] = self._done
+            if self._total:
+                fields["total_bytes"] = self._total
+        elif self._total:
+            fields["done"], fields["total"] = self._done, self._total
+        return fields
+
+    def _line(self) -> str:
+        elapsed = self._sink.now() - self._started
+        parts = [self._msg + (f" ({self._note})" if self._note else "")]
+        if self._unit == "bytes":
+            whole = f" of {format_bytes(self._total)}" if self._total else ""
+            rate = (self._done - self._at_start) / elapsed if elapsed > 0 else 0.0
+            parts.append(f"{format_bytes(self._done)}{whole}, {format_bytes(rate)}/s")
+        elif self._total:
+            parts.append(f"{self._done}/{self._total}")
+        parts.append(f"{format_duration(elapsed)} so far")
+        eta = self.eta_s()
+        if eta is not None:
+            parts.append(f"about {format_duration(eta)} left")
+        return ", ".join(parts)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            self._sink.info(self._event, self._line(), **self._fields())
+
+
+class Log:
+    """A sink for log lines. Create through :func:`configure`; get the current one with :func:`get`."""
+
+    def __init__(
+        self,
+        *,
+        log_format: Format = "text",
+        level: str = "info",
+        stream: TextIO | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.log_format: Format = log_format
+        self.now = now
+        self._threshold = LEVELS[level]
+        self._stream = stream
+        self._stage = ""
+        self._base: dict[str, object] = {}
+        self._lock = threading.Lock()
+        self._console_cache: Console | None = None
+
+    def debug(self, event: str, msg: str, **fields: object) -> None:
+        """Write a line for those who look for a fault."""
+        self._write("debug", event, msg, fields)
+
+    def info(self, event: str, msg: str, **fields: object) -> None:
+        """Write a line that every user should see."""
+        self._write("info", event, msg, fields)
+
+    def warning(self, event: str, msg: str, **fields: object) -> None:
+        """Write a line about something that works, but not as asked."""
+        self._write("warning", event, msg, fields)
+
+    def error(self, event: str, msg: str, **fields: object) -> None:
+        """Write a line about a failure."""
+        self._write("error", event, msg, fields)
+
+    def bind(self, **fields: object) -> None:
+        """Add ``fields`` (``key``, ``rank``, ``model``) to every following JSON line."""
+        self._base.update(fields)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Name the pipeline stage that lines written inside belong to."""
+        before, self._stage = self._stage, name
+        try:
+            yield
+        finally:
+            self._stage = before
+
+    @contextlib.contextmanager
+    def progress(
+        self, event: str, msg: str, *, total: int | None = None, unit: Literal["bytes", "steps"] = "bytes"
+    ) -> Iterator[Progress]:
+        """Show the progress of a long piece of work: a bar on a terminal, heartbeat lines elsewhere."""
+        progress = Progress(self, event, msg, total=total, unit=unit)
+        if self.log_format == "human" and self._threshold <= LEVELS["info"]:
+            with self._bar(progress):
+                yield progress
+            return
+        beat = threading.Thread(target=progress._beat, name=f"progress-{event}", daemon=True)
+        beat.start()
+        try:
+            yield progress
+        finally:
+            progress._stop.set()
+            beat.join()
+
+    @contextlib.contextmanager
+    def _bar(self, progress: Progress) -> Iterator[None]:
+        from rich import progress as rich_progress
+
+        columns: list[rich_progress.ProgressColumn] = [
+            rich_progress.SpinnerColumn(),
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(bar_width=28),
+        ]
+        if progress._unit == "bytes":
+            columns += [rich_progress.DownloadColumn(binary_units=True), rich_progress.TransferSpeedColumn()]
+        elif progress._total:
+            columns += [rich_progress.MofNCompleteColumn()]
+        columns += [rich_progress.TimeElapsedColumn(), rich_progress.TimeRemainingColumn()]
+        with rich_progress.Progress(*columns, console=self.console(), transient=True) as bar:
+            task = bar.add_task(progress._msg, total=progress._total)
+
+            def show() -> None:
+                note = f" [dim]{progress._note}[/dim]" if progress._note else ""
+                bar.update(task, completed=progress._done, description=progress._msg + note)
+
+            progress._show = show
+            show()
+            yield
+            progress._show = None
+
+    def console(self) -> Console:
+        """Return the rich console that writes to this sink's stream (terminal use only)."""
+        if self._console_cache is None:
+            from rich.console import Console
+
+            self._console_cache = Console(file=self._stream or sys.stderr, highlight=False)
+        return self._console_cache
+
+    def _write(self, level: str, event: str, msg: str, fields: dict[str, object]) -> None:
+        if LEVELS[level] < self._threshold:
+            return
+        if self.log_format == "json":
+            stamp = datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="milliseconds")
+            record = {"ts": stamp, "level": level, "stage": self._stage, "event": event, "msg": msg}
+            self._emit(json.dumps({**record, **self._base, **fields}, default=str, ensure_ascii=False))
+        elif self.log_format == "human":
+            from rich.markup import escape
+
+            style = {"debug": "dim", "warning": "yellow", "error": "bold red"}.get(level)
+            label = f"[cyan]{self._stage or 'trtbuild':>10}[/cyan] "
+            text = escape(msg)
+            self.console().print(label + (f"[{style}]{text}[/{style}]" if style else text))
+        else:
+            prefix = "" if level == "info" else f"{level}: "
+            where = f"{self._stage}: " if self._stage else ""
+            self._emit(f"{where}{prefix}{msg}")
+
+    def _emit(self, line: str) -> None:
+        stream = self._stream or sys.stderr
+        with self._lock:
+            print(line, file=stream, flush=True)
+
+
+_current = Log()
+
+
+def configure(*, log_format: Format, level: str = "info", stream: TextIO | None = None) -> Log:
+    """Make the process-wide sink; only ``trtbuild.cli`` calls this."""
+    global _current  # noqa: PLW0603 - one sink per process, like stderr itself
+    _current = Log(log_format=log_format, level=level, stream=stream)
+    return _current
+
+
+def get() -> Log:
+    """Return the process-wide sink."""
+    return _current

@@ -1,0 +1,511 @@
+"""Train the example checkpoint `pydoc-llama` from scratch, on one CPU core, from text that every Python ships.
+
+The result is an ordinary Hugging Face checkpoint of a Llama with about two million parameters: small enough to live in
+the repository, real enough (grouped-query attention, tied embeddings, chat template, bf16) to go through every stage of
+trtbuild. It writes legible English; it does not know anything.
+
+    python examples/train.py --work-dir /tmp/pydoc-llama --out examples/pydoc-llama
+
+Needs torch, tokenizers, safetensors and (for the final check only) transformers. A killed run resumes from
+`--work-dir`; the same seed, Python, torch and steps give the same checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+# One thread each: OpenMP barriers and the tokenizer pool only cost time on a core or two, and the merge order of the
+# tokenizer stays reproducible. Must be set before the libraries load.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from corpus import Document, Message, make_chats, read_corpus
+
+PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
+ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>")
+SPECIAL_TOKENS = (PAD, BOS, EOS, *ROLE_TOKENS)  # ids 0 to 5, in this order
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('unknown role ' + message['role'] + ': expected system, user or assistant') }}{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] | trim + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+CHAT_ROUNDS = 8
+CHAT_FRACTION = 0.4
+HELD_OUT_EVERY = 50  # every n-th document is never trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of the network, in the words of the Hugging Face `LlamaConfig`."""
+
+    vocab_size: int = 2048
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 6
+    num_key_value_heads: int = 2
+    head_dim: int = 32
+    max_position_embeddings: int = 1024
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-5
+
+    def to_hf(self) -> dict[str, object]:
+        """Return the content of `config.json`."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            **asdict(self),
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "mlp_bias": False,
+            "initializer_range": 0.02,
+            "rope_scaling": None,
+            "tie_word_embeddings": True,
+            "use_cache": True,
+            "pretraining_tp": 1,
+            **special_token_ids(),
+            "torch_dtype": "bfloat16",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the training runs; every field changes the weights."""
+
+    steps: int
+    seed: int
+    batch_tokens: int = 3072
+    seq_len: int = 256
+    long_seq_len: int = 1024
+    long_every: int = 8
+    warmup_steps: int = 100
+    peak_lr: float = 4e-3
+    final_lr_fraction: float = 0.02
+    weight_decay: float = 0.05
+    max_grad_norm: float = 1.0
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary positions; parameter names as in Hugging Face."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        query_size = config.num_attention_heads * config.head_dim
+        key_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=False)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Map `x: f32[batch, seq, hidden]` to the same shape."""
+        batch, seq, _ = x.shape
+
+        def heads(projected: Tensor) -> Tensor:
+            return projected.view(batch, seq, -1, self.head_dim).transpose(1, 2)
+
+        query, key = rotate(heads(self.q_proj(x)), cos, sin), rotate(heads(self.k_proj(x)), cos, sin)
+        value = heads(self.v_proj(x))
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        projected: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, seq, -1))
+        return projected
+
+
+class Mlp(nn.Module):
+    """The gated SiLU feed-forward block."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `x: f32[batch, seq, hidden]` to the same shape."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = Mlp(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Map `x: f32[batch, seq, hidden]` to the same shape."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class Llama(nn.Module):
+    """A Llama whose `state_dict` is, name by name, what `LlamaForCausalLM` expects without its `model.` prefix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                # Residual branches start small, so that depth does not scale the variance of the stream.
+                is_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.num_hidden_layers) if is_residual else 0.02)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Map `input_ids: int64[batch, seq]` to `logits: f32[batch, seq, vocab]`."""
+        cos, sin = rotary_tables(self.config, input_ids.shape[1])
+        x = self.embed_tokens(input_ids)
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        return F.linear(self.norm(x), self.embed_tokens.weight)
+
+
+def rotary_tables(config: ModelConfig, seq_len: int) -> tuple[Tensor, Tensor]:
+    """Return the cosines and sines, each `f32[seq, head_dim]`, the two halves alike as in Hugging Face."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    angles = torch.outer(torch.arange(seq_len, dtype=torch.float32), 1.0 / config.rope_theta**exponents)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary positions to `x: f32[batch, heads, seq, head_dim]`."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def train_tokenizer(documents: list[Document], chats: list[list[Message]], vocab_size: int) -> Tokenizer:
+    """Train the byte-level BPE on the same text the model will read."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    texts = [d.text for d in documents] + [message["content"] for chat in chats for message in chat]
+    tokenizer.train_from_iterator(texts, trainer)
+    bos_id = tokenizer.token_to_id(BOS)
+    # As Llama does: plain text gets a <|bos|>; a rendered chat already has one and is encoded without special tokens.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos_id)]
+    )
+    return tokenizer
+
+
+def special_token_ids() -> dict[str, int]:
+    """Return the ids that `config.json` and `generation_config.json` repeat."""
+    ids = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
+    return {"bos_token_id": ids[BOS], "eos_token_id": ids[EOS], "pad_token_id": ids[PAD]}
+
+
+def render_chat(chat: list[Message]) -> str:
+    """Render a conversation as `CHAT_TEMPLATE` does; `verify` checks that the two agree."""
+    return BOS + "".join(f"<|{message['role']}|>{message['content'].strip()}{EOS}" for message in chat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Documents end to end: `tokens: int64[n]`, and where in it each one starts."""
+
+    tokens: Tensor
+    starts: Tensor
+
+    @classmethod
+    def pack(cls, texts: list[str], tokenizer: Tokenizer, *, seed: int) -> Stream:
+        """Shuffle the texts (each with its special tokens spelled out), encode and concatenate them."""
+        shuffled = random.Random(seed).sample(texts, len(texts))
+        ids: list[int] = []
+        starts = []
+        for encoding in tokenizer.encode_batch(shuffled, add_special_tokens=False):
+            starts.append(len(ids))
+            ids.extend(encoding.ids)
+        return cls(tokens=torch.tensor(ids), starts=torch.tensor(starts))
+
+    def sample(self, seq_len: int, at_start: bool, generator: torch.Generator) -> Tensor:
+        """Return a window `int64[seq_len + 1]`, from the start of a document or from anywhere."""
+        last = len(self.tokens) - seq_len - 1
+        if at_start:
+            start = int(self.starts[int(torch.randint(len(self.starts), (), generator=generator))])
+        else:
+            start = int(torch.randint(last, (), generator=generator))
+        start = min(start, last)
+        return self.tokens[start : start + seq_len + 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What the model reads."""
+
+    text: Stream
+    chat: Stream
+    held_out: Stream
+
+
+def make_data(tokenizer: Tokenizer, documents: list[Document], chats: list[list[Message]], seed: int) -> Data:
+    """Encode the corpus, and set every n-th document aside to measure on."""
+    rendered = [f"{BOS}{d.text}{EOS}" for d in documents]
+    kept = [text for index, text in enumerate(rendered) if index % HELD_OUT_EVERY]
+    return Data(
+        text=Stream.pack(kept, tokenizer, seed=seed),
+        chat=Stream.pack([render_chat(chat) for chat in chats], tokenizer, seed=seed),
+        held_out=Stream.pack(rendered[::HELD_OUT_EVERY], tokenizer, seed=seed),
+    )
+
+
+def sample_batch(data: Data, recipe: Recipe, step: int) -> Tensor:
+    """Return the batch of a step, `int64[rows, seq + 1]`; it depends on seed and step only, so a resumed run repeats it."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    is_long = step % recipe.long_every == recipe.long_every - 1
+    seq_len = recipe.long_seq_len if is_long else recipe.seq_len
+    rows = []
+    for _ in range(recipe.batch_tokens // seq_len):
+        is_chat = float(torch.rand((), generator=generator)) < CHAT_FRACTION
+        # A prompt always begins a document, so most windows do.
+        at_start = is_chat or float(torch.rand((), generator=generator)) < 0.5
+        rows.append((data.chat if is_chat else data.text).sample(seq_len, at_start, generator))
+    return torch.stack(rows)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Return linear warm-up, then a cosine down to a fraction of the peak."""
+    if step < recipe.warmup_steps:
+        return recipe.peak_lr * (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    floor = recipe.final_lr_fraction
+    return recipe.peak_lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def batch_loss(model: Llama, batch: Tensor) -> Tensor:
+    """Return the mean cross-entropy per token, in nats."""
+    logits = model(batch[:, :-1])
+    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+
+def train(model: Llama, data: Data, recipe: Recipe, state_path: Path, save_every: int) -> float:
+    """Train to the last step, resuming from `state_path` when it exists; return the mean loss of the last 100 steps."""
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, 0.95), fused=True)
+    first_step, losses = load_state(state_path, recipe, model, optimizer)
+    started = time.monotonic()
+    for step in range(first_step, recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        loss = batch_loss(model, sample_batch(data, recipe, step))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses = [*losses[-99:], loss.item()]
+        done = step + 1
+        if done % 20 == 0 or done == recipe.steps:
+            step_s = (time.monotonic() - started) / (done - first_step)
+            left_s = step_s * (recipe.steps - done)
+            print(f"step {done}/{recipe.steps} loss {sum(losses[-20:]) / 20:.3f} {step_s:.3f} s/step, {left_s:.0f} s left", flush=True)
+        if done % save_every == 0 or done == recipe.steps:
+            save_state(state_path, recipe, done, losses, model, optimizer)
+    return sum(losses) / max(1, len(losses))
+
+
+def save_state(
+    path: Path, recipe: Recipe, step: int, losses: list[float], model: Llama, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write what a resumed run needs, so that a kill at any moment leaves the old state or the new one."""
+    state = {"recipe": asdict(recipe), "step": step, "losses": losses, "model": model.state_dict()}
+    partial = path.with_suffix(".partial")
+    torch.save({**state, "optimizer": optimizer.state_dict()}, partial)
+    partial.replace(path)
+
+
+def load_state(
+    path: Path, recipe: Recipe, model: Llama, optimizer: torch.optim.Optimizer | None
+) -> tuple[int, list[float]]:
+    """Restore a saved state, if there is one; return the next step and the last losses."""
+    if not path.exists():
+        return 0, []
+    state = torch.load(path, weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        raise SystemExit(f"error: {path} was saved with {state['recipe']}, not {asdict(recipe)}\nhint: rm {path}")
+    model.load_state_dict(state["model"])
+    if optimizer is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"]), list(state["losses"])
+
+
+@torch.no_grad()
+def evaluate(model: Llama, stream: Stream, seq_len: int) -> float:
+    """Return the mean loss per token over the whole stream, cut into windows."""
+    windows = (len(stream.tokens) - 1) // seq_len
+    rows = torch.stack([stream.tokens[i * seq_len : (i + 1) * seq_len + 1] for i in range(windows)])
+    return sum(batch_loss(model, rows[i : i + 8]).item() * len(rows[i : i + 8]) for i in range(0, windows, 8)) / windows
+
+
+@torch.no_grad()
+def generate(model: Llama, prompt_ids: list[int], max_new_tokens: int) -> list[int]:
+    """Return the greedy continuation, up to but without the end token."""
+    ids = list(prompt_ids)
+    for _ in range(max_new_tokens):
+        next_id = int(model(torch.tensor([ids]))[0, -1].argmax())
+        if next_id == special_token_ids()["eos_token_id"]:
+            break
+        ids.append(next_id)
+    return ids[len(prompt_ids) :]
+
+
+def save_checkpoint(out: Path, model: Llama, tokenizer: Tokenizer) -> None:
+    """Write the checkpoint directory: weights in bf16, and the configuration files transformers would write."""
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {f"model.{name}": value.to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save(str(out / "tokenizer.json"))
+    named = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    added = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+    write_json(out / "config.json", model.config.to_hf())
+    write_json(out / "generation_config.json", {**special_token_ids(), "do_sample": False, "max_new_tokens": 128})
+    write_json(
+        out / "special_tokens_map.json",
+        {key: {"content": token, **added} for key, token in named.items()} | {"additional_special_tokens": list(ROLE_TOKENS)},
+    )
+    decoder = {str(i): {"content": token, **added, "special": True} for i, token in enumerate(SPECIAL_TOKENS)}
+    write_json(
+        out / "tokenizer_config.json",
+        {
+            "added_tokens_decoder": decoder,
+            "additional_special_tokens": list(ROLE_TOKENS),
+            **named,
+            "chat_template": CHAT_TEMPLATE,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": model.config.max_position_embeddings,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        },
+    )
+
+
+def write_json(path: Path, value: dict[str, object]) -> None:
+    """Write readable JSON that ends in a newline."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(out: Path, config: ModelConfig) -> Llama:
+    """Read the saved weights back, rounded to bf16 as a user will get them, as float32."""
+    model = Llama(config)
+    weights = load_file(out / "model.safetensors")
+    model.load_state_dict({name.removeprefix("model."): value.float() for name, value in weights.items()})
+    return model.eval()
+
+
+def read_prompts(path: Path) -> Iterator[tuple[bool, str]]:
+    """Yield `(is_chat, prompt)` for each line of `prompts.txt`: `chat:` or `text:`, then the prompt."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        kind, separator, prompt = line.partition(": ")
+        if line and not line.startswith("#"):
+            if kind not in ("chat", "text") or not separator:
+                raise SystemExit(f"error: {path}: got {line!r}, expected 'chat: PROMPT' or 'text: PROMPT'")
+            yield kind == "chat", prompt
+
+
+def verify(out: Path, config: ModelConfig, prompts: Path) -> None:
+    """Check that transformers loads the checkpoint and computes the same, and print the greedy samples.
+
+    Raises:
+        SystemExit: The logits, the greedy tokens or the rendered chat differ from ours.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    ours = load_checkpoint(out, config)
+    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    worst = 0.0
+    for is_chat, prompt in read_prompts(prompts):
+        chat = [{"role": "user", "content": prompt}]
+        rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) if is_chat else prompt
+        if is_chat and rendered != render_chat(chat) + "<|assistant|>":
+            raise SystemExit(f"error: the chat template renders {rendered!r}, expected {render_chat(chat) + '<|assistant|>'!r}")
+        ids = tokenizer(rendered, add_special_tokens=not is_chat)["input_ids"]
+        with torch.no_grad():
+            worst = max(worst, float((ours(torch.tensor([ids])) - theirs(torch.tensor([ids])).logits).abs().max()))
+            output = theirs.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False)[0, len(ids) :].tolist()
+        expected = generate(ours, ids, 64)
+        if [i for i in output if i != tokenizer.eos_token_id] != expected:
+            raise SystemExit(f"error: greedy tokens of {prompt!r} differ: transformers {output}, this script {expected}")
+        print(json.dumps({"chat" if is_chat else "text": prompt, "greedy": tokenizer.decode(expected)}, ensure_ascii=False))
+    print(f"transformers agrees: greedy tokens equal, largest logit difference {worst:.1e}")
+    if worst > 1e-3:
+        raise SystemExit(f"error: logits differ by {worst}, expected at most 1e-3")
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    here = Path(__file__).parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=here / "pydoc-llama", help="checkpoint directory to write")
+    parser.add_argument("--work-dir", type=Path, required=True, help="where the resumable training state is kept")
+    parser.add_argument("--prompts", type=Path, default=here / "pydoc-llama" / "prompts.txt", help="prompts to check with")
+    parser.add_argument("--steps", type=int, default=3600, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the chats (default: 0)")
+    parser.add_argument("--save-every", type=int, default=100, help="steps between saved states (default: %(default)s)")
+    parser.add_argument("--export-only", action="store_true", help="write the checkpoint from the saved state, as it is")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train (or resume), save, measure and verify."""
+    args = parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    config, recipe = ModelConfig(), Recipe(steps=args.steps, seed=args.seed)
+    documents = read_corpus()
+    chats = make_chats(documents, CHAT_ROUNDS, args.seed)
+    tokenizer = train_tokenizer(documents, chats, config.vocab_size)
+    data = make_data(tokenizer, documents, chats, args.seed)
+    model = Llama(config)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters} parameters, {len(documents)} documents, {len(data.text.tokens)} text tokens, "
+          f"{len(chats)} chats, {len(data.chat.tokens)} chat tokens", flush=True)  # fmt: skip
+    state_path = args.work_dir / "state.pt"
+    if args.export_only:
+        step, losses = load_state(state_path, recipe, model, None)
+        loss = sum(losses) / max(1, len(losses))
+        print(f"exporting step {step}")
+    else:
+        loss = train(model, data, recipe, state_path, args.save_every)
+    save_checkpoint(args.out, model, tokenizer)
+    held_out = evaluate(load_checkpoint(args.out, config), data.held_out, recipe.seq_len)
+    print(f"training loss {loss:.3f}, held-out loss {held_out:.3f} nats per token")
+    verify(args.out, config, args.prompts)
+
+
+if __name__ == "__main__":
+    main()
