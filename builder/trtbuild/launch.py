@@ -1,0 +1,266 @@
+"""Find a Triton server, prepare it and say how it is started.
+
+It decides which server is used and its command line. The caller becomes that command (``process.replace``), so that the
+server is PID 1 of its container and receives SIGTERM itself. Waiting and health are ``health.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import stat
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from trtbuild.errors import HostError, LaunchError
+from trtbuild.process import Command
+from trtbuild.spec import ServerSpec
+
+CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
+"""Where NVIDIA's images keep the server. Source: triton-inference-server/server, build.py and the image's PATH."""
+
+EXIT_TIMEOUT_S = 30
+"""Seconds the server waits for running requests after SIGTERM (tritonserver's own default)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A tritonserver that can be started.
+
+    Attributes:
+        path: The executable.
+        kind: ``wheel`` for the CPU build inside the nvidia-pytriton wheel, else ``native``.
+        backend_directory: Passed as ``--backend-directory`` when not the built-in one.
+        env: Variables the server and its Python models need.
+    """
+
+    path: Path
+    kind: Literal["native", "wheel"]
+    backend_directory: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """The three ports of a server, all chosen."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+def find_server(search_path: str) -> Server:
+    """Return the server to use: on ``search_path``, in NVIDIA's image, or the CPU wheel.
+
+    Raises:
+        HostError: There is none.
+    """
+    on_path = shutil.which("tritonserver", path=search_path)
+    if on_path:
+        return Server(path=Path(on_path), kind="native")
+    if os.access(CONTAINER_SERVER, os.X_OK):
+        return Server(path=CONTAINER_SERVER, kind="native")
+    wheel = _wheel_root()
+    if wheel is not None:
+        return Server(path=wheel / "bin" / "tritonserver", kind="wheel")
+    raise HostError(
+        "no tritonserver found: not on PATH, not in /opt/tritonserver/bin, and the CPU wheel is not installed",
+        hint="pip install 'trtbuild[cpu]' brings a CPU server; on GPUs run inside NVIDIA's Triton image",
+    )
+
+
+def prepare_server(server: Server, *, cache_dir: Path, search_path: str, library_path: str = "") -> Server:
+    """Return ``server`` ready to be started; for the wheel, lay out its Python backend under ``cache_dir``.
+
+    The wheel ships one Python backend stub per Python version outside of the backend directory, and site-packages may
+    be read-only, so both are copied side by side once. The stub ignores PYTHONPATH and takes the packages of
+    the ``python3`` on PATH, so this interpreter's directory comes first there; its libpython must be found, too.
+
+    Args:
+        server: What :func:`find_server` returned.
+        cache_dir: A writable directory; the layout goes to ``<cache_dir>/triton-<digest>``.
+        search_path: PATH of this process.
+        library_path: LD_LIBRARY_PATH of this process.
+
+    Raises:
+        HostError: No stub for this Python version, or its shared library is not installed.
+        LaunchError: ``cache_dir`` cannot be written.
+    """
+    python = Path(sys.executable)
+    env = {
+        "PATH": os.pathsep.join([str(python.parent), search_path]),
+        "TRTBUILD_PYTHON": str(python),
+        "PYTHONDONTWRITEBYTECODE": "1",  # a repository is never written to by its own models
+    }
+    if server.kind == "native":
+        return replace(server, env={**server.env, "TRTBUILD_PYTHON": str(python)})
+    root = server.path.parent.parent
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        known = sorted(p.name for p in (root / "python_backend_stubs").iterdir())
+        raise HostError(
+            f"the CPU server has no Python backend for Python {version}; it has {', '.join(known)}",
+            hint="make a virtual environment with one of those, e.g. python3.11 -m venv .venv",
+        )
+    libraries = [_libpython_directory(), root.parent.parent / "nvidia_pytriton.libs"]
+    env["LD_LIBRARY_PATH"] = os.pathsep.join([*(str(d) for d in libraries if d), *filter(None, [library_path])])
+    return replace(server, backend_directory=_lay_out_backend(root, stub, cache_dir), env=env)
+
+
+def server_command(
+    server: Server,
+    repository: Path,
+    spec: ServerSpec,
+    ports: Ports,
+    *,
+    world_size: int = 1,
+    engine_models: Sequence[str] = ("tensorrt_llm",),
+    mpirun: str | None = None,
+    has_gpus: bool = False,
+    is_root: bool = False,
+) -> Command:
+    """Return the command that serves ``repository``. Pure.
+
+    One rank: tritonserver itself. Several: mpirun, one tritonserver per rank; ranks above 0 serve nothing, load only
+    the engine models, and get a shared-memory prefix of their own.
+
+    Source: TensorRT-LLM ``triton_backend/scripts/launch_triton_server.py`` (leader mode); ``tritonserver --help``.
+
+    Raises:
+        HostError: Several ranks and no mpirun.
+    """
+    common = [str(server.path), f"--model-repository={repository}", "--disable-auto-complete-config"]
+    if server.backend_directory:
+        common.append(f"--backend-directory={server.backend_directory}")
+    if not has_gpus:
+        common.append("--allow-gpu-metrics=false")
+    common.append(f"--exit-timeout-secs={EXIT_TIMEOUT_S}")
+    listen = [
+        f"--http-address={spec.host}",
+        f"--http-port={ports.http}",
+        f"--grpc-address={spec.host}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-address={spec.host}",
+        f"--metrics-port={ports.metrics}",
+        "--metrics-config=histogram_latencies=true",
+        f"--log-verbose={spec.log_verbose}",
+    ]
+    extra = [f"--{name.lstrip('-')}={value}" for name, value in spec.server_arg.items()]
+    prefix = f"--backend-config=python,shm-region-prefix-name=trtbuild{ports.http}r"
+    if world_size == 1 or spec.orchestrator:
+        env = {**server.env, **({"TRTLLM_ORCHESTRATOR": "1"} if spec.orchestrator else {})}
+        return Command(argv=(*common, *listen, f"{prefix}0_", *extra), env=env)
+    if not mpirun:
+        raise HostError(
+            f"the engine has {world_size} ranks, and mpirun is not on PATH",
+            hint="install Open MPI (apt-get install openmpi-bin), or run inside NVIDIA's Triton image, which has it",
+        )
+    argv = [mpirun, *(["--allow-run-as-root"] if is_root else []), "--oversubscribe"]
+    silent = ["--allow-http=false", "--allow-grpc=false", "--allow-metrics=false", "--model-control-mode=explicit"]
+    load = [f"--load-model={name}" for name in engine_models]
+    for rank in range(world_size):
+        own = listen if rank == 0 else [f"--id=rank{rank}", *silent, *load]
+        argv += [*([":"] if rank else []), "-n", "1", *common, *own, f"{prefix}{rank}_", *extra]
+    return Command(argv=tuple(argv), env=server.env)
+
+
+def choose_ports(spec: ServerSpec) -> Ports:
+    """Return the ports asked for, with 0 replaced by a free one, after checking that they can be listened on.
+
+    Raises:
+        LaunchError: A port is taken.
+    """
+    chosen: list[int] = []
+    held: list[socket.socket] = []
+    try:
+        for name in ("http_port", "grpc_port", "metrics_port"):
+            wanted = getattr(spec, name)
+            sock = socket.socket(socket.AF_INET6 if ":" in spec.host else socket.AF_INET, socket.SOCK_STREAM)
+            held.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((spec.host, wanted))
+            except OSError as error:
+                raise LaunchError(
+                    f"cannot listen on {spec.host}:{wanted} ({name}): {error.strerror}",
+                    hint=f"stop what listens there, or pass another --{name.replace('_', '-')} (0 chooses a free one)",
+                ) from None
+            chosen.append(sock.getsockname()[1])
+    finally:
+        for sock in held:
+            sock.close()
+    return Ports(http=chosen[0], grpc=chosen[1], metrics=chosen[2])
+
+
+def _wheel_root() -> Path | None:
+    found = importlib.util.find_spec("pytriton")
+    if found is None or not found.origin:
+        return None
+    root = Path(found.origin).parent / "tritonserver"
+    return root if (root / "bin" / "tritonserver").exists() else None
+
+
+def _libpython_directory() -> Path | None:
+    """Return the directory of this interpreter's libpython, or None when the loader finds it by itself.
+
+    Raises:
+        HostError: It is not installed (Debian keeps it in a package of its own).
+    """
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    name = f"libpython{version}.so.1.0"
+    candidates = [Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib"), Path(sys.base_prefix) / "lib"]
+    for base in ("/usr/lib", "/lib", "/usr/lib64", "/usr/local/lib"):
+        candidates += [Path(base) / f"{platform.machine()}-linux-gnu", Path(base)]
+    for directory in candidates:
+        if (directory / name).exists():
+            return directory
+    raise HostError(
+        f"the server's Python backend needs {name}, which is not installed",
+        hint=f"apt-get install libpython{version} (Debian, Ubuntu), or use a Python built with --enable-shared",
+    )
+
+
+def _lay_out_backend(root: Path, stub: Path, cache_dir: Path) -> Path:
+    """Copy the wheel's Python backend and the matching stub to one directory; return the backends directory."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    sources = [*(p for p in (root / "backends" / "python").iterdir() if p.is_file()), stub]
+    stamp = "-".join(f"{p.stat().st_size}.{int(p.stat().st_mtime)}" for p in sorted(sources))
+    final = cache_dir / f"triton-py{version}-{_digest(stamp)}"
+    if (final / "python" / stub.name).exists():
+        return final
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".triton-", dir=cache_dir))
+        (staging / "python").mkdir()
+        for source in sources:
+            copied = Path(shutil.copy2(source, staging / "python" / source.name))
+            copied.chmod(copied.stat().st_mode | stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+        (staging / "python" / stub.name).chmod(0o755)
+        staging.chmod(0o755)
+        try:
+            staging.rename(final)
+        except OSError:  # another process was faster; its copy is the same
+            shutil.rmtree(staging, ignore_errors=True)
+            if not (final / "python" / stub.name).exists():
+                raise
+    except OSError as error:
+        raise LaunchError(
+            f"cannot lay out the server's Python backend under {cache_dir}: {error.strerror or error}",
+            hint="pass a writable --store DIRECTORY",
+        ) from error
+    return final
+
+
+def _digest(text: str) -> str:
+    """Return 12 stable hex digits for ``text``."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
