@@ -1,0 +1,154 @@
+"""Ask a running server whether it works, wait for it, stream from it, drain it. HTTP with the standard library only.
+
+It decides what "live", "ready" and "drained" mean: a server that answers ``/v2/health/ready`` can still hold a dead
+model process, so ready means that a real generation came back.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from trtbuild.errors import LaunchError
+
+PROBE_TIMEOUT_S = 10.0
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a probe of this pod never goes to a proxy
+
+IN_FLIGHT_METRICS = ("trtbuild_requests_waiting", "trtbuild_requests_running")
+
+
+def is_up(url: str, what: str = "ready", *, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Return whether the server at ``url`` answers ``/v2/health/<what>`` (``live`` or ``ready``) with 200."""
+    try:
+        with _OPENER.open(f"{url}/v2/health/{what}", timeout=timeout_s) as answer:
+            return bool(answer.status == http.HTTPStatus.OK)
+    except (urllib.error.URLError, OSError, http.client.HTTPException):
+        return False
+
+
+def wait_ready(
+    url: str,
+    *,
+    timeout_s: float,
+    is_alive: Callable[[], bool] = lambda: True,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> float:
+    """Wait until the server at ``url`` is ready; return the seconds it took.
+
+    Raises:
+        LaunchError: ``is_alive`` became false (the process ended) or ``timeout_s`` passed.
+    """
+    started = clock()
+    pause_s = 0.05
+    while not is_up(url, timeout_s=2.0):
+        waited = clock() - started
+        if not is_alive():
+            raise LaunchError(
+                f"the server ended {waited:.1f} s after its start, before it was ready",
+                hint="the server's log says why; trtbuild doctor checks this machine",
+            )
+        if waited > timeout_s:
+            raise LaunchError(
+                f"the server at {url} was not ready after {timeout_s:g} s",
+                hint="look at the server's log, or wait longer with --timeout",
+            )
+        sleep(pause_s)
+        pause_s = min(1.0, pause_s * 1.3)
+    return clock() - started
+
+
+def generate(url: str, model: str, request: Mapping[str, Any], *, timeout_s: float = 60.0) -> Iterator[dict[str, Any]]:
+    """Send ``request`` to ``/v2/models/<model>/generate_stream`` and yield each response as it comes.
+
+    Raises:
+        LaunchError: The server refused the request, an error came in the stream, or the connection broke.
+    """
+    body = json.dumps({"stream": True, **request}).encode()
+    target = f"{url}/v2/models/{model}/generate_stream"
+    message = urllib.request.Request(target, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
+    try:
+        with _OPENER.open(message, timeout=timeout_s) as answer:
+            for raw in answer:
+                line = raw.decode("utf-8", "replace").strip()
+                if not line.startswith("data:"):
+                    continue
+                piece = json.loads(line[5:])
+                if "error" in piece:
+                    raise LaunchError(
+                        f"the server answered: {piece['error']}", hint="correct the request and repeat it"
+                    )
+                yield piece
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace").strip()
+        raise LaunchError(
+            f"{target} answered {error.code}: {text[:500]}", hint="check the model's name and the request"
+        ) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise LaunchError(f"{target} did not answer: {error}", hint="is the server running? trtbuild health") from error
+
+
+def probe_generation(url: str, model: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
+    """Generate one token for real and return its text.
+
+    Raises:
+        LaunchError: No token came back.
+    """
+    pieces = list(generate(url, model, {"text_input": "Hello", "max_tokens": 1}, timeout_s=timeout_s))
+    if not pieces:
+        raise LaunchError(f"model {model!r} answered nothing", hint="look at the server's log")
+    return "".join(str(piece.get("text_output", "")) for piece in pieces)
+
+
+def read_metrics(url: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
+    """Return the text of a Prometheus metrics endpoint.
+
+    Raises:
+        LaunchError: It does not answer.
+    """
+    try:
+        with _OPENER.open(f"{url}/metrics", timeout=timeout_s) as answer:
+            return str(answer.read().decode("utf-8", "replace"))
+    except (OSError, http.client.HTTPException) as error:
+        raise LaunchError(f"{url}/metrics did not answer: {error}", hint="is the server running?") from error
+
+
+def count_in_flight(metrics: str) -> float:
+    """Return the requests waiting or running, summed over the front models in a metrics text."""
+    names = "|".join(IN_FLIGHT_METRICS)
+    values = re.findall(rf"^(?:{names})(?:\{{[^}}]*\}})? (\S+)", metrics, re.MULTILINE)
+    return sum(float(value) for value in values)
+
+
+def drain(
+    metrics_url: str,
+    *,
+    timeout_s: float,
+    settle_s: float = 5.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> float:
+    """Wait until no request has been in flight for a moment; return how many were left (0 unless time ran out).
+
+    ``settle_s`` bridges the time in which other nodes still route new requests to a pod that is leaving its Service.
+    A server that is gone counts as drained.
+    """
+    started = idle_since = clock()
+    left = 0.0
+    while clock() - started < timeout_s:
+        try:
+            left = count_in_flight(read_metrics(metrics_url, timeout_s=2.0))
+        except LaunchError:
+            return 0.0
+        if left > 0:
+            idle_since = clock()
+        elif clock() - idle_since >= settle_s:
+            return 0.0
+        sleep(0.25)
+    return left
