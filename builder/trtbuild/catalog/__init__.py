@@ -1,0 +1,77 @@
+"""Facts about models, GPU products and TensorRT-LLM releases: data files and the one loader that reads them.
+
+It decides how the data is named, looked up and checked on reading. It holds no rule about what to build: the plan
+does that with these facts. Files are read on first use and kept, so importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from trtbuild.catalog.models import (
+    ModelInfo,
+    closest_models,
+    find_model,
+    models,
+)
+from trtbuild.catalog.parameters import ParameterCounts, count_parameters, exact_architectures
+from trtbuild.catalog.skus import (
+    GpuArchitecture,
+    GpuSku,
+    ProductLabel,
+    closest_skus,
+    find_sku,
+    gpu_architecture,
+    mig_memory_mib,
+    normalize_product,
+    parse_product,
+    skus,
+)
+from trtbuild.catalog.trtllm import (
+    BackendParameter,
+    BuildOption,
+    Family,
+    Preset,
+    QuantizeTool,
+    TrtLlmRelease,
+    find_family,
+    image_name,
+    parse_version,
+    preset,
+    presets,
+    trtllm,
+    trtllm_releases,
+    trtllm_versions,
+)
+
+__all__ = [
+    "BackendParameter",
+    "BuildOption",
+    "Family",
+    "GpuArchitecture",
+    "GpuSku",
+    "ModelInfo",
+    "ParameterCounts",
+    "Preset",
+    "ProductLabel",
+    "QuantizeTool",
+    "TrtLlmRelease",
+    "closest_models",
+    "closest_skus",
+    "count_parameters",
+    "exact_architectures",
+    "find_family",
+    "find_model",
+    "find_sku",
+    "gpu_architecture",
+    "image_name",
+    "mig_memory_mib",
+    "models",
+    "normalize_product",
+    "parse_product",
+    "parse_version",
+    "preset",
+    "presets",
+    "skus",
+    "trtllm",
+    "trtllm_releases",
+    "trtllm_versions",
+]
