@@ -1,0 +1,83 @@
+"""The command tree. Subcommands are imported when they are used, so that ``trtbuild --help`` stays instant."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from trtbuild import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "build": ("trtbuild.cli.build:build", "Build MODEL and its repository (what `trtbuild MODEL` does)."),
+    "plan": ("trtbuild.cli.plan:plan", "Show what would be built, where it fits and what it needs."),
+    "serve": ("trtbuild.cli.serve:serve", "Build if needed, then become the Triton server."),
+    "init": ("trtbuild.cli.init:init", "The same build, as a pod's init container runs it."),
+    "demo": ("trtbuild.cli.demo:demo", "Build, serve and stream from a small model, on this machine, now."),
+    "models": ("trtbuild.cli.models:models", "List the catalog."),
+    "explain": ("trtbuild.cli.explain:explain", "Say why an engine is a hit or a miss."),
+    "store": ("trtbuild.cli.store:store", "Look at the engine store and clean it."),
+    "doctor": ("trtbuild.cli.doctor:doctor", "Say what this machine can do, and why not."),
+    "health": ("trtbuild.cli.health:health", "Ask a running server whether it works."),
+    "drain": ("trtbuild.cli.health:drain", "Wait until no request is in flight (a pod's preStop)."),
+    "completion": ("trtbuild.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
+}
+"""Command name -> where it lives and its line in ``--help``."""
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command when it is asked for, and builds when the first word is no command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and not _is_own_word(args):
+            args = ["build", *args]
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _is_own_word(args: list[str]) -> bool:
+    return args[0] in COMMANDS or args[0] in {"--help", "-h", "--version"}
+
+
+_EPILOG = """\b
+Examples:
+  trtbuild demo                                  a real model served by a real Triton, here
+  trtbuild plan llama-3-70b-instruct             which GPUs, how many, how much of everything
+  trtbuild llama-3-8b --tp 2                     build the engine and the model repository
+  trtbuild serve llama-3-8b --tp 2               ... and serve it
+  trtbuild build ./plan                          a directory whose name is a command
+
+\b
+Exit codes: 0 success, 1 bug, 2 request, 3 host, 4 fetch, 5 convert, 6 build, 7 store, 8 repository, 9 launch.
+Every option is also TRTBUILD_<OPTION> in the environment and <option>: in engine.yaml.
+"""
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=_EPILOG,
+    no_args_is_help=True,
+)
+@click.version_option(__version__, prog_name="trtbuild")
+def app(**_: Any) -> None:
+    """Build engines from Hugging Face models, keep them per GPU SKU, serve them with Triton.
+
+    trtbuild MODEL [OPTIONS] builds MODEL (a catalog alias, a Hugging Face id or a directory) and prints the path of the
+    Triton model repository.
+    """

@@ -1,0 +1,124 @@
+"""Where option values come from: flag > TRTBUILD_* > engine.yaml > default, met here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from trtbuild.errors import SpecError
+from trtbuild.spec import OPTIONS_BY_NAME, Spec, closest, parse_spec
+
+RESERVED = ("TRTBUILD_CONFIG", "TRTBUILD_LOG_FORMAT", "TRTBUILD_LOG_LEVEL", "TRTBUILD_PYTHON")
+"""Variables with our prefix that are not options of an engine."""
+
+# Kubernetes adds <SERVICE>_PORT and the like for every Service of the namespace; one named "trtbuild" is no typo.
+_SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
+
+
+def load_spec(
+    flags: Mapping[str, object], config: Path | None, environ: Mapping[str, str], *, default_model: str | None = None
+) -> Spec:
+    """Return the spec made of flags, environment and file.
+
+    Args:
+        flags: Option name to value as given on the command line; None or an empty tuple means not given.
+        config: Path of an engine.yaml, or None for ``TRTBUILD_CONFIG`` (when set).
+        environ: The process environment.
+        default_model: Model when none of them names one; None makes that an error.
+
+    Raises:
+        SpecError: Unreadable file, unknown key or variable, illegal value.
+    """
+    values: dict[str, object] = {"model": default_model}
+    origins: dict[str, str] = {}
+    path = config or (Path(environ["TRTBUILD_CONFIG"]) if environ.get("TRTBUILD_CONFIG") else None)
+    if path is not None:
+        for name, (value, line) in read_engine_yaml(path).items():
+            values[name], origins[name] = value, f"{path} line {line}"
+    for name, value in read_environment(environ).items():
+        values[name], origins[name] = value, OPTIONS_BY_NAME[name].env
+    for name, value in flags.items():
+        if value is not None and value != ():
+            values[name], origins[name] = value, OPTIONS_BY_NAME[name].flag
+    return parse_spec(values, origins=origins)
+
+
+def read_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the options set by ``TRTBUILD_*`` variables.
+
+    Raises:
+        SpecError: A variable with our prefix is no option (a typo would otherwise be silently ignored).
+    """
+    known = {option.env: name for name, option in OPTIONS_BY_NAME.items()}
+    found: dict[str, str] = {}
+    for variable, value in environ.items():
+        if not variable.startswith("TRTBUILD_") or variable in RESERVED or variable.startswith("TRTBUILD_TEST_"):
+            continue
+        if _SERVICE_LINK.search(variable) and (variable not in known or re.match(r"^(tcp|udp|sctp)://", value)):
+            continue
+        if variable not in known:
+            raise SpecError(
+                f"unknown environment variable {variable}{closest(variable, [*known, *RESERVED])}",
+                hint="unset it, or spell it as in trtbuild build --help",
+            )
+        if value != "":
+            found[known[variable]] = value
+    return found
+
+
+def read_engine_yaml(path: Path) -> dict[str, tuple[object, int]]:
+    """Return name -> (value, line) of an engine.yaml; values as YAML types.
+
+    Raises:
+        SpecError: No such file, not YAML, not a mapping, or a key given twice.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SpecError(
+            f"cannot read {path}: {reason}", hint="pass the path of an engine.yaml with --config"
+        ) from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            return {}
+        if not isinstance(root, yaml.MappingNode):
+            raise SpecError(f"{path}: expected a mapping of options, got {root.tag}", hint="e.g.  model: llama-3-8b")
+        found: dict[str, tuple[object, int]] = {}
+        loader = yaml.SafeLoader(text)
+        for key_node, value_node in root.value:
+            name, line = str(key_node.value), key_node.start_mark.line + 1
+            if name in found:
+                raise SpecError(f"{path} line {line}: {name!r} is given twice", hint="keep one of the two")
+            if name not in OPTIONS_BY_NAME:
+                spelled = name.replace("-", "_")
+                raise SpecError(
+                    f"{path} line {line}: unknown option {name!r}{closest(spelled, list(OPTIONS_BY_NAME))}",
+                    hint="the options are those of trtbuild build --help, with underscores",
+                )
+            found[name] = (loader.construct_object(value_node, deep=True), line)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path} is not YAML: {error}", hint="correct the line named above") from error
+    return found
+
+
+def default_store(environ: Mapping[str, str]) -> Path:
+    """Return the default root of the engine store."""
+    base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - HOME may be unset
+    return Path(base) / "trtbuild"
+
+
+def default_hf_cache(environ: Mapping[str, str]) -> Path:
+    """Return the Hugging Face cache that every other tool uses, too.
+
+    Source: huggingface_hub ``constants.py``: HF_HUB_CACHE, then HF_HOME/hub, then XDG_CACHE_HOME/huggingface/hub.
+    """
+    if environ.get("HF_HUB_CACHE"):
+        return Path(environ["HF_HUB_CACHE"])
+    base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    return Path(environ.get("HF_HOME") or Path(base) / "huggingface") / "hub"

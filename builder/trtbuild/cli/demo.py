@@ -1,0 +1,123 @@
+"""``trtbuild demo``: the whole way from a checkpoint to streamed text, here and now, without a GPU or a network."""
+
+from __future__ import annotations
+
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trtbuild import log
+from trtbuild.cli.options import configure_log, make_context, output_options, read_spec
+from trtbuild.errors import LaunchError
+
+READY_TIMEOUT_S = 300.0
+
+
+@click.command()
+@click.option("--prompt", "prompts", multiple=True, help="Text to continue; repeatable. Default: the model card's.")
+@click.option("--chat", help="Ask one question through the model's chat template instead.")
+@click.option("--model", help="Another catalog alias, Hugging Face id or directory.")
+@click.option("--max-tokens", type=int, default=48, help="Most tokens per answer.")
+@click.option("--keep", is_flag=True, help="Leave the server running and print how to reach it.")
+@click.option("--store", type=click.Path(path_type=Path), help="Root of the engine store.")
+@output_options
+def demo(
+    prompts: tuple[str, ...],
+    chat: str | None,
+    model: str | None,
+    max_tokens: int,
+    keep: bool,
+    store: Path | None,
+    output: str,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Build a small model, serve it with a real Triton server and stream text from it.
+
+    The model comes with trtbuild: about a million parameters, trained on Python's own documentation. Everything but
+    the engine compiler is the code that runs on GPUs. A second run finds the engine in the store.
+    """
+    configure_log(log_format, log_level)
+    with as_file(files("trtbuild").joinpath("_demo_model")) as directory:
+        flags: dict[str, Any] = {"model": model or str(directory), "backend": "cpu", "store": store}
+        flags |= {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+        requests = _requests(prompts, chat, max_tokens, Path(directory))
+        _run(flags, requests, keep)
+
+
+def _requests(prompts: tuple[str, ...], chat: str | None, max_tokens: int, directory: Path) -> list[dict[str, Any]]:
+    import json
+
+    if chat:
+        return [{"messages": json.dumps([{"role": "user", "content": chat}]), "max_tokens": max_tokens}]
+    if not prompts:
+        lines = (directory / "prompts.txt").read_text(encoding="utf-8").splitlines()
+        prompts = tuple(line for line in lines if line.strip())[:3]
+    return [{"text_input": prompt, "max_tokens": max_tokens} for prompt in prompts]
+
+
+def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> None:
+    from trtbuild import health, pipeline, process
+    from trtbuild.cli.serve import serving_command
+
+    sink = log.get()
+    spec = read_spec(flags, None)
+    ctx = make_context(spec)
+    done = pipeline.provision(spec, ctx)
+    how = "was in the store" if done.was_hit else f"was built in {log.format_duration(done.elapsed_s)}"
+    sink.info("demo", f"engine {done.plan.key.short} for {done.plan.sku} {how}")
+    command, ports = serving_command(spec, ctx, done)
+    url = f"http://{spec.server.host}:{ports.http}"
+    log_path = ctx.store.root / "logs" / "demo-server.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log_path.write_text("")
+    with sink.stage("launch"):
+        sink.info("serve", f"starting Triton: {Path(command.argv[0]).name} at {url}")
+        child = process.start(command, log_path=log_path)
+    try:
+        took_s = health.wait_ready(url, timeout_s=READY_TIMEOUT_S, is_alive=lambda: child.poll() is None)
+        sink.info("ready", f"ready after {log.format_duration(took_s)}")
+        for request in requests:
+            _stream(url, done.served_name, request)
+        in_flight = health.count_in_flight(health.read_metrics(f"http://{spec.server.host}:{ports.metrics}"))
+        sink.info("demo", f"the server's own metrics: {in_flight:g} requests in flight now")
+        _say_next(url, done.served_name, ports.metrics, child.pid if keep else None)
+    except LaunchError as error:
+        tail = tuple(log_path.read_text(errors="replace").splitlines()[-15:])
+        raise LaunchError(error.message, hint=error.hint or f"the whole log: {log_path}", log_tail=tail) from error
+    finally:
+        if not keep:
+            process.stop(child)
+
+
+def _stream(url: str, name: str, request: dict[str, Any]) -> None:
+    """Write one answer to standard output as it comes, then its figures to standard error."""
+    from trtbuild import health
+
+    prompt = request.get("text_input", request.get("messages", ""))
+    click.echo("")
+    click.echo(click.style(prompt, bold=True), nl=False)
+    started = time.monotonic()
+    first_s, tokens = 0.0, 0
+    for piece in health.generate(url, name, request):
+        first_s = first_s or time.monotonic() - started
+        tokens = int(piece.get("completion_tokens") or tokens)
+        click.echo(str(piece.get("text_output", "")), nl=False)
+    elapsed = time.monotonic() - started
+    click.echo("")
+    rate = f"{tokens / elapsed:.0f} tokens/s" if tokens and elapsed else "no tokens"
+    log.get().info("streamed", f"{tokens} tokens, first after {first_s * 1000:.0f} ms, {rate}")
+
+
+def _say_next(url: str, name: str, metrics_port: int, pid: int | None) -> None:
+    click.echo("")
+    if pid is None:
+        click.echo("The same, kept running:    trtbuild demo --keep")
+        click.echo("A model of your own:       trtbuild serve Qwen/Qwen2.5-0.5B-Instruct --backend cpu")
+        return
+    body = '{"text_input": "The assert statement", "max_tokens": 32, "stream": true}'
+    click.echo(f"Still serving (PID {pid}). Try:\n  curl -N {url}/v2/models/{name}/generate_stream -d '{body}'")
+    click.echo(f"  curl -s 127.0.0.1:{metrics_port}/metrics | grep trtbuild_\nStop it with: kill {pid}")

@@ -1,0 +1,130 @@
+"""Click options made from the one options table, and what every command needs from them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from trtbuild import log
+from trtbuild.cli.config import default_hf_cache, default_store, load_spec
+from trtbuild.spec import OPTIONS, Option, Section, Spec
+
+if TYPE_CHECKING:
+    from trtbuild.pipeline import Context
+
+F = TypeVar("F", bound=Callable[..., Any])
+ALL_SECTIONS: tuple[Section, ...] = ("model", "engine", "repository", "store", "server")
+
+
+def spec_options(*sections: Section) -> Callable[[F], F]:
+    """Add MODEL, ``--config``, every option of ``sections`` and the output options to a command."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(OPTIONS):
+            if option.section in sections and option.name != "model":
+                function = _click_option(option)(function)
+        config = click.option(
+            "--config",
+            "-c",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="An engine.yaml with any of these options.  [env: TRTBUILD_CONFIG]",
+        )
+        argument = click.argument("model", required=False, shell_complete=_complete_model)
+        return output_options(argument(config(function)))
+
+    return decorate
+
+
+def output_options(function: F) -> F:
+    """Add ``--format``, ``--log-format`` and ``--log-level``."""
+    formats = click.option(
+        "--format", "output", type=click.Choice(["text", "json"]), default="text", help="What standard output holds."
+    )
+    log_format = click.option(
+        "--log-format",
+        type=click.Choice(["auto", "human", "text", "json"]),
+        envvar="TRTBUILD_LOG_FORMAT",
+        default="auto",
+        help="Lines on standard error; auto: human on a terminal, json in a pod, else text.",
+    )
+    level = click.option(
+        "--log-level",
+        type=click.Choice(list(log.LEVELS)),
+        envvar="TRTBUILD_LOG_LEVEL",
+        default="info",
+        help="Least important line to show.",
+    )
+    return formats(log_format(level(function)))
+
+
+def configure_log(log_format: str, level: str) -> log.Log:
+    """Make the sink that ``--log-format`` asks for."""
+    chosen: log.Format = "text"
+    if log_format == "auto":
+        if sys.stderr.isatty():
+            chosen = "human"
+        elif "KUBERNETES_SERVICE_HOST" in os.environ:
+            chosen = "json"
+    elif log_format in {"human", "json"}:
+        chosen = "human" if log_format == "human" else "json"
+    return log.configure(log_format=chosen, level=level)
+
+
+def read_spec(flags: dict[str, Any], config: Path | None, *, default_model: str | None = None) -> Spec:
+    """Return the spec of this command: flags over environment over engine.yaml."""
+    return load_spec(flags, config, os.environ, default_model=default_model)
+
+
+def make_context(spec: Spec) -> Context:
+    """Return what the pipeline needs from this machine and environment."""
+    from trtbuild.fetch import Hub
+    from trtbuild.host import inspect_host
+    from trtbuild.pipeline import Context
+    from trtbuild.store import Store
+
+    root = spec.store.store or default_store(os.environ)
+    return Context(
+        host=inspect_host(os.environ),
+        hub=Hub.from_env(os.environ),
+        store=Store(root),
+        hf_cache=spec.store.hf_cache or default_hf_cache(os.environ),
+    )
+
+
+def echo_json(value: object) -> None:
+    """Write one JSON document to standard output."""
+    import json
+
+    click.echo(json.dumps(value, indent=2, sort_keys=True, default=str, ensure_ascii=False))
+
+
+def _click_option(option: Option) -> Callable[[F], F]:
+    flags = [option.flag, *option.flags]
+    text = f"{option.help}  [env: {option.env}]"
+    if option.kind == "bool":
+        return click.option(f"{option.flag}/--no-{option.flag[2:]}", option.name, default=None, help=text)
+    if option.kind == "pairs":
+        return click.option(*flags, option.name, multiple=True, metavar="NAME=VALUE", help=text)
+    if option.kind == "choice":
+        return click.option(
+            *flags, option.name, metavar="|".join(option.choices), help=text, shell_complete=_choices(option)
+        )
+    return click.option(*flags, option.name, metavar=option.kind.upper(), help=text)
+
+
+def _choices(option: Option) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        return [choice for choice in option.choices if choice.startswith(incomplete)]
+
+    return complete
+
+
+def _complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from trtbuild import catalog
+
+    return [model.alias for model in catalog.models() if model.alias.startswith(incomplete)]

@@ -1,0 +1,104 @@
+"""``trtbuild serve``: provide the engine if needed, then become the Triton server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trtbuild import log
+from trtbuild.cli.options import configure_log, make_context, read_spec, spec_options
+from trtbuild.spec import Spec
+
+if TYPE_CHECKING:
+    from trtbuild.launch import Ports
+    from trtbuild.pipeline import Context, Provisioned
+    from trtbuild.process import Command
+
+
+@click.command()
+@spec_options(*("model", "engine", "repository", "store", "server"))
+@click.option("--dry-run", is_flag=True, help="Print the server's command line instead of becoming it.")
+@click.option("--wait", is_flag=True, help="Start the server in the background, wait until it is ready, print its PID.")
+@click.option("--timeout", type=float, default=600.0, metavar="SECONDS", help="How long --wait waits.")
+def serve(
+    config: Path | None,
+    output: str,
+    log_format: str,
+    log_level: str,
+    dry_run: bool,
+    wait: bool,
+    timeout: float,
+    **flags: Any,
+) -> None:
+    """Build MODEL if it is not in the store, then become the Triton server that serves it.
+
+    The server replaces this process, so signals reach it directly: SIGTERM ends it after the running requests.
+    """
+    configure_log(log_format, log_level)
+    from trtbuild import pipeline, process
+
+    spec = read_spec(flags, config)
+    ctx = make_context(spec)
+    done = pipeline.provision(pipeline.pin_to_repository(spec, ctx.store.root), ctx)
+    command, ports = serving_command(spec, ctx, done)
+    url = f"http://{spec.server.host}:{ports.http}"
+    if dry_run:
+        click.echo(command.shell())
+        return
+    with log.get().stage("launch"):
+        log.get().info("serve", f"serving {done.served_name!r} at {url} (gRPC {ports.grpc}, metrics {ports.metrics})")
+        if not wait:
+            process.replace(command)
+        _start_and_wait(command, ctx, url, timeout, output)
+
+
+def serving_command(spec: Spec, ctx: Context, done: Provisioned) -> tuple[Command, Ports]:
+    """Return the command that serves what was provided, and the ports it will listen on."""
+    from trtbuild import launch
+
+    search_path = os.environ.get("PATH", os.defpath)
+    server = launch.prepare_server(
+        launch.find_server(search_path),
+        cache_dir=ctx.store.root / "servers",
+        search_path=search_path,
+        library_path=os.environ.get("LD_LIBRARY_PATH", ""),
+    )
+    ports = launch.choose_ports(spec.server)
+    command = launch.server_command(
+        server,
+        done.repository,
+        spec.server,
+        ports,
+        world_size=done.info.world_size,
+        mpirun=shutil.which("mpirun", path=search_path),
+        has_gpus=bool(ctx.host.gpus),
+        is_root=os.geteuid() == 0,
+    )
+    return command, ports
+
+
+def _start_and_wait(command: Command, ctx: Context, url: str, timeout_s: float, output: str) -> None:
+    from trtbuild import health, process
+    from trtbuild.cli.options import echo_json
+    from trtbuild.errors import LaunchError
+
+    log_path = ctx.store.root / "logs" / f"serve-{os.getpid()}.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    child = process.start(command, log_path=log_path)
+    try:
+        took_s = health.wait_ready(url, timeout_s=timeout_s, is_alive=lambda: child.poll() is None)
+    except BaseException as error:
+        process.stop(child)
+        if isinstance(error, LaunchError):
+            tail = tuple(log_path.read_text(errors="replace").splitlines()[-20:])
+            raise LaunchError(error.message, hint=f"the whole log: {log_path}", log_tail=tail) from None
+        raise
+    log.get().info("ready", f"ready after {log.format_duration(took_s)}; log: {log_path}")
+    if output == "json":
+        echo_json({"pid": child.pid, "url": url, "log": str(log_path)})
+    else:
+        click.echo(str(child.pid))
