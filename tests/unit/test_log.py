@@ -1,0 +1,80 @@
+"""One sink, three looks."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from trtbuild import log
+from trtbuild.log import Log, format_bytes, format_duration
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB"), (3 << 40, "3.0 TiB")]
+)
+def test_bytes_for_people(count: int, text: str) -> None:
+    assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0s"), (59.94, "59.9s"), (192, "3m12s"), (3900, "1h05m")])
+def test_durations_for_people(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_json_lines_carry_stage_fields_and_time() -> None:
+    out = io.StringIO()
+    sink = Log(log_format="json", stream=out, now=lambda: 0.0)
+    sink.bind(key="abc")
+    with sink.stage("fetch"):
+        sink.info("started", 'with "quotes"', total_bytes=3)
+    assert json.loads(out.getvalue()) == {
+        "ts": "1970-01-01T00:00:00.000+00:00",
+        "level": "info",
+        "stage": "fetch",
+        "event": "started",
+        "msg": 'with "quotes"',
+        "key": "abc",
+        "total_bytes": 3,
+    }
+
+
+def test_text_lines_name_stage_and_level() -> None:
+    out = io.StringIO()
+    sink = Log(log_format="text", stream=out, level="warning")
+    sink.info("no", "not shown")
+    with sink.stage("build"):
+        sink.warning("yes", "shown")
+    assert out.getvalue() == "build: warning: shown\n"
+
+
+def test_progress_counts_rate_and_eta_without_what_was_there_before() -> None:
+    now = [0.0]
+    sink = Log(log_format="text", stream=io.StringIO(), now=lambda: now[0])
+    with sink.progress("download", "downloading", total=1000) as progress:
+        progress.resume_at(500)
+        assert progress.eta_s() is None
+        now[0] = 10.0
+        progress.advance(100)
+        assert progress.eta_s() == pytest.approx(40.0)
+        assert "600 B of 1000 B, 10 B/s" in progress._line()
+
+
+def test_progress_writes_heartbeats_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "HEARTBEAT_S", 0.01)
+    out = io.StringIO()
+    sink = Log(log_format="json", stream=out)
+    with sink.progress("build", "building", unit="steps", total=4) as progress:
+        progress.advance(1)
+        while out.getvalue().count("\n") < 2:
+            pass
+    line = json.loads(out.getvalue().splitlines()[0])
+    assert (line["event"], line["total"]) == ("build", 4)
+
+
+def test_human_output_escapes_markup() -> None:
+    out = io.StringIO()
+    sink = Log(log_format="human", stream=out)
+    sink.info("x", "[bold]not markup[/bold]")
+    assert "[bold]not markup[/bold]" in out.getvalue()
