@@ -81,14 +81,14 @@ def run(
     """
     started = time.monotonic()
     tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
-    log_file = log_path.open("a", encoding="utf-8", errors="replace") if log_path else None
     timed_out = threading.Event()
 
     def expire(pid: int) -> None:
         timed_out.set()
         _kill_group(pid)
 
-    try:
+    with contextlib.ExitStack() as stack:
+        log_file = stack.enter_context(log_path.open("a", encoding="utf-8", errors="replace")) if log_path else None
         child = subprocess.Popen(
             command.argv,
             env={**os.environ, **command.env},
@@ -100,11 +100,13 @@ def run(
             errors="replace",
             start_new_session=True,
         )
-        timer = threading.Timer(timeout_s, expire, (child.pid,)) if timeout_s else None
-        if timer:
+        assert child.stdout is not None
+        stack.enter_context(child.stdout)
+        if timeout_s:
+            timer = threading.Timer(timeout_s, expire, (child.pid,))
             timer.start()
+            stack.callback(timer.cancel)
         try:
-            assert child.stdout is not None
             for raw in child.stdout:
                 line = raw.rstrip("\n")
                 tail.append(line)
@@ -116,19 +118,10 @@ def run(
         except BaseException:
             _end_group(child)
             raise
-        finally:
-            if timer:
-                timer.cancel()
-            if child.stdout:
-                child.stdout.close()
-    finally:
-        if log_file:
-            log_file.close()
     if timed_out.is_set():
         raise TimeoutError(f"{command.argv[0]} did not end within {timeout_s:g} s")
-    return Completed(
-        exit_code=shell_exit_code(returncode), tail=tuple(tail), elapsed_s=time.monotonic() - started, log_path=log_path
-    )
+    elapsed_s = time.monotonic() - started
+    return Completed(exit_code=shell_exit_code(returncode), tail=tuple(tail), elapsed_s=elapsed_s, log_path=log_path)
 
 
 def start(command: Command, *, log_path: Path) -> subprocess.Popen[bytes]:

@@ -71,7 +71,7 @@ def test_what_is_wrong_is_said_with_the_expected_value(values: dict[str, object]
 
 
 def test_an_error_names_where_the_value_came_from() -> None:
-    with pytest.raises(SpecError, match="^engine.yaml line 3: expected"):
+    with pytest.raises(SpecError, match=r"^engine\.yaml line 3: expected"):
         parse_spec({"model": "m", "tp_size": "x"}, origins={"tp_size": "engine.yaml line 3"})
 
 

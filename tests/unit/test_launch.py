@@ -1,0 +1,105 @@
+"""The server's command line is data, and ports are checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from trtbuild.errors import HostError, LaunchError
+from trtbuild.launch import Ports, Server, choose_ports, find_server, prepare_server, server_command
+from trtbuild.spec import ServerSpec
+
+SERVER = Server(path=Path("/opt/tritonserver/bin/tritonserver"), kind="native", env={"A": "1"})
+PORTS = Ports(http=1, grpc=2, metrics=3)
+
+
+def test_one_rank_is_the_server_itself() -> None:
+    command = server_command(SERVER, Path("/r"), ServerSpec(server_arg={"--log-info": "false"}), PORTS)
+    assert command.argv[0] == "/opt/tritonserver/bin/tritonserver"
+    assert {"--model-repository=/r", "--http-port=1", "--grpc-port=2", "--metrics-port=3", "--log-info=false"} <= set(
+        command.argv
+    )
+    assert "--allow-gpu-metrics=false" in command.argv
+    assert command.env == {"A": "1"}
+
+
+def test_several_ranks_run_under_mpirun_and_only_the_first_serves() -> None:
+    command = server_command(
+        SERVER, Path("/r"), ServerSpec(), PORTS, world_size=3, mpirun="/usr/bin/mpirun", has_gpus=True, is_root=True
+    )
+    text = " ".join(command.argv)
+    ranks = text.split(" : ")
+    assert command.argv[:3] == ("/usr/bin/mpirun", "--allow-run-as-root", "--oversubscribe")
+    assert len(ranks) == 3
+    assert not text.endswith(":")
+    assert "--http-port=1" in ranks[0]
+    for number, rank in enumerate(ranks[1:], 1):
+        assert "--http-port" not in rank
+        for argument in (
+            "--allow-http=false",
+            "--allow-grpc=false",
+            "--allow-metrics=false",
+            "--load-model=tensorrt_llm",
+        ):
+            assert argument in rank
+        assert f"shm-region-prefix-name=trtbuild1r{number}_" in rank
+    assert (
+        "--allow-run-as-root"
+        not in server_command(SERVER, Path("/r"), ServerSpec(), PORTS, world_size=2, mpirun="/usr/bin/mpirun").argv
+    )
+
+
+def test_orchestrator_mode_is_one_process_that_spawns_the_ranks() -> None:
+    command = server_command(SERVER, Path("/r"), ServerSpec(orchestrator=True), PORTS, world_size=4)
+    assert command.env["TRTLLM_ORCHESTRATOR"] == "1"
+    assert "mpirun" not in command.argv[0]
+
+
+def test_several_ranks_without_mpirun_are_refused() -> None:
+    with pytest.raises(HostError, match="has 2 ranks, and mpirun is not on PATH"):
+        server_command(SERVER, Path("/r"), ServerSpec(), PORTS, world_size=2)
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LaunchError, match=rf"cannot listen on 127.0.0.1:{port} \(grpc_port\)"):
+            choose_ports(ServerSpec(http_port=0, grpc_port=port, metrics_port=0))
+
+
+def test_zero_chooses_different_free_ports() -> None:
+    ports = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
+    assert len({ports.http, ports.grpc, ports.metrics}) == 3
+
+
+def test_a_server_on_path_is_preferred(tmp_path: Path) -> None:
+    program = tmp_path / "tritonserver"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert find_server(str(tmp_path)) == Server(path=program, kind="native")
+
+
+def test_the_wheel_is_laid_out_once_and_beside_its_stub(tmp_path: Path) -> None:
+    server = find_server("/nonexistent")
+    assert server.kind == "wheel"
+    first = prepare_server(server, cache_dir=tmp_path, search_path="/bin", library_path="/lib")
+    assert first.backend_directory is not None
+    stub = first.backend_directory / "python" / "triton_python_backend_stub"
+    assert os.access(stub, os.X_OK)
+    assert (first.backend_directory / "python" / "libtriton_python.so").exists()
+    before = stub.stat().st_mtime_ns
+    assert prepare_server(server, cache_dir=tmp_path, search_path="/bin", library_path="/lib") == first
+    assert stub.stat().st_mtime_ns == before
+    assert [p.name for p in tmp_path.iterdir()] == [first.backend_directory.name]
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(LaunchError, match="cannot lay out the server's Python backend under"):
+        prepare_server(find_server("/nonexistent"), cache_dir=blocked / "x", search_path="/bin")
