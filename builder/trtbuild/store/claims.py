@@ -1,0 +1,139 @@
+"""Who builds: one claim per key, taken over when its owner dies.
+
+It decides who of many processes on any number of pods builds a key. It rests on one promise of the file system, that
+only one caller can create a name, and it needs no promise at all to be safe: two claims cost a second build, nothing
+else, because ``publish`` is correct without them.
+
+A claim is a chain of beacons: ``<digest>.first``, and, when the owner with token T was proven dead, ``<digest>.<T>``.
+The last one holds. Creating ``<digest>.<T>`` can succeed once only, so two waiters who find the same corpse
+cannot both inherit. The holder releases by removing the chain from its beginning, its own beacon last; a waiter that
+created its beacon on a removed chain sees that it is not reachable and withdraws.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trtbuild import log
+from trtbuild.store import beacon, disk
+from trtbuild.store.beacon import Beacon, Owner, Watch
+
+_FIRST = "first"
+_MAX_CHAIN = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A claim of this process: its beacon, and the dead ones it inherited from, oldest first."""
+
+    beacon: Beacon
+    ancestors: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Somebody else's claim."""
+
+    path: Path
+    owner: Owner
+
+
+class Claims:
+    """The claims kept in one directory."""
+
+    def __init__(self, directory: Path, *, make_owner: Callable[[], Owner], mode: int, group: int | None) -> None:
+        self._directory = directory
+        self._make_owner = make_owner
+        self._mode = mode
+        self._group = group
+        self._watch = Watch()
+
+    def try_claim(self, digest: str) -> Held | Holder:
+        """Claim ``digest``, or return who has it. Does not wait."""
+        while True:
+            chain = self._chain(digest)
+            if isinstance(chain, Holder):
+                return chain
+            name = chain[-1].owner.token if chain else _FIRST
+            if chain:
+                last = chain[-1]
+                proof = beacon.proof_of_death(last.path, last.owner, unchanged_s=self._watch.unchanged_s(last.path))
+                if proof is None:
+                    return last
+                log.get().info("store-takeover", f"taking over from {last.owner.describe()}: {proof}")
+            owner = self._make_owner()
+            mine = beacon.light(self._path(digest, name), owner, mode=self._mode, group=self._group)
+            if mine is None:
+                continue
+            again = self._chain(digest)
+            if isinstance(again, list) and any(link.owner.token == owner.token for link in again):
+                return Held(beacon=mine, ancestors=tuple(link.path for link in chain))
+            mine.close()
+
+    def release(self, held: Held) -> None:
+        """Give the claim up, and sweep the dead beacons it inherited from."""
+        if self._path(held.beacon.path.name.split(".")[0], held.beacon.owner.token).exists():
+            # Somebody took this process for dead and inherited; the chain is theirs to sweep.
+            held.beacon.close(remove=False)
+            return
+        with disk.explained("release a claim", held.beacon.path):
+            for path in held.ancestors:
+                disk.unlink(path)
+        held.beacon.close()
+
+    def holder(self, digest: str) -> Owner | None:
+        """Return who builds ``digest`` now, as far as can be seen without waiting."""
+        chain = self._chain(digest)
+        if isinstance(chain, Holder):
+            return chain.owner
+        if not chain:
+            return None
+        last = chain[-1]
+        return None if beacon.proof_of_death(last.path, last.owner, unchanged_s=0.0) else last.owner
+
+    def digests(self) -> set[str]:
+        """Return every digest that has a claim, dead or alive."""
+        with contextlib.suppress(FileNotFoundError):
+            return {path.name.split(".")[0] for path in self._directory.iterdir() if not path.name.startswith(".")}
+        return set()
+
+    def _path(self, digest: str, name: str) -> Path:
+        return self._directory / f"{digest}.{name}"
+
+    def _chain(self, digest: str) -> list[Holder] | Holder:
+        """Return the chain of beacons, or its unreadable last link while it may still become readable."""
+        links: list[Holder] = []
+        name = _FIRST
+        while len(links) < _MAX_CHAIN:
+            path = self._path(digest, name)
+            try:
+                owner = beacon.read(path)
+            except ValueError:
+                unchanged_s = self._watch.unchanged_s(path)
+                if unchanged_s >= beacon.STALE_S:
+                    disk.unlink(path)
+                    continue
+                return Holder(path=path, owner=_unknown(unchanged_s))
+            if owner is None:
+                return links
+            links.append(Holder(path=path, owner=owner))
+            name = owner.token
+        return links
+
+
+def _unknown(elapsed_s: float) -> Owner:
+    return Owner(
+        token="unknown",  # noqa: S106 - the name of a beacon
+        label="somebody (unreadable claim)",
+        pid=0,
+        start_ticks=0,
+        boot_id="",
+        pid_namespace="",
+        uid=0,
+        since=time.time(),
+        elapsed_s=elapsed_s,
+    )

@@ -1,0 +1,555 @@
+"""The store: one directory of published engines, shared by any number of processes and pods.
+
+It decides what is published, found, kept and removed. Correctness rests on ``publish`` alone: an entry is staged,
+described by a manifest written last, and renamed into place, so that it is absent or whole whoever dies when.
+Claims, leases and budgets save work and room; none of them is needed for a right answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trtbuild import log
+from trtbuild.errors import StoreError
+from trtbuild.log import format_duration
+from trtbuild.plan import EngineKey
+from trtbuild.spec import JsonValue
+from trtbuild.store import beacon, disk, durations
+from trtbuild.store import entries as reading
+from trtbuild.store.beacon import Beacon, Owner
+from trtbuild.store.claims import Claims, Held
+from trtbuild.store.entries import Broken, Entry, Explanation, Miss
+from trtbuild.store.manifest import (
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    Problem,
+    VerifyMode,
+    check_files,
+    hash_files,
+    list_files,
+    make_manifest,
+)
+
+WAIT_REPORT_S = 10.0
+_POLL_S = (0.1, 1.0)
+_PUBLISH_ATTEMPTS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where things are below the root."""
+
+    root: Path
+
+    @property
+    def engines(self) -> Path:
+        """Published entries."""
+        return self.root / "engines"
+
+    @property
+    def staging(self) -> Path:
+        """Builds under way, one directory and one ``.owner`` beacon each."""
+        return self.root / ".staging"
+
+    @property
+    def claims(self) -> Path:
+        """Who builds which key."""
+        return self.root / ".claims"
+
+    @property
+    def leases(self) -> Path:
+        """Who uses which entry."""
+        return self.root / ".leases"
+
+    @property
+    def quarantine(self) -> Path:
+        """Entries that failed a check, kept for inspection until collected."""
+        return self.root / ".quarantine"
+
+    @property
+    def trash(self) -> Path:
+        """Entries on their way out."""
+        return self.root / ".trash"
+
+    @property
+    def used(self) -> Path:
+        """One file per digest; its modification time is the last use."""
+        return self.root / ".state" / "used"
+
+    @property
+    def pins(self) -> Path:
+        """One file per pinned digest."""
+        return self.root / ".state" / "pins"
+
+    @property
+    def durations(self) -> Path:
+        """Recorded build times."""
+        return self.root / ".state" / "durations"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of failed builds."""
+        return self.root / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Work directories that were asked to be kept."""
+        return self.root / "checkpoints"
+
+    def entry(self, key: EngineKey) -> Path:
+        """Return where the entry of ``key`` is, or would be."""
+        return self.engines / key.relative_path
+
+
+class Claim:
+    """What :meth:`Store.lock` yields.
+
+    Attributes:
+        is_held: False when the entry appeared while waiting, so that nothing needs to be built.
+        waited_s: Seconds spent waiting for another builder.
+    """
+
+    def __init__(self, held: Held | None, waited_s: float) -> None:
+        self._held = held
+        self.waited_s = waited_s
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process is the builder."""
+        return self._held is not None
+
+    def set_phase(self, phase: str) -> None:
+        """Tell the waiters what is being done now."""
+        if self._held:
+            self._held.beacon.set_phase(phase)
+
+
+class Staging:
+    """A private place to build in, on the store's file system.
+
+    Attributes:
+        path: Empty directory that becomes the entry.
+        work_dir: Scratch space; ``*.log`` files in it are kept when the build fails.
+    """
+
+    def __init__(self, directory: Path, owner: Beacon, claim: Claim | None) -> None:
+        self._directory = directory
+        self._owner = owner
+        self._claim = claim
+        self.path = directory / "engine"
+        self.work_dir = directory / "work"
+
+    @property
+    def name(self) -> str:
+        """Unique name of the staging directory."""
+        return self._directory.name
+
+    def set_phase(self, phase: str) -> None:
+        """Tell the waiters what is being done now: ``fetch``, ``convert``, ``build`` ..."""
+        self._owner.set_phase(phase)
+        if self._claim:
+            self._claim.set_phase(phase)
+
+
+class Store:
+    """Engines by key. Safe for any number of processes, threads and pods on one directory.
+
+    Args:
+        root: The store's directory; created when something is first written.
+        now: The clock, in seconds since 1970.
+        label: Name of this pod or host in messages; default the host name.
+        group: Group id that owns what is written, for pods that share a host path under different users.
+        is_group_writable: Let that group write too (directories 2775 instead of 755).
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        now: Callable[[], float] = time.time,
+        label: str | None = None,
+        group: int | None = None,
+        is_group_writable: bool = False,
+    ) -> None:
+        self.root = Path(os.path.abspath(root))  # noqa: PTH100 - the path as named, links kept
+        self.layout = Layout(root=self.root)
+        self.now = now
+        self._label = label
+        self._group = group
+        self._dir_mode = 0o2775 if is_group_writable else disk.DIR_MODE
+        self._file_mode = 0o664 if is_group_writable else disk.FILE_MODE
+        self._claims = Claims(self.layout.claims, make_owner=self._owner, mode=self._file_mode, group=group)
+        self._my_claims: dict[str, Claim] = {}
+
+    # -- finding -----------------------------------------------------------------------------------------------------
+
+    def get(self, key: EngineKey, *, verify: VerifyMode = "sizes") -> Entry | Miss:
+        """Return the entry for ``key``, or why there is none.
+
+        A hit costs reading the manifest and one ``stat`` per file, whatever the engine's size; ``verify="full"``
+        hashes everything. Changes nothing but the time of last use.
+
+        Raises:
+            StoreError: The store cannot be read at all.
+        """
+        path = self.layout.entry(key)
+        self._touch(key.digest, path)
+        with disk.explained("read the store", path):
+            found = reading.look(path, key, verify)
+        return found if isinstance(found, Miss) else self._entry(path, found)
+
+    def ls(self) -> tuple[Entry, ...]:
+        """Return every readable entry, most recently used first."""
+        found: list[Entry] = []
+        with disk.explained("list the store", self.layout.engines):
+            for path in reading.entry_directories(self.layout.engines):
+                with contextlib.suppress(OSError, ValueError):
+                    found.append(self._entry(path, reading.read_manifest(path)))
+        return tuple(sorted(found, key=lambda entry: (-entry.last_used, str(entry.path))))
+
+    def broken(self) -> tuple[Broken, ...]:
+        """Return every directory among the entries that has no valid manifest or does not match it by size."""
+        found: list[Broken] = []
+        with disk.explained("list the store", self.layout.engines):
+            for path in reading.entry_directories(self.layout.engines):
+                try:
+                    problems = check_files(path, reading.read_manifest(path), "sizes")
+                    if problems:
+                        found.append(Broken(path=path, reason=str(problems[0])))
+                except FileNotFoundError:
+                    if path.is_dir():
+                        found.append(Broken(path=path, reason=f"{MANIFEST} is missing"))
+                except (OSError, ValueError) as error:
+                    found.append(Broken(path=path, reason=str(error)))
+        return tuple(found)
+
+    def find(self, text: str) -> tuple[Entry, ...]:
+        """Return the entries that ``text`` names: the beginning of a key (4 hex digits or more) or a path."""
+        wanted = text.strip().lower()
+        path = Path(os.path.abspath(text))  # noqa: PTH100 - the path as named, links kept
+        is_prefix = len(wanted) >= 4 and all(char in "0123456789abcdef" for char in wanted)
+        return tuple(
+            entry
+            for entry in self.ls()
+            if (is_prefix and entry.digest.startswith(wanted)) or entry.path == path or entry.path in path.parents
+        )
+
+    def verify(self, entry: Entry, mode: VerifyMode = "full") -> tuple[Problem, ...]:
+        """Compare an entry with its manifest, read anew; hashes in parallel when ``full``."""
+        with disk.explained("verify an entry", entry.path):
+            try:
+                manifest = reading.read_manifest(entry.path)
+            except FileNotFoundError:
+                return (Problem(file=MANIFEST, message="is missing"),)
+            except ValueError as error:
+                return (Problem(file=MANIFEST, message=str(error).removeprefix(f"{MANIFEST}: ")),)
+            if manifest.key.digest != entry.digest:
+                return (Problem(file=MANIFEST, message=f"expected key {entry.short}, got {manifest.key.short}"),)
+            return check_files(entry.path, manifest, mode)
+
+    def explain(self, key: EngineKey) -> Explanation:
+        """Say why ``key`` is a hit or a miss, and what the store has that is most like it."""
+        found = self.get(key)
+        nearest, differences = (None, ()) if isinstance(found, Entry) else reading.nearest(key, self.ls())
+        with disk.explained("read the claims", self.layout.claims):
+            builder = self._claims.holder(key.digest)
+        return Explanation(
+            key=key,
+            local=found,
+            nearest=nearest,
+            differences=differences,
+            builder=builder.describe() if builder else None,
+            estimate_s=self.estimate(key),
+        )
+
+    def estimate(self, key: EngineKey) -> float | None:
+        """Return the seconds a build of ``key`` should take, from recorded builds most like it, or None."""
+        return durations.estimate(self.layout.durations, key)
+
+    # -- building ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self, key: EngineKey, *, on_wait: Callable[[Owner, float], None] | None = None) -> Iterator[Claim]:
+        """Become the builder of ``key``, or wait until its entry is there.
+
+        Saves work only: callers look again first, with :meth:`get`, and :meth:`publish` is correct without it.
+        While another process builds, ``on_wait(owner, waited_s)`` is called at once and every ten seconds (by default
+        it logs); when that process dies this one takes over.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        with disk.explained("claim a key", self.layout.claims):
+            self._prepare(self.layout.claims)
+            claim = self._wait_for(key, on_wait or _report_wait)
+        if claim.is_held:
+            self._my_claims[key.digest] = claim
+        try:
+            yield claim
+        finally:
+            if claim._held:
+                self._my_claims.pop(key.digest, None)
+                self._claims.release(claim._held)
+
+    def _wait_for(self, key: EngineKey, on_wait: Callable[[Owner, float], None]) -> Claim:
+        began = time.monotonic()
+        next_report, pause = began, _POLL_S[0]
+        while True:
+            outcome = self._claims.try_claim(key.digest)
+            now = time.monotonic()
+            if isinstance(outcome, Held):
+                return Claim(outcome, now - began)
+            if (self.layout.entry(key) / MANIFEST).exists() and isinstance(self.get(key), Entry):
+                return Claim(None, now - began)
+            if now >= next_report:
+                on_wait(outcome.owner, now - began)
+                next_report += WAIT_REPORT_S
+            time.sleep(pause)
+            pause = min(_POLL_S[1], pause * 1.2)
+
+    @contextlib.contextmanager
+    def stage(self, key: EngineKey) -> Iterator[Staging]:
+        """Give a private place to build ``key`` in; whatever was not published is removed at the end.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        owner = self._owner()
+        directory = self.layout.staging / f"{key.short}.{owner.token[:12]}"
+        with disk.explained("stage a build", directory):
+            self._prepare(self.layout.staging)
+            # The beacon is there before the directory and goes after it: a directory without one has no owner.
+            lit = beacon.light(
+                directory.with_name(directory.name + ".owner"), owner, mode=self._file_mode, group=self._group
+            )
+            if lit is None:
+                raise StoreError(f"{directory} is taken", hint="run the command again")
+            staging = Staging(directory, lit, self._my_claims.get(key.digest))
+            try:
+                for path in (staging.path, staging.work_dir):
+                    disk.make_dir(path, mode=self._dir_mode, group=self._group)
+            except OSError:
+                lit.close()
+                raise
+        try:
+            yield staging
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._keep_logs(staging)
+            raise
+        finally:
+            try:
+                disk.remove_tree(directory)
+                lit.close()
+            except (OSError, StoreError) as error:
+                # What was published is published; what is left here is swept by the next collection.
+                log.get().warning("store-staging-left", f"could not remove {directory}: {error}")
+
+    def publish(
+        self,
+        key: EngineKey,
+        staging: Staging,
+        provenance: Mapping[str, JsonValue],
+        *,
+        keep_work: bool = False,
+    ) -> Entry:
+        """Make what was staged the entry of ``key``; the manifest is written last, then all is renamed into place.
+
+        When another process published first, its entry is verified by hash and returned instead.
+
+        Args:
+            key: What was built.
+            staging: Where it was built.
+            provenance: What should be known later; ``durations_s: {phase: seconds}`` feeds :meth:`estimate`.
+                Anything that looks like a secret is taken out.
+            keep_work: Move the work directory (the checkpoint) to ``checkpoints/`` instead of removing it.
+
+        Raises:
+            StoreError: Nothing was staged, or it cannot be written.
+        """
+        with disk.explained("publish an engine", staging.path):
+            manifest = self._describe(key, staging, provenance)
+            disk.write_file(staging.path / MANIFEST, manifest.to_bytes(), mode=self._file_mode)
+            for parent, _, _ in os.walk(staging.path, topdown=False):
+                disk.sync_dir(Path(parent))
+            entry = self._move_in(key, staging.path, manifest)
+            durations.record(self.layout.durations, key, provenance)
+            if keep_work:
+                self._keep_work(key, staging)
+        return entry
+
+    def _describe(self, key: EngineKey, staging: Staging, provenance: Mapping[str, JsonValue]) -> Manifest:
+        try:
+            found = list_files(staging.path)
+        except ValueError as error:
+            raise StoreError(
+                f"the engine cannot be published: {error}", hint="this is a fault of the engine backend; please report"
+            ) from error
+        if not found:
+            raise StoreError("the build left no files", hint="look at the build's log for the reason")
+        for name in found:
+            disk.sync_file(staging.path / name)
+        files: dict[str, FileRecord] = {}
+        for name, digest in hash_files(staging.path, list(found)):
+            if isinstance(digest, OSError):
+                raise digest
+            files[name] = FileRecord(size=found[name].st_size, sha256=digest)
+        return make_manifest(key, files, provenance, now=self.now())
+
+    def _move_in(self, key: EngineKey, staged: Path, manifest: Manifest) -> Entry:
+        target = self.layout.entry(key)
+        for _ in range(_PUBLISH_ATTEMPTS):
+            self._prepare(target.parent)
+            try:
+                disk.rename(staged, target)
+            except OSError as error:
+                if error.errno == errno.ENOENT and staged.exists():
+                    continue  # a collector removed the empty parent in between
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                    raise
+                peer = reading.look(target, key, "full")
+                if isinstance(peer, Manifest):
+                    log.get().info("store-peer-won", f"another process published {key.short} first; using its engine")
+                    self._touch(key.digest, target)
+                    return self._entry(target, peer)
+                self.set_aside(target, peer.reason)
+                continue
+            disk.sync_dir(target.parent)
+            disk.make_read_only(target)
+            self._touch(key.digest, target)
+            return self._entry(target, manifest)
+        raise StoreError(
+            f"{target} keeps changing while it is replaced",
+            hint="another program writes there; give trtbuild a directory of its own with --store",
+        )
+
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Move a bad entry to the quarantine, where nothing is ever used from."""
+        moved = disk.move_aside(path, self.layout.quarantine, label=path.name, mode=self._dir_mode, group=self._group)
+        if moved:
+            log.get().warning("store-quarantine", f"moved {path} aside to {moved}: {reason}", path=str(moved))
+
+    def _keep_work(self, key: EngineKey, staging: Staging) -> None:
+        target = self.layout.checkpoints / key.relative_path
+        self._prepare(target.parent)
+        if target.exists():
+            disk.remove_tree(target)
+        with contextlib.suppress(FileNotFoundError):
+            disk.rename(staging.work_dir, target)
+
+    def _keep_logs(self, staging: Staging) -> None:
+        logs = sorted(path for path in staging.work_dir.rglob("*.log") if path.is_file() and not path.is_symlink())
+        if not logs:
+            return
+        target = self.layout.logs / staging.name
+        self._prepare(target)
+        for path in logs:
+            path.rename(target / "-".join(path.relative_to(staging.work_dir).parts))
+        log.get().info("store-logs-kept", f"the build's logs are in {target}", path=str(target))
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    def _owner(self) -> Owner:
+        return beacon.current_owner(self._label, now=self.now())
+
+    def _prepare(self, directory: Path) -> None:
+        disk.tag_root(self.root, mode=self._dir_mode, group=self._group)
+        disk.make_dir(directory, mode=self._dir_mode, group=self._group)
+
+    def _entry(self, path: Path, manifest: Manifest) -> Entry:
+        return Entry(
+            path=path,
+            digest=manifest.key.digest,
+            manifest=manifest,
+            size_bytes=manifest.size_bytes,
+            last_used=self._last_used(manifest.key.digest, path),
+            is_pinned=(self.layout.pins / manifest.key.digest).exists(),
+        )
+
+    def _last_used(self, digest: str, path: Path) -> float:
+        """Return the last use in seconds since 1970; a time in the future (a clock was set back) counts as now."""
+        for file in (self.layout.used / digest, path / MANIFEST):
+            with contextlib.suppress(OSError):
+                return min(file.stat().st_mtime, self.now())
+        return 0.0
+
+    def _touch(self, digest: str, path: Path) -> None:
+        """Note a use of an entry that exists; a store that cannot be written can still be read."""
+        stamp, moment = self.layout.used / digest, self.now()
+        try:
+            os.utime(stamp, (moment, moment))
+        except FileNotFoundError:
+            if path.is_dir():
+                with contextlib.suppress(OSError):
+                    self._prepare(stamp.parent)
+                    stamp.touch(mode=self._file_mode)
+                    os.utime(stamp, (moment, moment))
+        except OSError as error:
+            log.get().debug("store-last-use", f"last use not noted: {error}")
+
+    # -- removing ----------------------------------------------------------------------------------------------------
+
+    def pin(self, entry: Entry) -> None:
+        """Keep an entry for good: collection never takes it."""
+        with disk.explained("pin an entry", self.layout.pins):
+            self._prepare(self.layout.pins)
+            disk.write_file(self.layout.pins / entry.digest, b"", mode=self._file_mode)
+
+    def unpin(self, entry: Entry) -> None:
+        """Let collection take an entry again."""
+        with disk.explained("unpin an entry", self.layout.pins):
+            disk.unlink(self.layout.pins / entry.digest)
+
+    def remove(self, entries: Sequence[Entry]) -> int:
+        """Remove entries and return the bytes freed. Show them first: this acts.
+
+        Raises:
+            StoreError: The root is not marked as a cache, or an entry is not below it; nothing was removed.
+        """
+        self._insist_on_tag()
+        for entry in entries:
+            if self.layout.engines not in entry.path.parents:
+                raise StoreError(f"{entry.path} is not in the store {self.root}", hint="trtbuild store ls")
+        freed = 0
+        with disk.explained("remove an entry", self.root):
+            for entry in entries:
+                moved = disk.move_aside(
+                    entry.path, self.layout.trash, label=entry.short, mode=self._dir_mode, group=self._group
+                )
+                if moved:
+                    disk.remove_tree(moved)
+                    freed += entry.size_bytes
+                self._forget(entry)
+        return freed
+
+    def _forget(self, entry: Entry) -> None:
+        for path in (self.layout.used / entry.digest, self.layout.pins / entry.digest):
+            disk.unlink(path)
+        for parent in (entry.path.parent, entry.path.parent.parent):
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+    def _insist_on_tag(self) -> None:
+        if not disk.is_tagged(self.root):
+            raise StoreError(
+                f"{self.root} has no {disk.CACHEDIR_TAG}, so it may not be a trtbuild store; nothing was removed",
+                hint="check --store; a directory that trtbuild made has the file",
+            )
+
+
+def _report_wait(owner: Owner, waited_s: float) -> None:
+    log.get().info(
+        "store-wait",
+        f"waiting for {owner.describe()} to build this engine, {format_duration(waited_s)} so far",
+        holder=owner.label,
+        holder_pid=owner.pid,
+        phase=owner.phase,
+        elapsed_s=round(waited_s, 1),
+    )

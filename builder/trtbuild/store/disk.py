@@ -1,0 +1,238 @@
+"""Every change the store makes on disk, one named step each.
+
+It decides how a change is made durable and how a failing disk is explained. It does not decide what is changed. Tests
+replace :data:`fault_hook` to kill the process, or to fail, before any single step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from trtbuild.errors import StoreError
+from trtbuild.log import format_bytes
+
+CACHEDIR_TAG = "CACHEDIR.TAG"
+_TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
+# This directory is a cache made by trtbuild; everything in it can be built again.
+# Source: the Cache Directory Tagging Specification, https://bford.info/cachedir/
+"""
+DIR_MODE = 0o755
+FILE_MODE = 0o644
+
+
+def _no_fault(step: str, path: Path) -> None:
+    del step, path
+
+
+fault_hook: Callable[[str, Path], None] = _no_fault
+"""Called before every change with the step's name and path; the product never replaces it."""
+
+
+@contextlib.contextmanager
+def explained(action: str, path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` inside into a :class:`StoreError` that says who, where and what to do next."""
+    try:
+        yield
+    except OSError as error:
+        raise store_error(action, path, error) from error
+
+
+def store_error(action: str, path: Path, error: OSError) -> StoreError:
+    """Return the error for people: what failed, what was found, what to type next."""
+    where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        free = f"{format_bytes(shutil.disk_usage(existing_parent(where)).free)} are free"
+        quota = " (quota exceeded)" if error.errno == errno.EDQUOT else ""
+        return StoreError(
+            f"cannot {action}: the disk under {where} is full{quota}; {free}",
+            hint="trtbuild store gc --dry-run shows what can go; or name another disk with --store",
+        )
+    if error.errno == errno.EROFS:
+        return StoreError(
+            f"cannot {action}: {where} is on a read-only file system",
+            hint="mount the store writable, or name another directory with --store",
+        )
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return StoreError(
+            f"cannot {action}: {ownership(where)}",
+            hint="set the pod's fsGroup or runAsUser to match, or chown the directory, or use another --store",
+        )
+    if error.errno == errno.EIO:
+        return StoreError(
+            f"cannot {action}: the disk under {where} reports an input/output error",
+            hint="check the disk (dmesg), then name another directory with --store",
+        )
+    return StoreError(f"cannot {action}: {error}", hint="trtbuild doctor checks the store's directory")
+
+
+def ownership(path: Path) -> str:
+    """Say who owns the nearest existing parent of ``path``, its mode, and who we are."""
+    found = existing_parent(path)
+    try:
+        info = found.stat()
+    except OSError as error:
+        return f"permission denied on {path} ({error.strerror}); this process is uid {os.geteuid()} gid {os.getegid()}"
+    groups = ",".join(str(group) for group in sorted({os.getegid(), *os.getgroups()}))
+    return (
+        f"permission denied on {path}: {found} belongs to uid {info.st_uid} gid {info.st_gid} "
+        f"mode {stat.S_IMODE(info.st_mode):04o}, this process is uid {os.geteuid()} gid {groups}"
+    )
+
+
+def existing_parent(path: Path) -> Path:
+    """Return ``path`` or its nearest parent that can be seen."""
+    for candidate in (path, *path.parents):
+        try:
+            candidate.lstat()
+        except OSError:
+            continue
+        return candidate
+    return Path("/")
+
+
+def make_dir(path: Path, *, mode: int = DIR_MODE, group: int | None = None) -> None:
+    """Create ``path`` and its parents; directories that are made get ``mode`` (whatever the umask) and ``group``."""
+    if path.is_dir():
+        return
+    make_dir(path.parent, mode=mode, group=group)
+    fault_hook("mkdir", path)
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return
+    share(path, mode=mode, group=group)
+
+
+def share(path: Path, *, mode: int, group: int | None) -> None:
+    """Give ``path`` its mode and group, whatever the umask says."""
+    if group is not None and path.stat().st_gid != group:
+        os.chown(path, -1, group)
+    path.chmod(mode)
+
+
+def tag_root(root: Path, *, mode: int = DIR_MODE, group: int | None = None) -> None:
+    """Create the root and mark it as a cache directory, which deletion insists on."""
+    make_dir(root, mode=mode, group=group)
+    tag = root / CACHEDIR_TAG
+    if not tag.exists():
+        write_file(tag, _TAG_TEXT.encode())
+
+
+def is_tagged(root: Path) -> bool:
+    """Return whether ``root`` is marked as a cache directory."""
+    try:
+        return (root / CACHEDIR_TAG).read_text(errors="replace").startswith(_TAG_TEXT.splitlines()[0])
+    except OSError:
+        return False
+
+
+def write_file(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
+    """Write a whole file so that readers see all of it or the one before, also after a crash."""
+    draft = path.with_name(f".{path.name[:60]}.{uuid.uuid4().hex[:8]}.tmp")
+    fault_hook("write", path)
+    try:
+        with draft.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.chmod(mode)
+        rename(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of ``path`` durable."""
+    fault_hook("fsync", path)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_dir(path: Path) -> None:
+    """Make the names in ``path`` durable; file systems that cannot are taken at their word."""
+    fault_hook("fsync-dir", path)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network and FUSE file systems refuse fsync on a directory; their rename is durable or it is not.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}:
+            raise
+    finally:
+        os.close(fd)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename; a directory is never put onto one that has anything in it."""
+    fault_hook("rename", target)
+    source.rename(target)
+
+
+def unlink(path: Path) -> None:
+    """Remove a file; one that is gone already is fine."""
+    fault_hook("unlink", path)
+    path.unlink(missing_ok=True)
+
+
+def make_read_only(directory: Path) -> None:
+    """Take write permission from a whole tree: nobody changes an engine after it was published."""
+    fault_hook("read-only", directory)
+    for parent, _, files in os.walk(directory, topdown=False):
+        for name in files:
+            Path(parent, name).chmod(0o444)
+        Path(parent).chmod(0o555)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory tree, read-only or not; one that is gone already is fine. Follows no link."""
+    fault_hook("remove-tree", directory)
+    if directory.is_symlink() or not directory.is_dir():
+        directory.unlink(missing_ok=True)
+        return
+    for parent, _, _ in os.walk(directory):
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            Path(parent).chmod(0o700)
+    # Two sweepers may remove the same tree at once; what the other took is gone as asked.
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(directory)
+
+
+def move_aside(path: Path, into: Path, *, label: str, mode: int = DIR_MODE, group: int | None = None) -> Path | None:
+    """Rename ``path`` to a new name below ``into``; None when it is gone already.
+
+    A directory that changes its parent must be writable itself, so a published entry is made so first.
+    """
+    make_dir(into, mode=mode, group=group)
+    target = into / f"{label}.{uuid.uuid4().hex[:8]}"
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | stat.S_IRWXU)
+    try:
+        rename(path, target)
+    except FileNotFoundError:
+        return None
+    return target
+
+
+def file_system_now(directory: Path) -> float:
+    """Return the time (s since 1970) as the file system stamps it: on a network mount the server's clock counts."""
+    probe = directory / f".now.{uuid.uuid4().hex[:8]}.tmp"
+    with probe.open("xb") as stream:
+        os.utime(stream.fileno())
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
