@@ -1,0 +1,261 @@
+"""Which combinations of model, GPU, release and options can exist, and the nearest one that can. Pure.
+
+It decides what is impossible and says why. Whether a possible engine also fits a GPU is ``memory``'s arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from trtbuild.catalog import (
+    Family,
+    GpuArchitecture,
+    ModelInfo,
+    TrtLlmRelease,
+    exact_architectures,
+    find_family,
+    parse_version,
+    preset,
+    trtllm_versions,
+)
+from trtbuild.memory import GpuMemory, Layout, Limits, gpu_memory
+
+# What to offer instead of a preset that a GPU or a family lacks: about the same size first.
+_INSTEAD = {
+    "fp8": ("int8-weight-only", "int4-awq"),
+    "int8-sq": ("int8-weight-only", "fp8"),
+    "nvfp4": ("w4a8-awq", "int4-awq", "fp8", "int4-weight-only", "int8-weight-only"),
+    "w4a8-awq": ("int4-awq", "fp8", "int4-weight-only", "int8-weight-only"),
+    "int4-awq": ("int4-weight-only", "fp8", "int8-weight-only"),
+    "int4-weight-only": ("int8-weight-only",),
+    "int8-weight-only": (),
+}
+MAX_TP_SIZE = 64
+"""Largest tensor parallel size looked at for a nearest possible one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why something cannot be.
+
+    Attributes:
+        reason: What is asked, and the fact it collides with.
+        remedy: The nearest thing that works, as it is typed.
+    """
+
+    reason: str
+    remedy: str
+
+
+def choose_dtype(dtype: str, model: ModelInfo, architecture: GpuArchitecture | None) -> str:
+    """Return the compute type for ``auto``: the model's own where the GPU has it, and never float32.
+
+    Every converter's ``auto`` makes float16 of float32 checkpoints; saying it keeps all releases alike.
+    """
+    if dtype != "auto":
+        return dtype
+    wanted = "float16" if model.dtype == "float32" else model.dtype
+    if architecture is not None and wanted not in architecture.dtypes:
+        return "float16"
+    return wanted
+
+
+def parallel_problem(model: ModelInfo, tp_size: int, pp_size: int, *, family: Family | None) -> Problem | None:
+    """Return why a model cannot be cut into ``tp_size`` x ``pp_size`` ranks, or None."""
+    reason = _tp_reason(model, tp_size)
+    if reason:
+        sizes = [size for size in range(1, MAX_TP_SIZE + 1) if not _tp_reason(model, size)]
+        near = min(sizes, key=lambda size: (abs(size - tp_size), size))
+        return Problem(reason=reason, remedy=f"--tp {near} (possible: {', '.join(map(str, sizes))})")
+    if family is not None and family.pp_sizes and pp_size not in family.pp_sizes:
+        ranks = tp_size * pp_size
+        whole = ranks if not _tp_reason(model, ranks) else tp_size
+        return Problem(
+            reason=f"--pp {pp_size}: the {family.name} converter has no pipeline parallelism",
+            remedy=f"--tp {whole} --pp 1",
+        )
+    if pp_size > model.layers:
+        return Problem(
+            reason=f"--pp {pp_size}: {model.name} has {model.layers} layers, and a stage needs at least one",
+            remedy=f"--pp {model.layers}",
+        )
+    return None
+
+
+def _tp_reason(model: ModelInfo, tp_size: int) -> str:
+    if model.heads % tp_size:
+        return f"--tp {tp_size}: {model.name} has {model.heads} attention heads, which {tp_size} does not divide"
+    if model.kv_heads % tp_size and tp_size % model.kv_heads:
+        return (
+            f"--tp {tp_size}: {model.name} has {model.kv_heads} key/value heads, "
+            f"which can be neither shared nor copied evenly over {tp_size} ranks"
+        )
+    if model.intermediate_size % tp_size:
+        return f"--tp {tp_size}: the MLP of {model.name} is {model.intermediate_size} wide, not divisible by {tp_size}"
+    return ""
+
+
+def gpu_problem(
+    architecture: GpuArchitecture, product: str, *, dtype: str, quantization: str, kv_cache_dtype: str
+) -> Problem | None:
+    """Return why a GPU cannot compute with these types, or None."""
+    about = f"{product} ({architecture.name}, compute capability {'/'.join(architecture.compute_capabilities)})"
+    if dtype not in architecture.dtypes:
+        return Problem(reason=f"--dtype {dtype}: {about} cannot compute in {dtype}", remedy="--dtype float16")
+    if quantization != "none" and quantization not in architecture.quantizations:
+        instead = next((name for name in _INSTEAD[quantization] if name in architecture.quantizations), "none")
+        return Problem(
+            reason=f"--quantization {quantization}: {about} has no kernels for it",
+            remedy=f"--quantization {instead}",
+        )
+    if kv_cache_dtype != "auto" and kv_cache_dtype not in architecture.kv_cache_dtypes:
+        instead = architecture.kv_cache_dtypes[0] if architecture.kv_cache_dtypes else "auto"
+        return Problem(
+            reason=f"--kv-cache-dtype {kv_cache_dtype}: {about} has no attention kernels for it",
+            remedy=f"--kv-cache-dtype {instead}",
+        )
+    return None
+
+
+def release_problem(release: TrtLlmRelease, architecture: GpuArchitecture, product: str) -> Problem | None:
+    """Return why a TensorRT-LLM release cannot use a GPU, or None."""
+    key = parse_version(release.version)
+    until, since = architecture.trtllm_until, architecture.trtllm_since
+    if until and key > parse_version(until):
+        return Problem(
+            reason=f"TensorRT-LLM {release.installed} does not support {architecture.name} GPUs such as {product}; "
+            f"they were dropped before {trtllm_versions()[0]}",
+            remedy="a GPU of compute capability 8.0 or later: A10, A30, A100, L4, L40S, H100 or newer",
+        )
+    if since and key < parse_version(since):
+        return Problem(
+            reason=f"TensorRT-LLM {release.installed} does not know {architecture.name} GPUs such as {product}",
+            remedy=f"an image with TensorRT-LLM {since} or later",
+        )
+    return None
+
+
+def family_problem(
+    release: TrtLlmRelease, model: ModelInfo, *, quantization: str, kv_cache_dtype: str
+) -> Problem | None:
+    """Return why a release cannot convert or quantize a model, or None."""
+    if model.pre_quantized:
+        return Problem(
+            reason=f"{model.name} has weights that are already quantized ({model.pre_quantized})",
+            remedy="the unquantized model with --quantization, or --backend llmapi",
+        )
+    family = find_family(release, model.architecture)
+    if family is None:
+        later = _first_release_of(model.architecture)
+        known = ", ".join(sorted(name for item in release.families for name in item.architectures))
+        return Problem(
+            reason=f"TensorRT-LLM {release.installed} cannot convert {model.architecture}; it converts {known}",
+            remedy=f"an image with TensorRT-LLM {later} or later" if later else "--backend llmapi, or another model",
+        )
+    needs_quantizer = preset(quantization).is_calibrated or kv_cache_dtype != "auto"
+    supported = release.quantize.presets.get(model.architecture, ())
+    if preset(quantization).is_calibrated and quantization not in supported:
+        instead = next((n for n in _INSTEAD[quantization] if n in supported or not preset(n).is_calibrated), "none")
+        can = ", ".join(("int8-weight-only", "int4-weight-only", *supported))
+        return Problem(
+            reason=f"--quantization {quantization}: not available for {model.architecture}; it can: {can}",
+            remedy=f"--quantization {instead}",
+        )
+    if needs_quantizer and not supported:
+        return Problem(
+            reason=f"--kv-cache-dtype {kv_cache_dtype}: TensorRT-LLM's quantizer does not know {model.architecture}",
+            remedy="--kv-cache-dtype auto",
+        )
+    return None
+
+
+def _first_release_of(architecture: str) -> str:
+    from trtbuild.catalog import trtllm
+
+    return next((version for version in trtllm_versions() if find_family(trtllm(version), architecture)), "")
+
+
+def problems(
+    model: ModelInfo,
+    layout: Layout,
+    *,
+    release: TrtLlmRelease,
+    architecture: GpuArchitecture | None,
+    product: str,
+    gpus: int | None = None,
+) -> Iterator[Problem]:
+    """Yield every reason why an engine cannot be, the most basic first.
+
+    Args:
+        model: The model.
+        layout: How it is cut and stored.
+        release: The TensorRT-LLM release that would build it.
+        architecture: What the GPU can compute; None for a GPU the catalog does not know, which is not checked.
+        product: The GPU's label, for messages.
+        gpus: GPUs that are there; None when that does not matter.
+    """
+    kinds = {"quantization": layout.preset.name, "kv_cache_dtype": layout.kv_cache_dtype}
+    found: list[Problem | None] = []
+    if architecture is not None:
+        found.append(release_problem(release, architecture, product))
+    found.append(family_problem(release, model, **kinds))
+    if architecture is not None:
+        found.append(gpu_problem(architecture, product, dtype=layout.dtype, **kinds))
+    family = find_family(release, model.architecture)
+    found.append(parallel_problem(model, layout.tp_size, layout.pp_size, family=family))
+    if gpus is not None and layout.world_size > gpus:
+        found.append(_gpu_count_problem(layout, gpus))
+    yield from (problem for problem in found if problem is not None)
+
+
+def _gpu_count_problem(layout: Layout, gpus: int) -> Problem:
+    needed = f"--tp {layout.tp_size} --pp {layout.pp_size} needs {layout.world_size} GPUs"
+    return Problem(
+        reason=f"{needed}, {gpus} {'is' if gpus == 1 else 'are'} visible",
+        remedy=f"--tp {gpus} --pp 1, or a machine with {layout.world_size} GPUs" if gpus else "a machine with a GPU",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A way to serve a model on a GPU product."""
+
+    layout: Layout
+    memory: GpuMemory
+
+
+def smallest_fit(
+    model: ModelInfo,
+    layout: Layout,
+    limits: Limits,
+    *,
+    release: TrtLlmRelease,
+    architecture: GpuArchitecture,
+    product: str,
+    gpu_bytes: int,
+    max_gpus: int = 8,
+) -> Fit | None:
+    """Return the fewest GPUs of a product that serve a model, tensor parallel before pipeline parallel; None if none.
+
+    ``layout`` gives the types; its sizes are ignored.
+    """
+    for tp_size, pp_size in _sizes(max_gpus):
+        cut = replace(layout, tp_size=tp_size, pp_size=pp_size)
+        if next(problems(model, cut, release=release, architecture=architecture, product=product), None):
+            continue
+        memory = gpu_memory(model, cut, limits, gpu_bytes=gpu_bytes)
+        if memory.fits:
+            return Fit(layout=cut, memory=memory)
+    return None
+
+
+def _sizes(max_gpus: int) -> Sequence[tuple[int, int]]:
+    powers = [1 << n for n in range(max_gpus.bit_length()) if 1 << n <= max_gpus]
+    cuts = [(tp, pp) for tp in powers for pp in powers if tp * pp <= max_gpus]
+    return sorted(cuts, key=lambda cut: (cut[0] * cut[1], cut[1]))
+
+
+def is_parameter_count_known(model: ModelInfo) -> bool:
+    """Whether the model's weights are counted exactly, so that memory figures can be trusted."""
+    return model.architecture in exact_architectures()
