@@ -127,4 +127,4 @@ def _choices(option: Option) -> Callable[[click.Context, click.Parameter, str], 
 def _complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     from trtbuild import catalog
 
-    return [model.alias for model in catalog.models() if model.alias.startswith(incomplete)]
+    return [model.name for model in catalog.models() if model.name.startswith(incomplete)]

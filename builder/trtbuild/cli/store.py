@@ -1,0 +1,189 @@
+"""``trtbuild store``: look at the engine store and clean it. Deletion plans, shows, then acts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from trtbuild.cli.config import default_store
+from trtbuild.cli.models import echo_table
+from trtbuild.cli.options import configure_log, echo_json, output_options
+from trtbuild.errors import StoreError
+from trtbuild.log import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from trtbuild.store import Entry, Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group()
+def store() -> None:
+    """Look at the engine store and clean it."""
+
+
+def store_command(function: F) -> F:
+    """Add ``--store`` and the output options."""
+    root = click.option(
+        "--store", "root", type=click.Path(path_type=Path), envvar="TRTBUILD_STORE", help="Root of the engine store."
+    )
+    return root(output_options(function))
+
+
+def open_store(root: Path | None) -> Store:
+    """Return the store at ``root``, or the default one."""
+    from trtbuild.store import Store
+
+    return Store(root or default_store(os.environ))
+
+
+def find_entries(opened: Store, keys: tuple[str, ...]) -> list[Entry]:
+    """Return the entries that ``keys`` name.
+
+    Raises:
+        StoreError: One names nothing, or several entries.
+    """
+    chosen: list[Entry] = []
+    for text in keys:
+        found = opened.find(text)
+        if len(found) != 1:
+            what = "no entry" if not found else f"{len(found)} entries"
+            raise StoreError(f"{text!r} names {what} of {opened.root}", hint="trtbuild store ls shows every key")
+        chosen += found
+    return chosen
+
+
+@store.command()
+@store_command
+def ls(root: Path | None, output: str, log_format: str, log_level: str) -> None:
+    """List the engines: key, model, SKU, shape, size, last use."""
+    configure_log(log_format, log_level)
+    opened = open_store(root)
+    entries = opened.ls()
+    if output == "json":
+        echo_json([entry_document(entry) for entry in entries])
+        return
+    rows = [("KEY", "MODEL", "SKU", "SHAPE", "VERSIONS", "SIZE", "LAST USE", "PIN")]
+    for entry in entries:
+        shape = entry.key.shape_part
+        used = format_duration(max(0.0, time.time() - entry.last_used)) + " ago"
+        size, pin = format_bytes(entry.size_bytes), "pinned" if entry.is_pinned else ""
+        rows.append((entry.short, entry.key.model_part, entry.key.sku_part, shape, _versions(entry), size, used, pin))
+    echo_table(rows)
+    for broken in opened.broken():
+        click.echo(f"not usable: {broken.path}: {broken.reason}", err=True)
+
+
+@store.command()
+@click.argument("keys", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only show what would go.")
+@store_command
+def rm(
+    keys: tuple[str, ...], yes: bool, dry_run: bool, root: Path | None, output: str, log_format: str, log_level: str
+) -> None:
+    """Remove the engines named by KEYS (beginnings of keys, or paths)."""
+    configure_log(log_format, log_level)
+    opened = open_store(root)
+    chosen = find_entries(opened, keys)
+    for entry in chosen:
+        click.echo(f"{entry.short}  {format_bytes(entry.size_bytes):>10}  {entry.path}", err=True)
+    if dry_run:
+        return
+    if not yes:
+        click.confirm(f"remove {len(chosen)} engines?", abort=True, err=True)
+    freed = opened.remove(chosen)
+    if output == "json":
+        echo_json({"removed": [entry.digest for entry in chosen], "freed_bytes": freed})
+    else:
+        click.echo(f"freed {format_bytes(freed)}")
+
+
+@store.command()
+@click.argument("keys", nargs=-1)
+@click.option("--mode", type=click.Choice(["full", "sizes"]), default="full", help="full: hash every file.")
+@store_command
+def verify(keys: tuple[str, ...], mode: str, root: Path | None, output: str, log_format: str, log_level: str) -> None:
+    """Check the engines named by KEYS, or all, against their manifests; exit 7 if one is wrong."""
+    configure_log(log_format, log_level)
+    opened = open_store(root)
+    chosen = find_entries(opened, keys) if keys else list(opened.ls())
+    problems = {e.digest: [str(p) for p in opened.verify(e, "full" if mode == "full" else "sizes")] for e in chosen}
+    broken = (
+        [] if keys else [f"{b.path}: {b.reason}" for b in opened.broken() if b.path not in {e.path for e in chosen}]
+    )
+    if output == "json":
+        echo_json({"entries": problems, "broken": broken})
+    else:
+        for entry in chosen:
+            click.echo(f"{entry.short}  {'; '.join(problems[entry.digest]) or 'ok'}")
+        for line in broken:
+            click.echo(f"not usable: {line}")
+    wrong = sum(1 for found in problems.values() if found) + len(broken)
+    if wrong:
+        raise StoreError(
+            f"{wrong} of {len(chosen) + len(broken)} entries are wrong", hint="trtbuild store rm KEY, then build again"
+        )
+
+
+@store.command()
+@click.argument("key")
+@store_command
+def inspect(key: str, root: Path | None, output: str, log_format: str, log_level: str) -> None:
+    """Show where the engine KEY came from: every key field, versions, times, and the hash of every file."""
+    configure_log(log_format, log_level)
+    (entry,) = find_entries(open_store(root), (key,))
+    echo_json(entry_document(entry) | {
+        "key_fields": dict(entry.key.fields),
+        "provenance": dict(entry.manifest.provenance),
+        "files": {name: {"size": f.size, "sha256": f.sha256} for name, f in sorted(entry.manifest.files.items())},
+    })  # fmt: skip
+
+
+@store.command()
+@click.argument("keys", nargs=-1, required=True)
+@store_command
+def pin(keys: tuple[str, ...], root: Path | None, output: str, log_format: str, log_level: str) -> None:
+    """Keep the engines named by KEYS whatever the budget says."""
+    configure_log(log_format, log_level)
+    opened = open_store(root)
+    for entry in find_entries(opened, keys):
+        opened.pin(entry)
+        click.echo(entry.short)
+
+
+@store.command()
+@click.argument("keys", nargs=-1, required=True)
+@store_command
+def unpin(keys: tuple[str, ...], root: Path | None, output: str, log_format: str, log_level: str) -> None:
+    """Let the engines named by KEYS be collected again."""
+    configure_log(log_format, log_level)
+    opened = open_store(root)
+    for entry in find_entries(opened, keys):
+        opened.unpin(entry)
+        click.echo(entry.short)
+
+
+def entry_document(entry: Entry) -> dict[str, object]:
+    """Return an entry as JSON values."""
+    return {
+        "key": entry.digest,
+        "path": str(entry.path),
+        "model": entry.key.model_part,
+        "sku": entry.key.sku_part,
+        "shape": entry.key.shape_part,
+        "size_bytes": entry.size_bytes,
+        "last_used": entry.last_used,
+        "pinned": entry.is_pinned,
+        "created_at": entry.manifest.created_at,
+    }
+
+
+def _versions(entry: Entry) -> str:
+    versions = entry.key.fields.get("versions")
+    return " ".join(f"{n}={v}" for n, v in sorted(versions.items())) if isinstance(versions, dict) else ""
