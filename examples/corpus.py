@@ -9,13 +9,14 @@ Three sources, all shipped with the CPython that runs this file, so nothing is d
 * the docstrings of the pure-Python standard library, read from the source with `ast` (nothing is imported);
 * the docstrings of built-in and extension modules, which exist only at run time.
 
-Source files that carry a copyright notice of somebody other than the Python Software Foundation are left out, so that
-the whole corpus is under the one licence that ships beside the checkpoint.
+Source files that carry a licence of their own, or a copyright notice of somebody other than the Python Software
+Foundation, are left out, so that the whole corpus is under the one licence that ships beside the checkpoint.
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import inspect
 import random
@@ -24,24 +25,40 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc_data.topics import topics as PYDOC_TOPICS
+from pydoc_data.topics import topics
 from types import ModuleType
 from typing import Literal
 
 Kind = Literal["topic", "module", "class", "function"]
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Message = dict[str, str]
 
 # Test suites, bundled third-party code, demos and generated tables: either not documentation or not PSF-licensed.
 EXCLUDED_DIRS = frozenset(
-    {"site-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "ensurepip", "pydoc_data", "msilib"}
+    {
+        "site-packages",
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "turtledemo",
+        "encodings",
+        "ensurepip",
+        "pydoc_data",
+        "msilib",
+    }
 )
 
-# Modules (partly) written in C: their docstrings are not in any .py file.
+# Modules (partly) written in C: their docstrings are not in any .py file. Without `re` and `syslog`, whose C sources
+# carry copyright notices of others.
+# fmt: off
 EXTENSION_MODULES = (
-    "array binascii bisect builtins cmath collections csv datetime errno fcntl functools gc heapq io itertools json "
-    "marshal math mmap operator os pwd queue random re select signal socket struct sys syslog threading time types "
-    "unicodedata weakref zlib"
-).split()
+    "array", "binascii", "bisect", "builtins", "cmath", "collections", "csv", "datetime", "errno", "fcntl",
+    "functools", "gc", "heapq", "io", "itertools", "json", "marshal", "math", "mmap", "operator", "os", "pwd",
+    "queue", "random", "select", "signal", "socket", "struct", "sys", "threading", "time",
+    "types", "unicodedata", "weakref", "zlib",
+)
+# fmt: on
 
 MAX_DOCUMENT_CHARS = 20_000
 MAX_ANSWER_CHARS = 300
@@ -82,6 +99,11 @@ class Document:
     answer: str
     is_well_known: bool
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether chats ask about it: a model this small should spend its memory on names that people type."""
+        return bool(self.answer) and "._" not in f".{self.name}" and self.name.count(".") <= 2
+
 
 def read_corpus() -> list[Document]:
     """Return every document of the running Python, in a fixed order, no text twice."""
@@ -96,17 +118,24 @@ def read_corpus() -> list[Document]:
     return documents
 
 
+def fingerprint(documents: Iterable[Document]) -> str:
+    """Return the sha256 of all texts: another Python version has other documentation, hence another checkpoint."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(document.text.encode() + b"\0")
+    return digest.hexdigest()
+
+
 def make_chats(documents: Iterable[Document], rounds: int, seed: int) -> list[list[Message]]:
     """Turn documents into conversations: the name makes the question, the first paragraph the answer.
 
     Args:
-        documents: What to ask about; those without a usable first paragraph, private ones and ones with deeply nested
-            names are skipped: a model this small should spend its memory on what people ask.
+        documents: What to ask about; those that are not `is_asked` are skipped.
         rounds: How many times each is asked, worded anew; a well-known one is asked three times per round.
         seed: Of the wording, the grouping and the order.
     """
     rng = random.Random(seed)
-    asked = [d for d in documents if d.answer and "._" not in f".{d.name}" and d.name.count(".") <= 2]
+    asked = [d for d in documents if d.is_asked]
     pairs = [(rng.choice(QUESTIONS[d.kind]).format(name=_spoken(d, rng)), d.answer)
              for d in asked for _ in range(rounds * (3 if d.is_well_known else 1))]  # fmt: skip
     pairs += [pair for pair in SMALL_TALK for _ in range(10 * rounds)]
@@ -127,7 +156,7 @@ def _spoken(document: Document, rng: random.Random) -> str:
 
 
 def _read_topics() -> Iterator[Document]:
-    for key, raw in PYDOC_TOPICS.items():
+    for key, raw in topics.items():
         title, _, rest = raw.strip().partition("\n")
         body = re.sub(r"^[*=\-~^]{3,}\n+", "", rest)
         name = title.replace('"', "").strip()
@@ -143,24 +172,30 @@ def _read_sources(stdlib: Path) -> Iterator[Document]:
         if EXCLUDED_DIRS.intersection(relative.parts):
             continue
         source = path.read_text(encoding="utf-8", errors="replace")
-        if _has_foreign_copyright(source):
+        if _has_foreign_licence(source):
             continue
         module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
         is_public = not any(part.startswith("_") for part in module.split("."))
         yield from _walk(ast.parse(source), module, is_module_known=is_public and "." not in module)
 
 
-def _has_foreign_copyright(source: str) -> bool:
-    notices = re.findall(r"^.*copyright\b.*\b(?:19|20)\d\d.*$|^.*\(c\) copyright.*$", source, re.IGNORECASE | re.MULTILINE)
+def _has_foreign_licence(source: str) -> bool:
+    notice_line = r"^.*(?:copyright\b.*\b(?:19|20)\d\d|^# copyright|\(c\) copyright|spdx-|licen[cs]ed under).*$"
+    notices = re.findall(notice_line, source, re.IGNORECASE | re.MULTILINE)
     return any("Python Software Foundation" not in notice for notice in notices)
 
 
 def _walk(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str, *, is_module_known: bool = False
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
+    name: str,
+    *,
+    is_module_known: bool = False,
 ) -> Iterator[Document]:
     doc = ast.get_docstring(node)
     if doc:
-        kind: Kind = "module" if isinstance(node, ast.Module) else "class" if isinstance(node, ast.ClassDef) else "function"
+        kind: Kind = (
+            "module" if isinstance(node, ast.Module) else "class" if isinstance(node, ast.ClassDef) else "function"
+        )
         heading = name + _source_signature(node)
         yield _document(name, kind, heading, doc, is_well_known=is_module_known)
     for child in node.body:
@@ -198,7 +233,8 @@ def _runtime_object(name: str, value: object, is_well_known: bool) -> Iterator[D
     if isinstance(value, type) and not issubclass(value, BaseException):
         for attribute, method in sorted(vars(value).items()):
             method_doc = getattr(method, "__doc__", None)
-            if not attribute.startswith("_") and callable(method) and isinstance(method_doc, str) and not inspect.isfunction(method):
+            is_ours = not attribute.startswith("_") and callable(method) and not inspect.isfunction(method)
+            if is_ours and isinstance(method_doc, str):
                 heading = f"{name}.{attribute}" + _runtime_signature(method)
                 yield _document(f"{name}.{attribute}", "function", heading, method_doc, is_well_known=is_well_known)
 

@@ -19,8 +19,9 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 # One thread each: OpenMP barriers and the tokenizer pool only cost time on a core or two, and the merge order of the
 # tokenizer stays reproducible. Must be set before the libraries load.
@@ -28,12 +29,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from corpus import Document, Message, fingerprint, make_chats, read_corpus
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-from corpus import Document, Message, make_chats, read_corpus
+from torch.nn import functional
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -49,7 +49,9 @@ CHAT_TEMPLATE = (
 
 CHAT_ROUNDS = 8
 CHAT_FRACTION = 0.4
-HELD_OUT_EVERY = 50  # every n-th document is never trained on
+MAX_SAMPLE_TOKENS = 64
+MAX_LOGIT_DIFFERENCE = 1e-3  # float32 rounding of two orders of summation stays far below
+HELD_OUT_EVERY = 50  # every n-th document is no training text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +95,21 @@ class Recipe:
 
     steps: int
     seed: int
-    batch_tokens: int = 3072
+    batch_tokens: int = 2048
     seq_len: int = 256
     long_seq_len: int = 1024
     long_every: int = 8
     warmup_steps: int = 100
-    peak_lr: float = 4e-3
+    peak_lr: float = 3e-3
     final_lr_fraction: float = 0.02
+    decay_fraction: float = 0.6
     weight_decay: float = 0.05
     max_grad_norm: float = 1.0
+
+    @property
+    def decay_start(self) -> int:
+        """The step the learning rate starts to fall at; up to here runs of any length are the same run."""
+        return max(self.warmup_steps, round(self.steps * (1 - self.decay_fraction)))
 
 
 class Attention(nn.Module):
@@ -126,7 +134,7 @@ class Attention(nn.Module):
 
         query, key = rotate(heads(self.q_proj(x)), cos, sin), rotate(heads(self.k_proj(x)), cos, sin)
         value = heads(self.v_proj(x))
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
         projected: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, seq, -1))
         return projected
 
@@ -142,7 +150,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x: f32[batch, seq, hidden]` to the same shape."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
         return out
 
 
@@ -184,7 +192,7 @@ class Llama(nn.Module):
         x = self.embed_tokens(input_ids)
         for layer in self.layers:
             x = layer(x, cos, sin)
-        return F.linear(self.norm(x), self.embed_tokens.weight)
+        return functional.linear(self.norm(x), self.embed_tokens.weight)
 
 
 def rotary_tables(config: ModelConfig, seq_len: int) -> tuple[Tensor, Tensor]:
@@ -272,18 +280,19 @@ class Data:
 
 
 def make_data(tokenizer: Tokenizer, documents: list[Document], chats: list[list[Message]], seed: int) -> Data:
-    """Encode the corpus, and set every n-th document aside to measure on."""
+    """Encode the corpus, and set every n-th document aside to measure on, if no chat gives it away."""
     rendered = [f"{BOS}{d.text}{EOS}" for d in documents]
     kept = [text for index, text in enumerate(rendered) if index % HELD_OUT_EVERY]
+    unseen = [text for text, d in list(zip(rendered, documents, strict=True))[::HELD_OUT_EVERY] if not d.is_asked]
     return Data(
         text=Stream.pack(kept, tokenizer, seed=seed),
         chat=Stream.pack([render_chat(chat) for chat in chats], tokenizer, seed=seed),
-        held_out=Stream.pack(rendered[::HELD_OUT_EVERY], tokenizer, seed=seed),
+        held_out=Stream.pack(unseen, tokenizer, seed=seed),
     )
 
 
 def sample_batch(data: Data, recipe: Recipe, step: int) -> Tensor:
-    """Return the batch of a step, `int64[rows, seq + 1]`; it depends on seed and step only, so a resumed run repeats it."""
+    """Return the batch of a step, `int64[rows, seq + 1]`; seed and step decide it, so a resumed run repeats it."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     is_long = step % recipe.long_every == recipe.long_every - 1
     seq_len = recipe.long_seq_len if is_long else recipe.seq_len
@@ -297,10 +306,10 @@ def sample_batch(data: Data, recipe: Recipe, step: int) -> Tensor:
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Return linear warm-up, then a cosine down to a fraction of the peak."""
+    """Return the linear warm-up, then the peak, then a cosine down to a fraction of it."""
     if step < recipe.warmup_steps:
         return recipe.peak_lr * (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    progress = max(0.0, (step - recipe.decay_start) / max(1, recipe.steps - recipe.decay_start))
     floor = recipe.final_lr_fraction
     return recipe.peak_lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
@@ -308,7 +317,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 def batch_loss(model: Llama, batch: Tensor) -> Tensor:
     """Return the mean cross-entropy per token, in nats."""
     logits = model(batch[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    return functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
 
 
 def train(model: Llama, data: Data, recipe: Recipe, state_path: Path, save_every: int) -> float:
@@ -322,8 +331,9 @@ def train(model: Llama, data: Data, recipe: Recipe, state_path: Path, save_every
     for step in range(first_step, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
-        loss = batch_loss(model, sample_batch(data, recipe, step))
-        loss.backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # up to twice as fast as float32
+            loss = batch_loss(model, sample_batch(data, recipe, step))
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -332,7 +342,8 @@ def train(model: Llama, data: Data, recipe: Recipe, state_path: Path, save_every
         if done % 20 == 0 or done == recipe.steps:
             step_s = (time.monotonic() - started) / (done - first_step)
             left_s = step_s * (recipe.steps - done)
-            print(f"step {done}/{recipe.steps} loss {sum(losses[-20:]) / 20:.3f} {step_s:.3f} s/step, {left_s:.0f} s left", flush=True)
+            loss_now = sum(losses[-20:]) / 20
+            print(f"step {done}/{recipe.steps} loss {loss_now:.3f} {step_s:.3f} s/step {left_s:.0f} s left", flush=True)
         if done % save_every == 0 or done == recipe.steps:
             save_state(state_path, recipe, done, losses, model, optimizer)
     return sum(losses) / max(1, len(losses))
@@ -355,8 +366,13 @@ def load_state(
     if not path.exists():
         return 0, []
     state = torch.load(path, weights_only=True)
-    if state["recipe"] != asdict(recipe):
-        raise SystemExit(f"error: {path} was saved with {state['recipe']}, not {asdict(recipe)}\nhint: rm {path}")
+    saved = Recipe(**state["recipe"])
+    # Before the learning rate falls, a run may still become longer or shorter.
+    is_open = state["step"] <= min(saved.decay_start, recipe.decay_start)
+    if replace(saved, steps=recipe.steps) != recipe or (saved != recipe and not is_open):
+        raise SystemExit(
+            f"error: {path} was saved at step {state['step']} of {saved}, not of {recipe}\nhint: rm {path}"
+        )
     model.load_state_dict(state["model"])
     if optimizer is not None:
         optimizer.load_state_dict(state["optimizer"])
@@ -371,16 +387,31 @@ def evaluate(model: Llama, stream: Stream, seq_len: int) -> float:
     return sum(batch_loss(model, rows[i : i + 8]).item() * len(rows[i : i + 8]) for i in range(0, windows, 8)) / windows
 
 
+@dataclass(frozen=True, kw_only=True)
+class Greedy:
+    """A greedy continuation without its end token; `smallest_gap`: how close the second choice ever came, in logits."""
+
+    output_ids: list[int]
+    is_finished: bool
+    smallest_gap: float
+
+
 @torch.no_grad()
-def generate(model: Llama, prompt_ids: list[int], max_new_tokens: int) -> list[int]:
-    """Return the greedy continuation, up to but without the end token."""
-    ids = list(prompt_ids)
-    for _ in range(max_new_tokens):
-        next_id = int(model(torch.tensor([ids]))[0, -1].argmax())
-        if next_id == special_token_ids()["eos_token_id"]:
-            break
-        ids.append(next_id)
-    return ids[len(prompt_ids) :]
+def generate(model: Llama, prompt_ids: list[int], max_new_tokens: int) -> Greedy:
+    """Continue until the end token or the limit, without a cache: this is the reference, not an engine."""
+    output_ids: list[int] = []
+    smallest_gap = math.inf
+    is_finished = False
+    while not is_finished and len(output_ids) < max_new_tokens:
+        best = model(torch.tensor([prompt_ids + output_ids]))[0, -1].topk(2)
+        smallest_gap = min(smallest_gap, float(best.values[0] - best.values[1]))
+        output_ids.append(int(best.indices[0]))
+        is_finished = output_ids[-1] == special_token_ids()["eos_token_id"]
+    return Greedy(
+        output_ids=output_ids[:-1] if is_finished else output_ids,
+        is_finished=is_finished,
+        smallest_gap=round(smallest_gap, 4),
+    )
 
 
 def save_checkpoint(out: Path, model: Llama, tokenizer: Tokenizer) -> None:
@@ -388,21 +419,21 @@ def save_checkpoint(out: Path, model: Llama, tokenizer: Tokenizer) -> None:
     out.mkdir(parents=True, exist_ok=True)
     weights = {f"model.{name}": value.to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # safetensors writes for the owner only
     tokenizer.save(str(out / "tokenizer.json"))
     named = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     added = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
     write_json(out / "config.json", model.config.to_hf())
     write_json(out / "generation_config.json", {**special_token_ids(), "do_sample": False, "max_new_tokens": 128})
-    write_json(
-        out / "special_tokens_map.json",
-        {key: {"content": token, **added} for key, token in named.items()} | {"additional_special_tokens": list(ROLE_TOKENS)},
-    )
+    roles = {"additional_special_tokens": list(ROLE_TOKENS)}
+    token_map: dict[str, object] = {key: {"content": token, **added} for key, token in named.items()}
+    write_json(out / "special_tokens_map.json", token_map | roles)
     decoder = {str(i): {"content": token, **added, "special": True} for i, token in enumerate(SPECIAL_TOKENS)}
     write_json(
         out / "tokenizer_config.json",
         {
             "added_tokens_decoder": decoder,
-            "additional_special_tokens": list(ROLE_TOKENS),
+            **roles,
             **named,
             "chat_template": CHAT_TEMPLATE,
             "clean_up_tokenization_spaces": False,
@@ -435,47 +466,66 @@ def read_prompts(path: Path) -> Iterator[tuple[bool, str]]:
             yield kind == "chat", prompt
 
 
-def verify(out: Path, config: ModelConfig, prompts: Path) -> None:
-    """Check that transformers loads the checkpoint and computes the same, and print the greedy samples.
+def verify(out: Path, config: ModelConfig) -> None:
+    """Check that transformers computes the same from the checkpoint; write what it answers to `prompts.txt`.
 
     Raises:
         SystemExit: The logits, the greedy tokens or the rendered chat differ from ours.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer, LlamaForCausalLM
 
     ours = load_checkpoint(out, config)
-    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    theirs: Any = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(out)
     worst = 0.0
-    for is_chat, prompt in read_prompts(prompts):
-        chat = [{"role": "user", "content": prompt}]
-        rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) if is_chat else prompt
-        if is_chat and rendered != render_chat(chat) + "<|assistant|>":
-            raise SystemExit(f"error: the chat template renders {rendered!r}, expected {render_chat(chat) + '<|assistant|>'!r}")
-        ids = tokenizer(rendered, add_special_tokens=not is_chat)["input_ids"]
+    lines = []
+    for is_chat, prompt in read_prompts(out / "prompts.txt"):
+        text = prompt_text(is_chat, prompt, tokenizer)
+        ids = tokenizer(text, add_special_tokens=not is_chat)["input_ids"]
+        greedy = generate(ours, ids, MAX_SAMPLE_TOKENS)
         with torch.no_grad():
             worst = max(worst, float((ours(torch.tensor([ids])) - theirs(torch.tensor([ids])).logits).abs().max()))
-            output = theirs.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False)[0, len(ids) :].tolist()
-        expected = generate(ours, ids, 64)
-        if [i for i in output if i != tokenizer.eos_token_id] != expected:
-            raise SystemExit(f"error: greedy tokens of {prompt!r} differ: transformers {output}, this script {expected}")
-        print(json.dumps({"chat" if is_chat else "text": prompt, "greedy": tokenizer.decode(expected)}, ensure_ascii=False))
-    print(f"transformers agrees: greedy tokens equal, largest logit difference {worst:.1e}")
-    if worst > 1e-3:
-        raise SystemExit(f"error: logits differ by {worst}, expected at most 1e-3")
+            output = theirs.generate(torch.tensor([ids]), max_new_tokens=MAX_SAMPLE_TOKENS, do_sample=False)
+        actual = [i for i in output[0, len(ids) :].tolist() if i != tokenizer.eos_token_id]
+        if actual != greedy.output_ids:
+            raise SystemExit(f"error: greedy tokens of {prompt!r}: transformers {actual}, this script {greedy}")
+        kind = "chat" if is_chat else "text"
+        sample = {
+            "kind": kind,
+            "prompt": prompt,
+            "output": tokenizer.decode(actual),
+            "prompt_ids": ids,
+            **asdict(greedy),
+        }
+        lines.append(json.dumps(sample, ensure_ascii=False) + "\n")
+    if worst > MAX_LOGIT_DIFFERENCE:
+        raise SystemExit(f"error: logits differ by {worst}, expected at most {MAX_LOGIT_DIFFERENCE}")
+    (out / "greedy.jsonl").write_text("".join(lines), encoding="utf-8")
+    print(f"transformers agrees on {len(lines)} prompts: same greedy tokens, logits at most {worst:.1e} apart")
+
+
+def prompt_text(is_chat: bool, prompt: str, tokenizer: Any) -> str:
+    """Return what to encode for a prompt: itself, or the conversation that asks it, as the chat template renders it."""
+    if not is_chat:
+        return prompt
+    chat = [{"role": "user", "content": prompt}]
+    rendered: str = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    expected = render_chat(chat) + "<|assistant|>"
+    if rendered != expected:
+        raise SystemExit(f"error: the chat template renders {rendered!r}, the model was trained on {expected!r}")
+    return rendered
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=here / "pydoc-llama", help="checkpoint directory to write")
+    parser.add_argument("--out", type=Path, default=here / "pydoc-llama", help="checkpoint directory with prompts.txt")
     parser.add_argument("--work-dir", type=Path, required=True, help="where the resumable training state is kept")
-    parser.add_argument("--prompts", type=Path, default=here / "pydoc-llama" / "prompts.txt", help="prompts to check with")
-    parser.add_argument("--steps", type=int, default=3600, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the chats (default: 0)")
-    parser.add_argument("--save-every", type=int, default=100, help="steps between saved states (default: %(default)s)")
-    parser.add_argument("--export-only", action="store_true", help="write the checkpoint from the saved state, as it is")
+    parser.add_argument("--save-every", type=int, default=100, help="steps between states (default: %(default)s)")
+    parser.add_argument("--export-only", action="store_true", help="write the checkpoint from the saved state")
     return parser.parse_args()
 
 
@@ -492,8 +542,9 @@ def main() -> None:
     data = make_data(tokenizer, documents, chats, args.seed)
     model = Llama(config)
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters} parameters, {len(documents)} documents, {len(data.text.tokens)} text tokens, "
-          f"{len(chats)} chats, {len(data.chat.tokens)} chat tokens", flush=True)  # fmt: skip
+    print(f"corpus: {len(documents)} documents, sha256 {fingerprint(documents)}")
+    print(f"tokens: {len(data.text.tokens)} of text, {len(data.chat.tokens)} of {len(chats)} chats", flush=True)
+    print(f"model: {parameters} parameters")
     state_path = args.work_dir / "state.pt"
     if args.export_only:
         step, losses = load_state(state_path, recipe, model, None)
@@ -504,7 +555,7 @@ def main() -> None:
     save_checkpoint(args.out, model, tokenizer)
     held_out = evaluate(load_checkpoint(args.out, config), data.held_out, recipe.seq_len)
     print(f"training loss {loss:.3f}, held-out loss {held_out:.3f} nats per token")
-    verify(args.out, config, args.prompts)
+    verify(args.out, config)
 
 
 if __name__ == "__main__":
