@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trtbuild.catalog import ModelInfo, Preset, count_parameters
+from trtbuild.log import format_bytes
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1}
 """Bytes of one value by type name."""
@@ -203,16 +204,6 @@ class HostRoom:
     def host_memory_bytes(self) -> int:
         """Host memory of the hungrier of conversion and build."""
         return max(self.convert_memory_bytes, self.build_memory_bytes)
-
-
-def format_bytes(size: int) -> str:
-    """Return a size for people: ``512 B``, ``1.5 MiB``, ``13.49 GiB``."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.2f} GiB"
 
 
 def stage_layers(layers: int, pp_size: int) -> tuple[int, ...]:

@@ -181,14 +181,6 @@ def test_build_workers(gpus: int, memory_gib: int, workers: int) -> None:
     assert found == workers
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 * MIB, "5.0 MiB"), (1500 * GIB, "1500.00 GiB")],
-)
-def test_format_bytes(size: int, text: str) -> None:
-    assert memory.format_bytes(size) == text
-
-
 def test_lines_mark_estimates() -> None:
     found = memory.gpu_memory(named("gpt2"), Layout(dtype="float16", preset=PLAIN), LIMITS, gpu_bytes=16 * GIB)
     texts = dict(zip((line.label for line in found.lines), memory.text_lines(found.lines), strict=True))

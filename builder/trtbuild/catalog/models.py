@@ -29,7 +29,7 @@ class ModelInfo:
 
     Attributes:
         name: Catalog alias, or the id of a model that is not in the catalog.
-        id: Hugging Face id, or what the caller named.
+        model_id: Hugging Face id, or what the caller named.
         architecture: First entry of ``architectures`` in config.json.
         parameters: Weights a forward pass uses; a tied lm_head counts once.
         stored_parameters: Elements in the published weight files.
@@ -60,7 +60,7 @@ class ModelInfo:
     """
 
     name: str
-    id: str
+    model_id: str
     architecture: str
     parameters: int
     layers: int
@@ -184,7 +184,7 @@ def _read_shape(model_id: str, architecture: str, values: Mapping[str, Any]) -> 
     window = values.get("sliding_window") if config.flag("use_sliding_window", True) else None
     return ModelInfo(
         name=model_id,
-        id=model_id,
+        model_id=model_id,
         architecture=architecture,
         parameters=0,
         layers=config.size("num_hidden_layers", "n_layer", "num_layers"),
@@ -229,7 +229,7 @@ def _fold(name: str) -> str:
 def _by_name() -> dict[str, ModelInfo]:
     index: dict[str, ModelInfo] = {}
     for model in models():
-        for name in (model.name, model.id, *model.aliases):
+        for name in (model.name, model.model_id, *model.aliases):
             if index.setdefault(_fold(name), model) is not model:
                 raise ValueError(f"models.yaml: {name!r} names two models")
     return index

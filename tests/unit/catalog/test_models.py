@@ -64,7 +64,7 @@ def test_published_totals(alias: str, parameters: int, stored_bytes: int) -> Non
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_every_entry_is_complete(model: ModelInfo) -> None:
-    assert "/" in model.id
+    assert "/" in model.model_id
     assert model.licence
     assert model.dtype in {"float32", "float16", "bfloat16"}
     assert model.heads % model.kv_heads == 0
@@ -76,7 +76,7 @@ def test_every_entry_is_complete(model: ModelInfo) -> None:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_every_name_finds_its_model(model: ModelInfo) -> None:
-    for name in (model.name, model.id, *model.aliases, model.id.lower(), model.name.upper()):
+    for name in (model.name, model.model_id, *model.aliases, model.model_id.lower(), model.name.upper()):
         assert catalog.find_model(name) is model
 
 
@@ -97,13 +97,13 @@ def test_every_name_finds_its_model(model: ModelInfo) -> None:
 def test_spellings_of_other_tools(spelling: str, model_id: str) -> None:
     model = catalog.find_model(spelling)
     assert model is not None
-    assert model.id == model_id
+    assert model.model_id == model_id
 
 
 def test_mistral_is_the_base_model_and_says_so() -> None:
     model = catalog.find_model("mistral-7b")
     assert model is not None
-    assert model.id == "mistralai/Mistral-7B-v0.3"
+    assert model.model_id == "mistralai/Mistral-7B-v0.3"
     assert "triton_cli" in model.note
 
 
@@ -194,7 +194,7 @@ CONFIGS = {
 def test_config_json_of_every_style_gives_the_catalogs_entry(alias: str) -> None:
     known = catalog.find_model(alias)
     assert known is not None
-    read = ModelInfo.from_hf_config(known.id, CONFIGS[alias])
+    read = ModelInfo.from_hf_config(known.model_id, CONFIGS[alias])
     told = ("name", "gated", "licence", "aliases", "stored_parameters", "note", "safetensors")
     expected = dataclasses.replace(known, **{name: getattr(read, name) for name in told})
     assert read == expected
