@@ -21,7 +21,7 @@ def models(text: str | None, output: str, log_format: str, log_level: str) -> No
     from trtbuild import catalog
 
     needle = (text or "").lower()
-    chosen = [m for m in catalog.models() if needle in m.name or needle in m.id.lower()]
+    chosen = [m for m in catalog.models() if needle in m.name or needle in m.model_id.lower()]
     if output == "json":
         echo_json([dataclasses.asdict(model) for model in chosen])
         return
@@ -29,7 +29,7 @@ def models(text: str | None, output: str, log_format: str, log_level: str) -> No
     for m in chosen:
         size = f"{m.parameters / 1e9:.2f} B" if m.parameters >= 1e9 else f"{m.parameters / 1e6:.0f} M"
         gated = "yes" if m.gated else "no"
-        rows.append((m.name, m.id, size, f"{m.context_tokens:,}", m.dtype, gated, m.licence))
+        rows.append((m.name, m.model_id, size, f"{m.context_tokens:,}", m.dtype, gated, m.licence))
     echo_table(rows)
 
 
