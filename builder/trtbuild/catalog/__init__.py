@@ -6,6 +6,7 @@ does that with these facts. Files are read on first use and kept, so importing t
 
 from __future__ import annotations
 
+from trtbuild.catalog.complaints import Complaint, Diagnosis, complaints, diagnose
 from trtbuild.catalog.models import (
     ModelInfo,
     closest_models,
@@ -31,6 +32,7 @@ from trtbuild.catalog.trtllm import (
     Family,
     Preset,
     QuantizeTool,
+    TensorInfo,
     TrtLlmRelease,
     find_family,
     image_name,
@@ -45,6 +47,8 @@ from trtbuild.catalog.trtllm import (
 __all__ = [
     "BackendParameter",
     "BuildOption",
+    "Complaint",
+    "Diagnosis",
     "Family",
     "GpuArchitecture",
     "GpuSku",
@@ -53,10 +57,13 @@ __all__ = [
     "Preset",
     "ProductLabel",
     "QuantizeTool",
+    "TensorInfo",
     "TrtLlmRelease",
     "closest_models",
     "closest_skus",
+    "complaints",
     "count_parameters",
+    "diagnose",
     "exact_architectures",
     "find_family",
     "find_model",

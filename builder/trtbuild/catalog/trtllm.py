@@ -6,7 +6,7 @@ It decides which release's facts apply to an installed version. It builds no com
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -93,6 +93,27 @@ class BackendParameter:
     default: str | None = None
     is_required: bool = False
     is_ours: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """One tensor of the C++ backend's model.
+
+    Attributes:
+        name: Its name in this release.
+        data_type: ``INT32`` ..., or ``{placeholder}`` for a type the engine decides.
+        dims: Dimensions without the batch.
+        is_scalar: One value; the dimension is absent inside a batch.
+        is_ragged: Requests of different lengths may share a batch.
+        is_required: A request without it is refused.
+    """
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    is_scalar: bool = False
+    is_ragged: bool = False
+    is_required: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +207,8 @@ class TrtLlmRelease:
         template_placeholders: Upstream's placeholders that must be filled, by model.
         backend_parameters: Parameters of the C++ backend's config.pbtxt by name.
         tensor_names: Today's name of a renamed tensor to its name in this release (``min_tokens`` to ``min_length``).
+        engine_inputs: Inputs of the C++ backend's model.
+        engine_outputs: Its outputs.
     """
 
     version: str
@@ -202,6 +225,8 @@ class TrtLlmRelease:
     template_placeholders: Mapping[str, tuple[str, ...]] = field(repr=False)
     backend_parameters: Mapping[str, BackendParameter] = field(repr=False)
     tensor_names: Mapping[str, str] = field(repr=False)
+    engine_inputs: tuple[TensorInfo, ...] = field(repr=False)
+    engine_outputs: tuple[TensorInfo, ...] = field(repr=False)
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -274,6 +299,7 @@ def _use_an_image() -> str:
 def _release(entry: Mapping[str, Any], *, installed: str) -> TrtLlmRelease:
     data = load("trtllm")
     version = entry["version"]
+    names = {item["new"]: item["new"] if _applies(item, version) else item["old"] for item in data["tensor_renames"]}
     return TrtLlmRelease(
         version=version,
         installed=installed,
@@ -290,22 +316,44 @@ def _release(entry: Mapping[str, Any], *, installed: str) -> TrtLlmRelease:
             model: tuple(item["name"] for item in items if _applies(item, version))
             for model, items in data["template_placeholders"].items()
         },
-        backend_parameters={
-            name: BackendParameter(
-                name=name,
-                kind=item["kind"],
-                choices=tuple(item.get("choices", ())),
-                default=_text(item.get("default")),
-                is_required=item.get("required", False),
-                is_ours=item.get("ours", False),
-            )
-            for name, item in data["backend_parameters"].items()
-            if _applies(item, version)
-        },
-        tensor_names={
-            item["new"]: item["new"] if _applies(item, version) else item["old"] for item in data["tensor_renames"]
-        },
+        backend_parameters=_backend_parameters(version),
+        tensor_names=names,
+        engine_inputs=_tensors(data["engine_inputs"], version, names),
+        engine_outputs=_tensors(data["engine_outputs"], version, names),
     )
+
+
+def _backend_parameters(version: str) -> dict[str, BackendParameter]:
+    return {
+        name: BackendParameter(
+            name=name,
+            kind=item["kind"],
+            choices=tuple(item.get("choices", ())),
+            default=_text(item.get("default")),
+            is_required=item.get("required", False),
+            is_ours=item.get("ours", False),
+        )
+        for name, item in load("trtllm")["backend_parameters"].items()
+        if _applies(item, version)
+    }
+
+
+def _tensors(rows: Sequence[Sequence[Any]], version: str, names: Mapping[str, str]) -> tuple[TensorInfo, ...]:
+    found = []
+    for name, data_type, dims, *rest in rows:
+        how = set(rest[0].split()) if rest else set()
+        if len(rest) < 2 or _applies(rest[1], version):
+            found.append(
+                TensorInfo(
+                    name=names.get(name, name),
+                    data_type=data_type,
+                    dims=tuple(dims),
+                    is_scalar="scalar" in how,
+                    is_ragged="ragged" in how,
+                    is_required="required" in how,
+                )
+            )
+    return tuple(found)
 
 
 def _text(value: object) -> str | None:

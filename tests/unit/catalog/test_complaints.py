@@ -1,0 +1,117 @@
+"""Words of failing tools, as users report them, become one message and one hint each."""
+
+from __future__ import annotations
+
+import pytest
+
+from trtbuild import catalog
+
+# Lines as they appear in the issues named in catalog/complaints.yaml.
+LINES = [
+    (
+        "gpu-memory",
+        "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total ...",
+    ),
+    ("gpu-memory", "[TRT] [E] 1: [defaultAllocator.cpp::allocate::19] Error Code 1: Cuda Runtime (out of memory)"),
+    ("gpu-memory", "[TRT] [E] Requested amount of GPU memory (17179869184 bytes) could not be allocated."),
+    ("host-memory", "Killed"),
+    ("host-memory", "RuntimeError: [enforce fail at alloc_cpu.cpp:83] DefaultCPUAllocator: can't allocate memory"),
+    ("shared-memory", "Bus error (core dumped)"),
+    ("disk", "OSError: [Errno 28] No space left on device"),
+    (
+        "incompatible-device",
+        "6: The engine plan file is generated on an incompatible device, expecting compute 8.6 got compute 8.0, please "
+        "rebuild.",
+    ),
+    (
+        "tensorrt-version",
+        "6: The engine plan file is not compatible with this version of TensorRT, expecting library version 9.2.0.4 "
+        "got 9.2.0.5, please rebuild.",
+    ),
+    ("engine-version", "Assertion failed: Tensor names in engine are not the same as expected"),
+    ("engine-version", "Expected length != real length"),
+    ("world-size", "[TensorRT-LLM][ERROR] Assertion failed: mpiSize == tp * pp (worldConfig.cpp:90)"),
+    ("driver", "CUDA driver version is insufficient for CUDA runtime version"),
+    ("no-gpu", "RuntimeError: No CUDA GPUs are available"),
+    ("no-gpu", "ImportError: libcuda.so.1: cannot open shared object file: No such file or directory"),
+    ("no-kernel-image", "CUDA error: no kernel image is available for execution on the device"),
+    ("missing-library", "ImportError: libnvinfer.so.10: cannot open shared object file: No such file or directory"),
+    ("bindings", "ModuleNotFoundError: No module named 'tensorrt_llm.bindings'"),
+    (
+        "scripts-of-another-version",
+        "ImportError: cannot import name 'infer_dtype' from 'tensorrt_llm.models.convert_utils'",
+    ),
+    ("missing-module", "ModuleNotFoundError: No module named 'datasets'"),
+    ("unknown-argument", "trtllm-build: error: unrecognized arguments: --max_output_len 200"),
+    ("illegal-argument", "trtllm-build: error: argument --gemm_plugin: invalid choice: 'fast' (choose from auto)"),
+    (
+        "dataset",
+        "ConnectionError: Couldn't reach 'cnn_dailymail' on the Hub (LocalEntryNotFoundError), dataset unavailable",
+    ),
+    ("remote-code", "ValueError: Please pass the argument `trust_remote_code=True` to allow custom code to be run."),
+    ("architecture", "AssertionError: Unsupported model architecture: MambaForCausalLM"),
+    ("weights", "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge"),
+    (
+        "placeholder",
+        "[libprotobuf ERROR text_format.cc:335] Error parsing text-format: 24:13: Expected integer, got: $",
+    ),
+    ("placeholder-engine-dir", "Both encoder and decoder model paths are empty"),
+    ("template-version", "Cannot find parameter with name: tokenizer_dir"),
+    ("batching-strategy", "Invalid gpt_model_type. Must be either V1/inflight_batching/inflight_fused_batching."),
+    (
+        "engine-config",
+        "[json.exception.parse_error.101] parse error at line 1, column 1: attempting to parse an empty input",
+    ),
+    ("port", "failed to start HTTP service: Unavailable - Socket '0.0.0.0:8000' already in use"),
+    (
+        "nccl",
+        "Failed, NCCL error cpp/tensorrt_llm/runtime/ncclCommunicator.cpp:101 'unhandled system error'",
+    ),
+    ("mpi-slots", "There are not enough slots available in the system to satisfy the 4"),
+]
+
+
+@pytest.mark.parametrize(("name", "line"), LINES, ids=[f"{name}-{n}" for n, (name, _) in enumerate(LINES)])
+def test_a_line_tells(name: str, line: str) -> None:
+    found = catalog.diagnose(1, ["Loading checkpoint shards", line, "", "Traceback follows"])
+    assert found is not None
+    assert (found.name, found.line) == (name, line)
+    assert "{" not in found.message
+    assert found.hint
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "name"), [(137, "host-memory"), (135, "shared-memory"), (139, "crash"), (134, "crash")]
+)
+def test_an_exit_code_tells(exit_code: int, name: str) -> None:
+    found = catalog.diagnose(exit_code, ["[TRT-LLM] [I] Serializing engine to rank0.engine"])
+    assert found is not None
+    assert found.name == name
+
+
+def test_killed_for_memory_says_how_much_it_needs() -> None:
+    found = catalog.diagnose(137, [], needs="about 34.0 GiB")
+    assert found is not None
+    assert found.message == "out of host memory, needs about 34.0 GiB"
+
+
+def test_details_of_the_line_are_in_the_message() -> None:
+    device, version = (
+        next(line for name, line in LINES if name == wanted) for wanted in ("incompatible-device", "tensorrt-version")
+    )
+    told = [found.message for line in (device, version) if (found := catalog.diagnose(1, [line]))]
+    assert told == [
+        "the engine was built for GPUs of compute capability 8.0, this one has 8.6",
+        "the engine was built with TensorRT 9.2.0.5, this server has 9.2.0.4",
+    ]
+
+
+def test_unknown_failures_are_left_alone() -> None:
+    assert catalog.diagnose(1, ["ValueError: something new"]) is None
+    assert catalog.diagnose(0, []) is None
+
+
+def test_every_complaint_can_be_found() -> None:
+    assert {name for name, _ in LINES} | {"crash"} == {complaint.name for complaint in catalog.complaints()}
+    for complaint in catalog.complaints():
+        assert complaint.pattern or complaint.exit_codes
