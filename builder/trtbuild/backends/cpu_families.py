@@ -1,0 +1,303 @@
+"""Which models the cpu backend builds itself, and what their config.json means.
+
+It turns the many spellings of Hugging Face configurations into one :class:`Decoder` and refuses whatever it has no
+parity test for. It does not touch weights or graphs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from trtbuild.errors import SpecError
+
+Norm = Literal["rms", "rms_plus_one", "layer"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+GRAPH_VERSION = 1
+"""Raised whenever the same checkpoint and options would give another engine; part of the engine key."""
+
+COVERED: Mapping[str, str] = {
+    "LlamaForCausalLM": "Llama 2, 3, 3.1, 3.2, 3.3 and models of the same shape",
+    "MistralForCausalLM": "Mistral (within its sliding window, if it has one)",
+    "Qwen2ForCausalLM": "Qwen2, Qwen2.5",
+    "Qwen3ForCausalLM": "Qwen3, dense",
+    "GemmaForCausalLM": "Gemma (first generation)",
+    "Phi3ForCausalLM": "Phi-3, Phi-3.5-mini, Phi-4 (within the original context)",
+    "GPT2LMHeadModel": "GPT-2",
+    "OPTForCausalLM": "OPT, except 350m",
+}
+"""Architectures with a parity test against transformers, and what people call them."""
+
+_NOT_COVERED: Mapping[str, str] = {
+    "Gemma2ForCausalLM": "it caps attention scores with tanh, which OpenVINO's paged attention cannot do",
+    "Gemma3ForCausalLM": "it alternates sliding windows, which have no parity test here",
+    "MixtralForCausalLM": "mixtures of experts have no parity test here",
+    "Qwen3MoeForCausalLM": "mixtures of experts have no parity test here",
+    "FalconForCausalLM": "its parallel attention has no parity test here",
+}
+
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Rotary position embedding.
+
+    Attributes:
+        inverse_frequencies: One per pair of channels, float32 values.
+        attention_factor: What cosine and sine are multiplied with.
+    """
+
+    inverse_frequencies: tuple[float, ...]
+    attention_factor: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """A decoder-only transformer, as far as building its graph needs to know.
+
+    Attributes:
+        architecture: Name in config.json.
+        context_tokens: Longest sequence for which the graph equals the reference implementation.
+        context_reason: Which limit of the model ``context_tokens`` is, in words.
+        rope: None for learned positions.
+        position_offset: First row of the learned position table that is used (OPT wastes two).
+        embedding_scale: What token embeddings are multiplied with.
+        tied: The output head is the token embedding.
+    """
+
+    architecture: str
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    context_tokens: int
+    context_reason: str
+    norm: Norm
+    epsilon: float
+    activation: Activation
+    rope: Rope | None
+    position_offset: int = 0
+    embedding_scale: float = 1.0
+    tied: bool = False
+
+
+def refusal(architecture: str) -> str:
+    """Return why an architecture is not built here and what is, in one or two sentences."""
+    reason = _NOT_COVERED.get(architecture, "it has no parity test here")
+    covered = "; ".join(f"{name} ({people})" for name, people in COVERED.items())
+    return f"the cpu backend does not build {architecture}: {reason}. It builds: {covered}"
+
+
+def read_decoder(config: Mapping[str, Any]) -> Decoder:
+    """Return the decoder a config.json describes.
+
+    Raises:
+        SpecError: The architecture or one of its options is not covered, or a value is missing.
+    """
+    architectures = config.get("architectures") or ["an unnamed architecture"]
+    architecture = str(architectures[0])
+    if architecture not in COVERED:
+        raise SpecError(refusal(architecture), hint="use a GPU backend for this model, or install optimum-intel")
+    if config.get("quantization_config"):
+        raise SpecError(
+            "the checkpoint is quantized already (config.json has quantization_config)",
+            hint="name the unquantized model; --quantization int8-weight-only makes it small again",
+        )
+    try:
+        if architecture == "GPT2LMHeadModel":
+            return _gpt2(config)
+        if architecture == "OPTForCausalLM":
+            return _opt(config)
+        return _llama_like(architecture, config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(
+            f"config.json of this {architecture} has no usable {error}",
+            hint="compare it with the config.json of the original model on the hub",
+        ) from None
+
+
+def _refuse_option(architecture: str, name: str, value: object, expected: str) -> SpecError:
+    return SpecError(
+        f"{architecture} with {name}={value!r} is not covered by the cpu backend; expected {expected}",
+        hint="use a GPU backend for this model, or install optimum-intel",
+    )
+
+
+def _activation(architecture: str, name: str) -> Activation:
+    activation = _ACTIVATIONS.get(name)
+    if activation is None:
+        raise _refuse_option(architecture, "activation", name, f"one of {', '.join(_ACTIVATIONS)}")
+    return activation
+
+
+def _llama_like(architecture: str, config: Mapping[str, Any]) -> Decoder:
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    is_gemma = architecture == "GemmaForCausalLM"
+    head_dim = int(config.get("head_dim") or hidden // heads)
+    context, reason = _context(architecture, config)
+    # Gemma's own configs say "gelu" (or null in hidden_activation) and mean the tanh approximation.
+    # Source: transformers, models/gemma/configuration_gemma.py
+    activation = "gelu_pytorch_tanh" if is_gemma else str(config.get("hidden_act", "silu"))
+    return Decoder(
+        architecture=architecture,
+        layers=int(config["num_hidden_layers"]),
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=head_dim,
+        intermediate_size=int(config["intermediate_size"]),
+        vocab_size=int(config["vocab_size"]),
+        context_tokens=context,
+        context_reason=reason,
+        norm="rms_plus_one" if is_gemma else "rms",
+        epsilon=float(config.get("rms_norm_eps", 1e-6)),
+        activation=_activation(architecture, activation),
+        rope=_rope(architecture, config, head_dim),
+        embedding_scale=hidden**0.5 if is_gemma else 1.0,
+        tied=bool(config.get("tie_word_embeddings", is_gemma)),
+    )
+
+
+def _gpt2(config: Mapping[str, Any]) -> Decoder:
+    hidden, heads = int(config["n_embd"]), int(config["n_head"])
+    for name, expected in (
+        ("scale_attn_weights", True),
+        ("scale_attn_by_inverse_layer_idx", False),
+        ("reorder_and_upcast_attn", False),
+        ("add_cross_attention", False),
+    ):
+        if config.get(name, expected) != expected:
+            raise _refuse_option("GPT2LMHeadModel", name, config[name], repr(expected))
+    return Decoder(
+        architecture="GPT2LMHeadModel",
+        layers=int(config["n_layer"]),
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=hidden // heads,
+        intermediate_size=int(config.get("n_inner") or 4 * hidden),
+        vocab_size=int(config["vocab_size"]),
+        context_tokens=int(config.get("n_positions") or config["n_ctx"]),
+        context_reason="n_positions",
+        norm="layer",
+        epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
+        activation=_activation("GPT2LMHeadModel", str(config.get("activation_function", "gelu_new"))),
+        rope=None,
+        tied=bool(config.get("tie_word_embeddings", True)),
+    )
+
+
+def _opt(config: Mapping[str, Any]) -> Decoder:
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    if not config.get("do_layer_norm_before", True):
+        raise _refuse_option("OPTForCausalLM", "do_layer_norm_before", False, "True (only opt-350m differs)")
+    if int(config.get("word_embed_proj_dim") or hidden) != hidden:
+        raise _refuse_option("OPTForCausalLM", "word_embed_proj_dim", config["word_embed_proj_dim"], str(hidden))
+    if config.get("_remove_final_layer_norm"):
+        raise _refuse_option("OPTForCausalLM", "_remove_final_layer_norm", True, "False")
+    return Decoder(
+        architecture="OPTForCausalLM",
+        layers=int(config["num_hidden_layers"]),
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=hidden // heads,
+        intermediate_size=int(config["ffn_dim"]),
+        vocab_size=int(config["vocab_size"]),
+        context_tokens=int(config["max_position_embeddings"]),
+        context_reason="max_position_embeddings",
+        norm="layer",
+        epsilon=1e-5,
+        activation=_activation("OPTForCausalLM", str(config.get("activation_function", "relu"))),
+        rope=None,
+        # Source: transformers, models/opt/modeling_opt.py, OPTLearnedPositionalEmbedding.offset
+        position_offset=2,
+        tied=bool(config.get("tie_word_embeddings", True)),
+    )
+
+
+def _context(architecture: str, config: Mapping[str, Any]) -> tuple[int, str]:
+    """Return the longest faithful sequence and the limit's name: windows and long-context tables end it early."""
+    limits = {"max_position_embeddings": int(config["max_position_embeddings"])}
+    window = config.get("sliding_window")
+    # Qwen writes a window into every config and switches it off with use_sliding_window (default false).
+    is_windowed = bool(config.get("use_sliding_window", not architecture.startswith("Qwen")))
+    if window and is_windowed:
+        limits["sliding_window"] = int(window)
+    scaling = _rope_settings(config)
+    if scaling.get("rope_type") == "longrope":
+        original = config.get("original_max_position_embeddings") or scaling.get("original_max_position_embeddings")
+        limits["original_max_position_embeddings"] = int(original or limits["max_position_embeddings"])
+    reason = min(limits, key=lambda name: limits[name])
+    return limits[reason], reason
+
+
+def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rope options with one spelling: ``rope_parameters`` (transformers 5) or ``rope_scaling`` (4)."""
+    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    settings["rope_type"] = settings.get("rope_type") or settings.get("type") or "default"
+    if settings["rope_type"] == "su":  # the first name of longrope in Phi-3's configs
+        settings["rope_type"] = "longrope"
+    settings.setdefault("rope_theta", config.get("rope_theta") or 10000.0)
+    settings.setdefault("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0)
+    return settings
+
+
+def _rope(architecture: str, config: Mapping[str, Any], head_dim: int) -> Rope:
+    """Return the frequencies, in float32 steps as the reference computes them.
+
+    Source: transformers, modeling_rope_utils.py
+    """
+    settings = _rope_settings(config)
+    kind = str(settings["rope_type"])
+    if float(settings["partial_rotary_factor"]) != 1.0:
+        raise _refuse_option(architecture, "partial_rotary_factor", settings["partial_rotary_factor"], "1.0")
+    one = np.float32(1.0)
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    plain = one / np.power(np.float32(settings["rope_theta"]), exponents, dtype=np.float32)
+    if kind == "default":
+        return Rope(inverse_frequencies=tuple(plain.tolist()))
+    if kind == "linear":
+        return Rope(inverse_frequencies=tuple((plain / np.float32(settings["factor"])).tolist()))
+    if kind == "llama3":
+        return Rope(inverse_frequencies=tuple(_llama3(plain, settings).tolist()))
+    if kind == "longrope":
+        original = int(config.get("original_max_position_embeddings") or settings["original_max_position_embeddings"])
+        factor = float(settings.get("factor") or config["max_position_embeddings"] / original)
+        default = 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
+        short = np.asarray(settings["short_factor"], dtype=np.float32)
+        powers = np.power(np.float32(settings["rope_theta"]), exponents, dtype=np.float32)
+        return Rope(
+            inverse_frequencies=tuple((one / (short * powers)).tolist()),
+            attention_factor=float(settings.get("attention_factor") or default),
+        )
+    raise _refuse_option(architecture, "rope_type", kind, "default, linear, llama3 or longrope")
+
+
+def _llama3(plain: np.ndarray[Any, np.dtype[np.float32]], settings: Mapping[str, Any]) -> Any:
+    """Return Llama 3.1's frequencies: low ones divided by ``factor``, high ones kept, a smooth ramp between."""
+    factor, low, high = (float(settings[name]) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    original = float(settings["original_max_position_embeddings"])
+    wavelengths = np.float32(2 * math.pi) / plain
+    scaled = np.where(wavelengths > original / low, plain / np.float32(factor), plain)
+    smooth = (np.float32(original) / wavelengths - np.float32(low)) / np.float32(high - low)
+    ramp = (np.float32(1) - smooth) * scaled / np.float32(factor) + smooth * scaled
+    is_medium = (wavelengths >= original / high) & (wavelengths <= original / low)
+    return np.where(is_medium, ramp, scaled).astype(np.float32)

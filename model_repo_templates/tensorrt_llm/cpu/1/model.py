@@ -1,0 +1,532 @@
+"""Triton model of the cpu backend: the tensors of TensorRT-LLM's C++ backend in, an engine process behind it.
+
+It decides how tensors become requests and how tokens become responses. What is computed together, and when a request
+ends, is decided by ``engine_worker.py`` in a process of its own.
+
+``execute`` only queues. Three threads do the rest: one starts the engine process and reads from it, one writes to
+it, one sends responses. Tokens that arrive while a response is being sent wait and leave together in the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from engine_wire import Reader, encode
+
+_BACKOFF_S = (0.5, 30.0)
+"""First and longest pause between attempts to start the engine process."""
+
+_GRACE_S = 10.0
+"""How long the engine process may take to leave before it is killed."""
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+_GAUGES = (
+    ("nv_trt_llm_request_metrics", "request_type", ("active", "waiting", "scheduled", "max")),
+    ("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", ("max", "used", "free", "fraction", "tokens_per")),
+)
+_TIMES = ("first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
+
+
+class InvalidRequestError(Exception):
+    """A request that can never work, in words for its sender."""
+
+
+@dataclass
+class Pending:
+    """A request that has not been answered to its end.
+
+    Attributes:
+        sender: Where responses go.
+        outputs: Names of the tensors the client wants.
+        tokens: Arrived and not sent yet; with ``streaming`` off, all of them.
+        end: The engine's last event, once it is there.
+    """
+
+    key: int
+    request_id: str
+    sender: Any
+    options: dict[str, Any]
+    outputs: frozenset[str]
+    is_streaming: bool
+    wants_times: bool
+    arrival_ns: int
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    cumulated: float = 0.0
+    end: dict[str, Any] | None = None
+
+
+class _Inputs:
+    """The tensors of one request, checked."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+
+    def array(self, name: str) -> np.ndarray[Any, Any] | None:
+        tensor = pb_utils.get_input_tensor_by_name(self._request, name)
+        return None if tensor is None else tensor.as_numpy()
+
+    def number(self, name: str, default: Any, low: float, high: float) -> Any:
+        """Return a scalar as a Python number, or ``default``.
+
+        Raises:
+            InvalidRequestError: It is not one number between ``low`` and ``high``.
+        """
+        values = self.array(name)
+        if values is None or values.size == 0:
+            return default
+        value = values.reshape(-1)[0].item()
+        if values.size != 1:
+            raise InvalidRequestError(f"{name}: expected one value, got {values.size}")
+        if not low <= value <= high:  # also refuses NaN
+            raise InvalidRequestError(f"{name}: expected {low:g} to {high:g}, got {value:g}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        values = self.array(name)
+        return bool(values is not None and values.size and values.reshape(-1)[0])
+
+    def words(self, name: str) -> list[list[int]]:
+        """Return a word list of TensorRT-LLM's form: ``int32[2, n]``, ids one after the other, then where each ends.
+
+        Source: TensorRT-LLM, ``to_word_list_format``; unused places hold -1.
+        """
+        values = self.array(name)
+        if values is None or values.size == 0:
+            return []
+        if values.ndim < 2 or values.shape[-2] != 2 or values.size != 2 * values.shape[-1]:
+            raise InvalidRequestError(f"{name}: expected int32[2, n], got shape {list(values.shape)}")
+        ids, ends = (row.tolist() for row in values.reshape(2, -1))
+        words, start = [], 0
+        for end in ends:
+            if end < 0:
+                break
+            if not start <= end <= len(ids):
+                raise InvalidRequestError(f"{name}: offsets must rise up to {len(ids)}, got {ends}")
+            if end > start:
+                words.append(ids[start:end])
+            start = end
+        return words
+
+
+def read_options(inputs: _Inputs) -> dict[str, Any]:
+    """Return a request's options as the engine process takes them.
+
+    Raises:
+        InvalidRequestError: A tensor is missing or out of range.
+    """
+    ids = inputs.array("input_ids")
+    if ids is None:
+        raise InvalidRequestError("input_ids: missing")
+    if ids.ndim > 1 and ids.size != ids.shape[-1]:
+        raise InvalidRequestError(f"input_ids: expected one prompt per request, got shape {list(ids.shape)}")
+    flat = ids.reshape(-1).tolist()
+    used = inputs.number("input_lengths", len(flat), 0, len(flat))
+    new = inputs.number("request_output_len", None, 1, 2**31 - 1)
+    if new is None:
+        raise InvalidRequestError("request_output_len: missing")
+    if inputs.number("beam_width", 1, 0, 2**31 - 1) > 1:
+        raise InvalidRequestError("beam_width: this engine has no beam search, expected 1")
+    options = {
+        "input_ids": flat[:used],
+        "request_output_len": new,
+        "repetition_penalty": inputs.number("repetition_penalty", 1.0, 1e-6, 1e6),
+        "presence_penalty": inputs.number("presence_penalty", 0.0, -1e6, 1e6),
+        "frequency_penalty": inputs.number("frequency_penalty", 0.0, -1e6, 1e6),
+        "log_probs": inputs.flag("return_log_probs"),
+        "stop_words": inputs.words("stop_words_list"),
+        "min_tokens": min(inputs.number("min_tokens", 0, 0, 2**31 - 1), new),
+    }
+    end_id = inputs.number("end_id", -1, -(2**31), 2**31 - 1)
+    if end_id >= 0:
+        options["end_id"] = end_id
+    return {**options, **_sampling(inputs), **_bad_words(inputs, options["min_tokens"])}
+
+
+def _sampling(inputs: _Inputs) -> dict[str, Any]:
+    """Return how tokens are chosen, with TensorRT-LLM's meaning of absent and zero values.
+
+    Nothing, ``top_k`` 1, or ``temperature`` 0 is greedy; ``top_k`` 0 is no limit; ``top_p`` 0 is no limit beside a
+    ``top_k``. Without a seed each request draws its own.
+    """
+    temperature = inputs.number("temperature", 1.0, 0.0, 1e6)
+    top_k = inputs.number("runtime_top_k", 0, 0, 2**31 - 1)
+    top_p = inputs.number("runtime_top_p", 0.0, 0.0, 1.0)
+    seed = inputs.number("seed", None, 0, 2**64 - 1)
+    if top_k == 1 or temperature == 0.0 or (top_k == 0 and top_p == 0.0):
+        return {"sample": False}
+    return {
+        "sample": True,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p or 1.0,
+        "seed": secrets.randbits(63) if seed is None else seed,
+    }
+
+
+def _bad_words(inputs: _Inputs, min_tokens: int) -> dict[str, Any]:
+    words = inputs.words("bad_words_list")
+    longer = [word for word in words if len(word) > 1]
+    if longer:
+        raise InvalidRequestError(
+            f"bad_words_list: this engine forbids single tokens only, got the sequence {longer[0]}"
+        )
+    if words and min_tokens:
+        raise InvalidRequestError("bad_words_list and min_tokens: this engine takes one of them at a time")
+    return {"bad_tokens": sorted({word[0] for word in words})} if words else {}
+
+
+class TritonPythonModel:
+    """What Triton calls."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Start the engine process and wait until it is ready, or say why it cannot be."""
+        config = json.loads(args["model_config"])
+        self._parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        self._labels = {"model": args["model_name"], "version": args["model_version"]}
+        self._directory = Path(args["model_repository"], args["model_version"])
+        self._max_queue_size = int(self._parameters.get("max_queue_size", "0"))
+        self._cancel_period_s = int(self._parameters.get("cancellation_check_period_ms", "100")) / 1000
+        self._log = pb_utils.Logger
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._pending: dict[int, Pending] = {}
+        self._fresh: dict[int, Pending] = {}
+        self._next_key = 0
+        self._stats: dict[str, float] = {}
+        self._slots = 0
+        self._failure = ""
+        self._is_stopping = threading.Event()
+        self._first_start = threading.Event()
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._connection: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._threads: list[threading.Thread] = []
+        # Ranks above 0 of an MPI job only keep their place: one process computes everything on a CPU.
+        self._is_idle_rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0")) > 0
+        if self._is_idle_rank:
+            return
+        self._gauges = _make_gauges(self._labels)
+        for run in (self._supervise, self._write, self._respond):
+            thread = threading.Thread(target=run, name=run.__name__.strip("_"), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._first_start.wait()
+        if self._failure:
+            self.finalize()
+            raise pb_utils.TritonModelException(self._failure)
+
+    def execute(self, requests: list[Any]) -> None:
+        """Queue requests; responses follow through their senders."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._take(request, sender)
+            except InvalidRequestError as error:
+                _send_error(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+
+    def finalize(self) -> None:
+        """End the engine process and the threads; answer what is still open."""
+        self._is_stopping.set()
+        self._outbox.put(None)
+        with self._work:
+            self._work.notify_all()
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for thread in self._threads:
+            thread.join(_GRACE_S)
+        self._fail_all("the server is shutting down")
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def _take(self, request: Any, sender: Any) -> None:
+        inputs = _Inputs(request)
+        if self._is_idle_rank:
+            raise InvalidRequestError("this rank serves nothing; send requests to rank 0")
+        if inputs.flag("stop"):
+            self._stop(request.request_id())
+            sender.send(flags=_FINAL)
+            return
+        options = read_options(inputs)
+        with self._work:
+            refusal = self._refusal()
+            if not refusal:
+                key, self._next_key = self._next_key, self._next_key + 1
+                self._pending[key] = Pending(
+                    key=key,
+                    request_id=request.request_id(),
+                    sender=sender,
+                    options={"key": key, **options},
+                    outputs=frozenset(request.requested_output_names()),
+                    is_streaming=inputs.flag("streaming"),
+                    wants_times=inputs.flag("return_perf_metrics"),
+                    arrival_ns=time.monotonic_ns(),
+                )
+                if self._connection is not None:  # else the supervisor submits what waits, once there is an engine
+                    self._outbox.put(encode({"submit": self._pending[key].options}))
+        if refusal:
+            _send_error(sender, refusal, pb_utils.TritonError.UNAVAILABLE)
+
+    def _refusal(self) -> str:
+        """Return why no request can be taken now, or an empty text."""
+        if self._failure:
+            return self._failure
+        if self._max_queue_size and len(self._pending) >= self._slots + self._max_queue_size:
+            return (
+                f"Exceeds maximum queue size: {self._max_queue_size} requests wait already "
+                f"while {self._slots} are computed"
+            )
+        return ""
+
+    def _stop(self, request_id: str) -> None:
+        if not request_id:
+            raise InvalidRequestError("stop: needs the request id of the request to stop")
+        with self._lock:
+            keys = [pending.key for pending in self._pending.values() if pending.request_id == request_id]
+        for key in keys:
+            self._outbox.put(encode({"cancel": key}))
+
+    # -- the engine process -------------------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        """Keep an engine process running and take in what it says, until the model is unloaded."""
+        pause_s, longest_s = _BACKOFF_S
+        while not self._is_stopping.is_set():
+            started = time.monotonic()
+            reason = self._run_engine()
+            with self._lock:
+                self._connection = None
+            if self._is_stopping.is_set():
+                break
+            if not self._first_start.is_set():
+                self._failure = reason
+                self._first_start.set()
+                break
+            if time.monotonic() - started > longest_s:
+                pause_s = _BACKOFF_S[0]
+            self._log.log_error(f"{reason}; {len(self._pending)} requests are lost; starting it again in {pause_s:g} s")
+            self._fail_all(f"{reason}; it is being started again, please repeat the request")
+            self._is_stopping.wait(pause_s)
+            pause_s = min(2 * pause_s, longest_s)
+
+    def _run_engine(self) -> str:
+        """Start the engine process and read from it until it ends; return why it ended."""
+        python = os.environ.get("TRTBUILD_PYTHON") or shutil.which("python3") or "python3"
+        ours, theirs = socket.socketpair()
+        with ours:
+            argv = [python, str(self._directory / "engine_worker.py"), self._parameters["engine_dir"]]
+            argv += ["--socket", str(theirs.fileno()), "--parent", str(os.getpid())]
+            argv += ["--options", json.dumps(self._engine_options())]
+            try:
+                with theirs:
+                    # Its own session: Ctrl-C on a terminal reaches the server alone, which then ends us in order.
+                    self._process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], start_new_session=True)
+            except OSError as error:
+                return f"the engine process cannot be started with {python}: {error}"
+            reader, fatal = Reader(ours), ""
+            while (messages := reader.read()) is not None:
+                for message in messages:
+                    fatal = message.get("fatal", fatal)
+                    if "ready" in message:
+                        self._on_ready(message["ready"], ours)
+                    else:
+                        self._on_step(message)
+            return fatal or f"the engine process {_how_it_ended(self._process)}"
+
+    def _engine_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "max_batch_size": int(self._parameters["max_batch_size"]),
+            "enable_kv_cache_reuse": self._parameters.get("enable_kv_cache_reuse", "true") == "true",
+            "batch_scheduler_policy": self._parameters.get("batch_scheduler_policy", "guaranteed_no_evict"),
+        }
+        if self._parameters.get("inference_num_threads"):
+            options["inference_num_threads"] = int(self._parameters["inference_num_threads"])
+        return options
+
+    def _on_ready(self, ready: dict[str, Any], connection: socket.socket) -> None:
+        self._log.log_info(
+            f"engine process {self._process.pid if self._process else 0} is ready: {ready['slots']} slots"
+        )
+        with self._work:
+            self._slots, self._stats = int(ready["slots"]), ready["stats"]
+            self._connection = connection
+            for pending in self._pending.values():
+                self._outbox.put(encode({"submit": pending.options}))
+            self._work.notify_all()
+        self._first_start.set()
+
+    def _on_step(self, message: dict[str, Any]) -> None:
+        with self._work:
+            self._stats = message.get("stats", self._stats)
+            for event in message.get("step", ()):
+                pending = self._pending.get(event["key"])
+                if pending is None:
+                    continue
+                pending.tokens += event.get("tokens", ())
+                pending.log_probs += event.get("log_probs", ())
+                if "end" in event or "error" in event:
+                    pending.end = event
+                    del self._pending[pending.key]
+                if pending.is_streaming or pending.end:
+                    self._fresh[pending.key] = pending
+            self._work.notify_all()
+
+    def _write(self) -> None:
+        """Write queued messages to the engine process: it reads only between steps, so this may block."""
+        while (message := self._outbox.get()) is not None:
+            with self._lock:
+                connection = self._connection
+            if connection is None:
+                continue  # that engine is gone, and its requests were answered
+            try:
+                connection.sendall(message)
+            except OSError:
+                continue  # the reading side notices and cleans up
+
+    def _fail_all(self, reason: str) -> None:
+        with self._work:
+            lost = list(self._pending.values())
+            self._pending.clear()
+            for pending in lost:
+                pending.end = {"error": reason}
+                self._fresh[pending.key] = pending
+            self._work.notify_all()
+        if self._is_stopping.is_set():
+            self._send_fresh()
+
+    # -- responses ----------------------------------------------------------------------------------------------
+
+    def _respond(self) -> None:
+        """Send what has arrived, look for cancelled requests and set the gauges, until the model is unloaded."""
+        shown: dict[str, float] = {}
+        look_at_s = 0.0
+        while not self._is_stopping.is_set():
+            with self._work:
+                if not self._fresh and self._stats == shown:
+                    self._work.wait(self._cancel_period_s if self._pending else None)
+                stats = self._stats
+            self._send_fresh()
+            now = time.monotonic()
+            if now < look_at_s:
+                continue
+            look_at_s = now + self._cancel_period_s
+            self._cancel_abandoned()
+            if stats != shown:
+                _set_gauges(self._gauges, stats)
+                shown = stats
+
+    def _send_fresh(self) -> None:
+        with self._lock:
+            fresh, self._fresh = list(self._fresh.values()), {}
+            parts = []
+            for pending in fresh:
+                parts.append((pending, pending.tokens, pending.log_probs))
+                pending.tokens, pending.log_probs = [], []
+        for pending, tokens, log_probs in parts:
+            _send_part(pending, tokens, log_probs)
+
+    def _cancel_abandoned(self) -> None:
+        """End requests whose client has gone, so that their slots are free for others."""
+        with self._lock:
+            everyone = list(self._pending.values())
+        for pending in everyone:
+            if pending.sender.is_cancelled():
+                self._outbox.put(encode({"cancel": pending.key}))
+
+
+def _send_part(pending: Pending, tokens: list[int], log_probs: list[float]) -> None:
+    """Send new tokens, and the end if it has come."""
+    end = pending.end
+    if end is not None and "error" in end:
+        code = pb_utils.TritonError.INVALID_ARG if end.get("invalid") else pb_utils.TritonError.INTERNAL
+        _send_error(pending.sender, end["error"], code)
+        return
+    if not tokens and end is None:
+        return
+    outputs = {
+        "output_ids": np.array([[tokens]], np.int32),
+        "sequence_length": np.array([[len(tokens)]], np.int32),
+    }
+    if pending.options["log_probs"]:
+        pending.cumulated += sum(log_probs)
+        outputs["cum_log_probs"] = np.array([[pending.cumulated]], np.float32)
+        outputs["output_log_probs"] = np.array([[log_probs]], np.float32)
+    if end is not None and pending.wants_times:
+        outputs["arrival_time_ns"] = np.array([[pending.arrival_ns]], np.int64)
+        for name, value in zip(_TIMES, end["times"], strict=True):
+            outputs[name] = np.array([[value]], np.int64)
+    tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items() if name in pending.outputs]
+    response = pb_utils.InferenceResponse(output_tensors=tensors)
+    _send(pending.sender, response, _FINAL if end is not None else 0)
+
+
+def _send_error(sender: Any, message: str, code: Any) -> None:
+    _send(sender, pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)), _FINAL)
+
+
+def _send(sender: Any, response: Any, flags: int) -> None:
+    try:
+        sender.send(response, flags=flags)
+    except pb_utils.TritonModelException as error:  # one client's trouble must not stop the others' responses
+        pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
+
+
+def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    try:
+        code = process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        code = process.wait()
+    if code >= 0:
+        return f"ended with exit code {code} (its last words are in the server's log)"
+    return f"was ended by signal {-code} ({signal.Signals(-code).name})"
+
+
+def _make_gauges(labels: dict[str, str]) -> dict[tuple[str, str], Any]:
+    """Return the gauges under the names TensorRT-LLM's C++ backend uses, so that one dashboard serves both."""
+    gauges: dict[tuple[str, str], Any] = {}
+    for family, label, values in _GAUGES:
+        made = pb_utils.MetricFamily(
+            name=family, description=f"TensorRT LLM {family[11:]}", kind=pb_utils.MetricFamily.GAUGE
+        )
+        gauges[family, ""] = made  # a metric is gone with its family
+        for value in values:
+            gauges[family, value] = made.Metric(labels={label: value, **labels})
+    return gauges
+
+
+def _set_gauges(gauges: dict[tuple[str, str], Any], stats: dict[str, float]) -> None:
+    if not stats:
+        return
+    requests, blocks = (family for family, _, _ in _GAUGES)
+    for name in ("active", "waiting", "scheduled", "max"):
+        gauges[requests, name].set(stats[name])
+    used, most = stats["blocks_used"], stats["blocks_max"]
+    values = {
+        "max": most,
+        "used": used,
+        "free": most - used,
+        "fraction": used / most,
+        "tokens_per": stats["tokens_per_block"],
+    }
+    for name, value in values.items():
+        gauges[blocks, name].set(value)
