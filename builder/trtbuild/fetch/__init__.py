@@ -1,0 +1,26 @@
+"""Get a model's files: from a hub into the standard Hugging Face cache, or from a local directory.
+
+Importing this package is cheap: the HTTP client is loaded when something is missing.
+"""
+
+from __future__ import annotations
+
+from trtbuild.fetch.hub import Hub, RemoteFile, Resolved, cache_directory, is_commit
+from trtbuild.fetch.local import hash_directory, local_snapshot
+from trtbuild.fetch.resolve import find_cached, resolve
+from trtbuild.fetch.snapshot import load_config, read_config, snapshot
+
+__all__ = [
+    "Hub",
+    "RemoteFile",
+    "Resolved",
+    "cache_directory",
+    "find_cached",
+    "hash_directory",
+    "is_commit",
+    "load_config",
+    "local_snapshot",
+    "read_config",
+    "resolve",
+    "snapshot",
+]

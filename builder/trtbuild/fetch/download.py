@@ -1,0 +1,321 @@
+"""Bring files of a model into the cache: several at a time, large ones in ranges, each checked before it counts.
+
+Decides the order of work: which file is opened when, who waits for whom, what is retried, and when to give up. Disk
+layout, journals and HTTP are decided in :mod:`cache`, :mod:`partial` and :mod:`http`.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import errno
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from urllib3.exceptions import HTTPError
+
+from trtbuild import log
+from trtbuild.errors import FetchError
+from trtbuild.fetch.cache import BlobLock, RepoCache, unwritable
+from trtbuild.fetch.http import Client, Failures, RetryableError, StoppedError, Subject, explain_transport
+from trtbuild.fetch.hub import RemoteFile, Resolved
+from trtbuild.fetch.partial import Partial, WrongContentError, is_leased, recoverable_bytes
+
+DISK_RESERVE_BYTES = 64 << 20
+LOCK_POLL_S = 0.25
+LOCK_REPORT_S = 10.0
+_WRONG_CONTENT_ATTEMPTS = 2
+_MAKE_ROOM = "make room (hf cache prune; trtbuild store ls), or name another disk with --hf-cache or HF_HUB_CACHE"
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class NoRangesError(Exception):
+    """The server answers a request for a range with the whole file."""
+
+
+@dataclass
+class _Job:
+    """A file being downloaded by this process, under its lock."""
+
+    file: RemoteFile
+    lock: BlobLock
+    partial: Partial
+    todo: collections.deque[int]
+    left: int
+    is_finished: bool = False
+    location: str = ""
+    guard: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Transfer:
+    """One download of some files of one commit."""
+
+    def __init__(self, client: Client, repo: RepoCache, resolved: Resolved, progress: log.Progress) -> None:
+        self._client, self._repo, self._resolved, self._progress = client, repo, resolved, progress
+        self._whole_files = False
+        self._queue: collections.deque[RemoteFile] = collections.deque()
+        self._jobs: list[_Job] = []
+        self._wrong: collections.Counter[str] = collections.Counter()
+        self._abandoned_bytes = 0
+        self._waited_s = 0.0
+        self._reported_s = 0.0
+
+    def run(self, files: Sequence[RemoteFile]) -> None:
+        """Download ``files`` (none of which may be in the snapshot yet).
+
+        Raises:
+            FetchError: The hub refuses, the network is gone for good, the content is wrong, or the disk is full.
+        """
+        try:
+            self._run(files)
+        except NoRangesError:
+            log.get().info("no-ranges", f"{self._client.hub.host} does not serve parts of files; fetching whole files")
+            self._whole_files = True
+            self._progress.advance(-self._abandoned_bytes)
+            self._run([file for file in files if not self._repo.has(self._resolved.commit, file)])
+
+    def _run(self, files: Sequence[RemoteFile]) -> None:
+        self._queue = collections.deque(sorted(files, key=lambda file: file.size))
+        self._client.stopped.clear()
+        running: set[concurrent.futures.Future[None]] = set()
+        with concurrent.futures.ThreadPoolExecutor(self._client.tuning.connections, "download") as pool:
+            try:
+                while True:
+                    self._fill(pool, running)
+                    if running:
+                        # A short wait while files are held by others, whose locks are polled.
+                        timeout_s = LOCK_POLL_S if self._queue else None
+                        done, running = concurrent.futures.wait(running, timeout_s, concurrent.futures.FIRST_COMPLETED)
+                        for future in done:
+                            future.result()
+                    elif self._queue:
+                        self._wait_for_others()
+                    else:
+                        return
+            except OSError as error:
+                raise self._disk_error(error) from error
+            finally:
+                self._client.stopped.set()
+                concurrent.futures.wait(running)
+                self._abandoned_bytes = sum(job.partial.done_bytes for job in self._jobs if not job.is_finished)
+                for job in self._jobs:
+                    job.partial.close()
+                    job.lock.release()
+                self._jobs.clear()
+                self._client.stopped.clear()
+
+    def _fill(self, pool: concurrent.futures.ThreadPoolExecutor, running: set[concurrent.futures.Future[None]]) -> None:
+        """Give every free connection a range to fetch, opening files as needed."""
+        untried = len(self._queue)
+        while len(running) < self._client.tuning.connections:
+            self._jobs = [job for job in self._jobs if not job.is_finished]
+            job = next((job for job in self._jobs if job.todo), None)
+            if job is not None:
+                running.add(pool.submit(self._fetch_range, job, job.todo.popleft()))
+                continue
+            if untried <= 0 or not self._queue:
+                return
+            untried -= 1
+            file = self._queue.popleft()
+            if self._repo.has_blob(file):
+                self._progress.resume_at(file.size)
+                self._accept(file)
+            elif (opened := self._open(file)) is not None:
+                self._jobs.append(opened)
+            else:
+                self._queue.append(file)
+
+    def _open(self, file: RemoteFile) -> _Job | None:
+        """Start on a file, or return None while another process is at it."""
+        lock = BlobLock(self._repo.locks / f"{file.etag}.lock")
+        if not lock.acquire():
+            return None
+        blob = self._repo.blob(file)
+        try:
+            if self._repo.has_blob(file) or is_leased(blob, now=lock.now(), is_lock_trusted=lock.is_trusted):
+                lock.release()
+                return None
+            tuning = self._client.tuning
+            range_bytes = max(1, file.size) if self._whole_files else tuning.range_bytes
+            partial = Partial(blob, file, range_bytes=range_bytes, sync_bytes=tuning.sync_bytes)
+        except BaseException:
+            lock.release()
+            raise
+        if partial.done_bytes:
+            self._progress.resume_at(partial.done_bytes)
+            message = f"resuming {file.path} at {log.format_bytes(partial.done_bytes)}"
+            log.get().info("download-resumed", message, file=file.path, done_bytes=partial.done_bytes)
+        todo = collections.deque(index for index, part in enumerate(partial.ranges) if part.done < part.length)
+        if not todo:  # an empty file, or one whose last byte arrived before the process died
+            todo.append(0)
+        return _Job(file=file, lock=lock, partial=partial, todo=todo, left=len(todo))
+
+    def _fetch_range(self, job: _Job, index: int) -> None:
+        """Fetch one range with retries; the thread that completes the file also checks and publishes it."""
+        failures = Failures(self._client, self._subject(job.file))
+        part = job.partial.ranges[index]
+        self._progress.note(job.file.path)
+        while part.done < part.length:
+            before = part.done
+            try:
+                self._receive(job, index)
+            except (RetryableError, HTTPError) as error:
+                if part.done > before:
+                    failures.reset()
+                job.partial.touch()
+                if isinstance(error, HTTPError):
+                    error = explain_transport(error, job.location or self._client.hub.endpoint, self._client)
+                job.location = ""  # perhaps the address has expired: ask the hub again
+                failures.add(error)
+        job.partial.advance_hash()
+        with job.guard:
+            job.left -= 1
+            is_last = job.left == 0
+        if is_last:
+            self._finish(job)
+
+    def _receive(self, job: _Job, index: int) -> None:
+        """Read one answer of the server into a range, as far as it goes."""
+        part, size = job.partial.ranges[index], job.file.size
+        start, end = part.start + part.done, part.start + part.length
+        headers = {} if (start, end) == (0, size) else {"Range": f"bytes={start}-{end - 1}"}
+        resolved, file = self._resolved, job.file
+        address = job.location or self._client.hub.url(
+            *resolved.model_id.split("/"), "resolve", resolved.commit, *file.path.split("/")
+        )
+
+        def check(answer: Mapping[str, str]) -> None:
+            self._check_identity(file, answer)
+
+        response, location = self._client.get(address, headers, self._subject(file), on_redirect=check)
+        is_drained = False
+        try:
+            if self._client.is_hub(location):
+                check(response.headers)
+            else:
+                job.location = location
+            if headers and response.status == 200:
+                if not self._whole_files:
+                    raise NoRangesError
+                self._progress.advance(-job.partial.restart(index))
+            self._check_extent(file, response.status, response.headers, start, end)
+            while part.done < part.length:
+                if self._client.stopped.is_set():
+                    raise StoppedError
+                want = min(self._client.tuning.read_bytes, part.length - part.done)
+                data = response.read(want, decode_content=False)
+                if not data:
+                    raise RetryableError(f"the answer ended {part.length - part.done} bytes early")
+                job.partial.write(index, data)
+                self._progress.advance(len(data))
+            is_drained = True
+        finally:
+            if is_drained:
+                response.release_conn()
+            else:
+                response.close()
+
+    def _check_identity(self, file: RemoteFile, headers: Mapping[str, str]) -> None:
+        """Stop at once when the hub itself says that a large file's content is another one than was listed.
+
+        ``If-Range`` would not do: the storage behind a redirect has entity tags of its own. For small files mirrors
+        have various tags (Artifactory: sha1 of the content), and their hash is known soon enough.
+
+        Raises:
+            FetchError: The file changed.
+        """
+        tag = headers.get("X-Linked-ETag") or headers.get("ETag") or ""
+        tag = tag.strip().removeprefix("W/").strip('"')
+        is_sha256 = len(tag) == 64 and all(char in "0123456789abcdef" for char in tag)
+        if file.sha256 and is_sha256 and tag != file.sha256:
+            self._repo.forget_tree(self._resolved.commit)
+            raise FetchError(
+                f"{file.path} of {self._resolved.model_id} changed on the hub: {self._resolved.commit[:12]} was listed "
+                f"with {file.etag[:12]}, and now has {tag[:12]}",
+                hint="run the same command again to start from the new listing",
+            )
+
+    def _check_extent(self, file: RemoteFile, status: int, headers: Mapping[str, str], start: int, end: int) -> None:
+        """Refuse an answer that is not about the bytes that were asked for."""
+        if status == 206:
+            expected = f"bytes {start}-{end - 1}/{file.size}"
+            seen = headers.get("Content-Range", "")
+            if seen != expected and seen != expected.replace(f"/{file.size}", "/*"):
+                raise RetryableError(f"expected Content-Range {expected!r}, got {seen!r}")
+        elif (length := headers.get("Content-Length")) is not None and length != str(file.size):
+            raise RetryableError(f"expected {file.size} bytes, and the server offers {length}")
+
+    def _finish(self, job: _Job) -> None:
+        """Turn a complete download into a file of the snapshot, or start it over if its content is wrong.
+
+        Raises:
+            FetchError: The content was wrong again.
+        """
+        try:
+            job.partial.publish()
+        except WrongContentError as error:
+            self._wrong[job.file.path] += 1
+            if self._wrong[job.file.path] >= _WRONG_CONTENT_ATTEMPTS:
+                self._repo.forget_tree(self._resolved.commit)
+                raise FetchError(
+                    f"{job.file.path} of {self._resolved.model_id} is not what the hub's record says: {error}; "
+                    f"downloaded {self._wrong[job.file.path]} times, nothing was kept",
+                    hint="a proxy or mirror may alter downloads: check HTTPS_PROXY and HF_ENDPOINT, then try again",
+                ) from error
+            log.get().warning("wrong-content", f"{job.file.path}: {error}; downloading it again")
+            self._progress.advance(-job.file.size)
+            self._queue.append(job.file)
+        else:
+            self._accept(job.file)
+        finally:
+            job.partial.close()
+            job.lock.release()
+            job.is_finished = True
+
+    def _accept(self, file: RemoteFile) -> None:
+        self._repo.link(self._resolved.commit, file)
+        log.get().debug("file-complete", f"{file.path} is complete", file=file.path, bytes=file.size)
+
+    def _wait_for_others(self) -> None:
+        if self._waited_s >= self._reported_s + LOCK_REPORT_S or not self._waited_s:
+            self._reported_s = self._waited_s
+            names = ", ".join(sorted(file.path for file in self._queue)[:3])
+            waited = f" ({log.format_duration(self._waited_s)} so far)" if self._waited_s else ""
+            message = f"another process is downloading {names} of {self._resolved.model_id}; waiting for it{waited}"
+            log.get().info("waiting-for-lock", message, waited_s=self._waited_s, lock=str(self._repo.locks))
+        self._client.stopped.wait(LOCK_POLL_S)
+        self._waited_s += LOCK_POLL_S
+
+    def _subject(self, file: RemoteFile) -> Subject:
+        return Subject(model_id=self._resolved.model_id, revision=self._resolved.revision, path=file.path)
+
+    def _disk_error(self, error: OSError) -> FetchError:
+        if error.errno in _DISK_FULL:
+            return FetchError(
+                f"the disk of the cache {self._repo.root} is full: something else filled it during the download",
+                hint=f"{_MAKE_ROOM}; what was downloaded is kept",
+            )
+        return unwritable(self._repo.root, error)
+
+
+def check_disk(repo: RepoCache, files: Sequence[RemoteFile]) -> None:
+    """Refuse a download that does not fit, before its first byte.
+
+    Raises:
+        FetchError: With the arithmetic.
+    """
+    total = sum(file.size for file in files)
+    there = sum(recoverable_bytes(repo.blob(file), file) for file in files)
+    free = shutil.disk_usage(repo.blobs).free
+    need = total - there + DISK_RESERVE_BYTES
+    if need <= free:
+        return
+    show = log.format_bytes
+    resumed = f" - {show(there)} downloaded before" if there else ""
+    raise FetchError(
+        f"{repo.model_id} does not fit: {show(total)} in {len(files)} files{resumed} + {show(DISK_RESERVE_BYTES)} "
+        f"reserve = {show(need)}, but {show(free)} are free at {repo.root}; {show(need - free)} too little",
+        hint=_MAKE_ROOM,
+    )

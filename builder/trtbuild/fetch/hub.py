@@ -1,0 +1,244 @@
+"""Which hub, who we are there, and how to reach it; and the values that describe a model's files.
+
+Everything here is a frozen value. It decides what environment variables mean (:meth:`Hub.from_env`, called by the
+command line with the environment) and which names and ids from a hub are safe to use as paths. No network, no files
+but the token file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from trtbuild.errors import FetchError
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MODEL_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?")
+_TRUE = {"1", "on", "yes", "true"}  # Source: huggingface_hub 2.4, constants.py
+_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub:
+    """A hub and our way to it. Secrets are left out of ``repr``.
+
+    Attributes:
+        endpoint: Base address without a trailing slash.
+        token: Access token, sent to the endpoint's own host only.
+        is_offline: No network is used at all; only the cache.
+        ca_bundle: File or directory of trusted certificates, or None for the system's.
+        proxies: Proxy address by scheme (``http``, ``https``), and under ``no`` the hosts to reach directly.
+    """
+
+    endpoint: str = DEFAULT_ENDPOINT
+    token: str | None = field(default=None, repr=False)
+    is_offline: bool = False
+    ca_bundle: Path | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Hub:
+        """Return the hub that an environment describes, with the variables that Hugging Face's own tools read.
+
+        Source: huggingface_hub 2.4 (HF_*), requests and OpenSSL (certificates), curl (proxies).
+
+        Raises:
+            FetchError: A variable holds something unusable.
+        """
+        return cls(
+            endpoint=_endpoint(environ.get("HF_ENDPOINT", "")),
+            token=_token(environ),
+            is_offline=any(environ.get(n, "").lower() in _TRUE for n in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")),
+            ca_bundle=next((Path(environ[name]) for name in _CA_VARIABLES if environ.get(name)), None),
+            proxies=_proxies(environ),
+        )
+
+    def url(self, *parts: str) -> str:
+        """Return the address of a path on the hub; each part is quoted whole, slashes too."""
+        return "/".join([self.endpoint, *(quote(part, safe="") for part in parts)])
+
+    @property
+    def host(self) -> str:
+        """Host and port of the endpoint, for messages."""
+        return urlsplit(self.endpoint).netloc.rpartition("@")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """One file of a model at a commit, as the hub's record has it.
+
+    Attributes:
+        path: Path inside the repository; checked to stay inside a snapshot.
+        size: Length in bytes.
+        oid: git's own id of the stored blob: sha1 over ``blob <size>\\0`` and the bytes (of the pointer, for LFS).
+        sha256: sha256 of the content, for files kept in large-file storage.
+        xet_hash: Id in Xet storage; carried along for other tools that share the cache.
+    """
+
+    path: str
+    size: int
+    oid: str
+    sha256: str | None = None
+    xet_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
+        if not _OID.fullmatch(self.oid) or (self.sha256 is not None and not _SHA256.fullmatch(self.sha256)):
+            raise FetchError(
+                f"the hub's record of {self.path!r} has an id that is no hash: {self.sha256 or self.oid!r}",
+                hint="check HF_ENDPOINT: it does not answer like a Hugging Face hub",
+            )
+        if self.size < 0:
+            raise FetchError(
+                f"the hub's record of {self.path!r} has the impossible size {self.size}",
+                hint="check HF_ENDPOINT: it does not answer like a Hugging Face hub",
+            )
+
+    @property
+    def etag(self) -> str:
+        """Name of the blob in the cache: sha256 for large files, git's id for small ones."""
+        return self.sha256 or self.oid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A model pinned to a commit.
+
+    Attributes:
+        model_id: Hugging Face id.
+        revision: What was asked for: branch, tag or commit.
+        commit: 40 hex digits.
+        files: All files of the commit, or None while nobody has listed them (no network was needed so far).
+    """
+
+    model_id: str
+    revision: str
+    commit: str
+    files: tuple[RemoteFile, ...] | None = None
+
+
+def is_commit(revision: str) -> bool:
+    """Say whether a revision is already a full commit id."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def cache_directory(environ: Mapping[str, str]) -> Path:
+    """Return the directory of the Hugging Face cache that an environment describes.
+
+    Source: huggingface_hub 2.4, constants.py.
+    """
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return Path(environ[name]).expanduser()
+    return _hf_home(environ) / "hub"
+
+
+def check_model_id(model_id: str) -> str:
+    """Return a model id that is safe in addresses and paths.
+
+    Raises:
+        FetchError: It is not of the form ``owner/name`` or ``name``.
+    """
+    if not _MODEL_ID.fullmatch(model_id) or ".." in model_id or "--" in model_id:
+        raise FetchError(
+            f"expected a Hugging Face id such as meta-llama/Llama-3.1-8B, got {model_id!r}",
+            hint="trtbuild models lists the catalog; a local model is named by its directory, e.g. ./my-model",
+        )
+    return model_id
+
+
+def check_revision(revision: str) -> str:
+    """Return a revision that is safe in addresses and below ``refs/``.
+
+    Raises:
+        FetchError: It cannot be the name of a branch, tag or commit.
+    """
+    if not _is_safe_path(revision) or revision.startswith("-") or any(c in revision for c in " ~^:?*["):
+        raise FetchError(
+            f"expected a branch, tag or commit, got the revision {revision!r}",
+            hint="pass a name from the model's page, or a 40-digit commit, with --revision",
+        )
+    return revision
+
+
+def check_path(path: str) -> str:
+    """Return a repository path that stays inside the directory it is placed in.
+
+    Raises:
+        FetchError: It would leave the snapshot, or no file can have that name.
+    """
+    if not _is_safe_path(path):
+        raise FetchError(
+            f"the hub lists a file with an unsafe name: {path!r}",
+            hint="do not use this model or hub: such a name would be written outside the cache",
+        )
+    return path
+
+
+def _is_safe_path(path: str) -> bool:
+    if not path or "\\" in path or any(ord(char) < 32 or ord(char) == 127 for char in path):
+        return False
+    try:
+        parts = [part.encode() for part in path.split("/")]
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can carry
+        return False
+    return sum(map(len, parts)) < 1024 and all(0 < len(p) <= 255 and p not in {b".", b".."} for p in parts)
+
+
+def _hf_home(environ: Mapping[str, str]) -> Path:
+    if environ.get("HF_HOME"):
+        return Path(environ["HF_HOME"]).expanduser()
+    base = environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path(environ.get("HOME") or "~").expanduser() / ".cache") / "huggingface"
+
+
+def _endpoint(text: str) -> str:
+    endpoint = (text.strip() or DEFAULT_ENDPOINT).rstrip("/")
+    parts = urlsplit(endpoint)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise FetchError(
+            f"HF_ENDPOINT: expected an address such as {DEFAULT_ENDPOINT}, got {endpoint!r}",
+            hint=f"export HF_ENDPOINT={DEFAULT_ENDPOINT}, or unset it",
+        )
+    return endpoint
+
+
+def _token(environ: Mapping[str, str]) -> str | None:
+    origin = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if environ.get(name, "").strip()), None)
+    if origin:
+        raw = environ[origin]
+    else:
+        path = Path(environ.get("HF_TOKEN_PATH") or _hf_home(environ) / "token").expanduser()
+        origin = str(path)
+        try:
+            raw = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise FetchError(
+                f"the Hugging Face token file {path} cannot be read: {getattr(error, 'strerror', None) or 'not text'}",
+                hint=f"make it readable, or log in again: hf auth login (or: rm {path})",
+            ) from error
+    token = raw.strip()
+    if not all(33 <= ord(char) < 127 for char in token):  # never shown: it may be a secret with a typing error
+        raise FetchError(
+            f"{origin} holds characters that no access token has",
+            hint=f"copy the token again from {DEFAULT_ENDPOINT}/settings/tokens (it looks like hf_...)",
+        )
+    return token or None
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    def value(name: str) -> str:
+        return environ.get(name) or environ.get(name.upper()) or ""
+
+    proxies = {scheme: value(f"{scheme}_proxy") or value("all_proxy") for scheme in ("http", "https")}
+    proxies["no"] = value("no_proxy")
+    return {name: text for name, text in proxies.items() if text}

@@ -1,0 +1,209 @@
+"""Models in a local directory: is it a usable checkpoint, and which exact bytes is it?
+
+Decides what identifies a directory (names and contents, never dates or its own path) and what is refused before a
+build: missing shards, truncated safetensors, pointers of git-lfs.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from trtbuild import log
+from trtbuild.errors import FetchError
+from trtbuild.fetch.select import select, shards
+from trtbuild.fetch.snapshot import load_config
+
+_IGNORED = {"__pycache__"}
+_MEMO_FORMAT = 1
+_MEMO_ENTRIES = 10_000
+_RACY_NS = 2_000_000_000
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_MAX_HEADER_BYTES = 100 << 20  # Source: safetensors 0.5, its own limit on the header
+
+
+def local_snapshot(path: Path, *, allow_pickle: bool = False) -> Path:
+    """Return the absolute path of a local model after checking that it can be built from.
+
+    Raises:
+        FetchError: It is no model directory, or it is incomplete or damaged.
+    """
+    directory = path.expanduser().absolute()
+    if not directory.is_dir():
+        raise FetchError(
+            f"there is no directory {directory}",
+            hint="name a directory with config.json and *.safetensors, or a Hugging Face id such as owner/name",
+        )
+    load_config(directory)
+    names = [entry.name for entry in directory.iterdir() if entry.is_file()]
+    selection = select(names, model_id=str(path), allow_pickle=allow_pickle, allow_code=False)
+    weights = selection.weights
+    if selection.index:
+        text = (directory / selection.index).read_text(encoding="utf-8", errors="replace")
+        weights = shards(text, names, index=selection.index, model_id=str(path))
+    for name in weights:
+        _check_weights(directory / name)
+    return directory
+
+
+def hash_directory(path: Path, *, memo: Path | None = None) -> str:
+    """Return ``tree-<sha256>`` over the names and contents of a directory's files.
+
+    Hidden files and directories and ``__pycache__`` do not count; links count as what they point to, so a directory
+    and a Hugging Face snapshot with the same files are the same.
+
+    Args:
+        path: The directory.
+        memo: File in which hashes are remembered by inode, length and time stamps, so that an unchanged directory of
+            gigabytes takes milliseconds; rewritten as needed.
+
+    Raises:
+        FetchError: Something in it cannot be read, or it changed meanwhile.
+    """
+    root = path.expanduser().absolute()
+    names = sorted(_walk(root))
+    known = _read_memo(memo)
+    try:
+        stats = {name: (root / name).stat() for name in names}
+    except OSError as error:
+        raise _unreadable(error) from error
+    fresh = {name: known[key] for name in names if (key := _stat_key(stats[name])) in known}
+    todo = [name for name in names if name not in fresh]
+    total = sum(stats[name].st_size for name in todo)
+    with (
+        log.get().progress("hash", f"hashing {root}", total=total) as progress,
+        concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1), "hash") as pool,
+    ):
+        hashes = dict(
+            zip(todo, pool.map(lambda name: _hash_file(root / name, stats[name], progress), todo), strict=True)
+        )
+    if memo is not None and hashes:
+        _write_memo(memo, known | _memorable(stats, hashes))
+    fresh |= hashes
+    listing = [[name, stats[name].st_size, fresh[name]] for name in names]
+    return f"tree-{hashlib.sha256(json.dumps(listing).encode()).hexdigest()}"
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Yield the relative names of all files that count."""
+    seen = set()
+
+    def fail(error: OSError) -> None:
+        raise _unreadable(error) from error
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=fail):
+        real = os.path.realpath(folder)
+        if real in seen:
+            raise FetchError(f"{folder} links back to {real}", hint="remove the link, or name the inner directory")
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _IGNORED)
+        for name in files:
+            if not name.startswith("."):
+                yield os.path.relpath(os.path.join(folder, name), root)  # noqa: PTH118 - names as os.walk has them
+
+
+def _hash_file(path: Path, before: os.stat_result, progress: log.Progress) -> str:
+    digest = hashlib.sha256()
+    try:
+        if not stat.S_ISREG(before.st_mode):
+            raise FetchError(f"{path} is not a file", hint="remove it from the model directory")
+        with path.open("rb", buffering=0) as stream:
+            while piece := stream.read(4 << 20):
+                digest.update(piece)
+                progress.advance(len(piece))
+            after = os.fstat(stream.fileno())
+    except OSError as error:
+        raise _unreadable(error) from error
+    if _stat_key(before) != _stat_key(after):
+        raise FetchError(f"{path} changed while it was read", hint="wait until nothing writes to it, then try again")
+    return digest.hexdigest()
+
+
+def _stat_key(info: os.stat_result) -> str:
+    return f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}"
+
+
+def _memorable(stats: dict[str, os.stat_result], hashes: dict[str, str]) -> dict[str, str]:
+    """Return what may be remembered: not a file so young that a change could keep its time stamps."""
+    now_ns = time.time_ns()
+    return {
+        _stat_key(stats[name]): value for name, value in hashes.items() if now_ns - stats[name].st_ctime_ns > _RACY_NS
+    }
+
+
+def _read_memo(memo: Path | None) -> dict[str, str]:
+    if memo is None:
+        return {}
+    try:
+        record = json.loads(memo.read_text(encoding="utf-8"))
+        return dict(record["hashes"]) if record["format"] == _MEMO_FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write_memo(memo: Path, hashes: dict[str, str]) -> None:
+    temporary = memo.with_name(f"{memo.name}.{secrets.token_hex(4)}.tmp")
+    newest = dict(list(hashes.items())[-_MEMO_ENTRIES:])
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"format": _MEMO_FORMAT, "hashes": newest}, indent=0), encoding="utf-8")
+        temporary.replace(memo)
+    except OSError as error:  # hashing again is slow, not wrong
+        log.get().debug("memo-not-written", f"{memo} was not written: {error}")
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _check_weights(path: Path) -> None:
+    """Refuse a weight file that is a git-lfs pointer or shorter than its own header says."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            start = stream.read(len(_LFS_POINTER))
+            if start == _LFS_POINTER:
+                raise FetchError(
+                    f"{path} is a git-lfs pointer, not the weights", hint=f"run: git -C {path.parent} lfs pull"
+                )
+            if path.suffix != ".safetensors":
+                return
+            stream.seek(0)
+            expected = _promised_size(stream)
+    except OSError as error:
+        raise _unreadable(error) from error
+    except (ValueError, KeyError, TypeError, struct.error, AttributeError) as error:
+        raise FetchError(f"{path} is not a safetensors file: {error}", hint="download or copy it again") from error
+    if size != expected:
+        raise FetchError(
+            f"{path} has {size} bytes, and its header promises {expected}: it was cut or damaged",
+            hint="download or copy it again",
+        )
+
+
+def _promised_size(stream: BinaryIO) -> int:
+    """Return the length that a safetensors header describes.
+
+    Source: safetensors format: u64 header length, JSON header, then tensors at ``data_offsets`` behind it.
+    """
+    (length,) = struct.unpack("<Q", stream.read(8))
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(f"its header would be {length} bytes long")
+    header = json.loads(stream.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + int(length) + max(ends, default=0)
+
+
+def _unreadable(error: OSError) -> FetchError:
+    return FetchError(
+        f"{error.filename or 'the model directory'} cannot be read: {error.strerror or error}",
+        hint="check the path, its permissions and broken links",
+    )

@@ -1,0 +1,153 @@
+"""From a model's name and revision to an exact commit, and to the list of its files.
+
+Decides when the network is needed: not for a commit, not offline, and only once for a branch. When the hub cannot be
+reached, what the cache knows is used, and the user is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+from trtbuild import log
+from trtbuild.errors import FetchError
+from trtbuild.fetch.cache import RepoCache
+from trtbuild.fetch.hub import Hub, RemoteFile, Resolved, check_model_id, check_revision, is_commit
+
+if TYPE_CHECKING:
+    from trtbuild.fetch.http import Client, Tuning
+
+_MAX_PAGES = 1000
+_NOT_A_HUB = "check HF_ENDPOINT: it does not answer like a Hugging Face hub"
+
+
+def resolve(model_id: str, revision: str, *, hub: Hub, cache: Path, tuning: Tuning | None = None) -> Resolved:
+    """Return the commit that a branch, tag or commit name stands for.
+
+    A full commit id is taken as it is, without network. Files are listed only as far as the cache knows them.
+
+    Raises:
+        FetchError: Not found, no access, no network and nothing cached; each with its own message and hint.
+    """
+    check_model_id(model_id)
+    check_revision(revision)
+    cached = find_cached(model_id, revision, cache)
+    if cached is not None and (hub.is_offline or is_commit(revision)):
+        return cached
+    if is_commit(revision):
+        return Resolved(model_id=model_id, revision=revision, commit=revision)
+    if hub.is_offline:
+        raise offline_error(model_id, revision, cache)
+    from trtbuild.fetch.http import Client, UnreachableError
+    from trtbuild.fetch.http import Tuning as HttpTuning
+
+    client = Client(hub, tuning or HttpTuning())
+    try:
+        commit = _ask_commit(client, model_id, revision)
+    except UnreachableError as error:
+        if cached is None:
+            raise
+        log.get().warning(
+            "hub-unreachable",
+            f"{error.message}; using commit {cached.commit[:12]}, which {revision!r} was when it was last downloaded",
+            commit=cached.commit,
+        )
+        return cached
+    finally:
+        client.close()
+    files = RepoCache(cache, model_id).read_tree(commit)
+    return Resolved(model_id=model_id, revision=revision, commit=commit, files=files)
+
+
+def find_cached(model_id: str, revision: str, cache: Path) -> Resolved | None:
+    """Return what the cache knows of a revision, without network: its commit and perhaps its files, or None."""
+    repo = RepoCache(cache, model_id)
+    commit = revision if is_commit(revision) else repo.read_ref(revision)
+    if commit is None:
+        return None
+    files = repo.read_tree(commit)
+    if files is None and not repo.snapshot(commit).is_dir():
+        return None
+    return Resolved(model_id=model_id, revision=revision, commit=commit, files=files)
+
+
+def list_files(resolved: Resolved, *, client: Client, cache: Path) -> Resolved:
+    """Return ``resolved`` with all files of its commit, from the cache or the hub.
+
+    Raises:
+        FetchError: The hub refuses or is not reachable.
+    """
+    if resolved.files is not None:
+        return resolved
+    repo = RepoCache(cache, resolved.model_id)
+    files = repo.read_tree(resolved.commit)
+    if files is None:
+        files = tuple(_ask_files(client, resolved))
+        repo.write_tree(resolved.commit, files)
+    return replace(resolved, files=files)
+
+
+def offline_error(model_id: str, revision: str, cache: Path) -> FetchError:
+    """Return the error for something that is not in the cache while the network may not be used."""
+    return FetchError(
+        f"{model_id} at {revision!r} is not in the cache {cache}, and HF_HUB_OFFLINE forbids downloading it",
+        hint=f"unset HF_HUB_OFFLINE, or fill the cache elsewhere: hf download {model_id} --revision {revision}",
+    )
+
+
+def _ask_commit(client: Client, model_id: str, revision: str) -> str:
+    from trtbuild.fetch.http import Subject
+
+    url = client.hub.url("api", "models", *model_id.split("/"), "revision", revision)
+    answer, _ = client.get_json(url, Subject(model_id=model_id, revision=revision))
+    commit = answer.get("sha") if isinstance(answer, dict) else None
+    if not isinstance(commit, str) or not is_commit(commit):
+        raise FetchError(f"{client.hub.host} gave no commit for {model_id} at {revision!r}", hint=_NOT_A_HUB)
+    return commit
+
+
+def _ask_files(client: Client, resolved: Resolved) -> Iterator[RemoteFile]:
+    from trtbuild.fetch.http import Subject
+
+    subject = Subject(model_id=resolved.model_id, revision=resolved.revision)
+    model = resolved.model_id.split("/")
+    url: str | None = client.hub.url("api", "models", *model, "tree", resolved.commit) + "?recursive=true"
+    for _ in range(_MAX_PAGES):
+        if not url:
+            return
+        answer, headers = client.get_json(url, subject)
+        if not isinstance(answer, list):
+            raise FetchError(f"{client.hub.host} gave no file list for {resolved.model_id}", hint=_NOT_A_HUB)
+        for entry in answer:
+            if isinstance(entry, dict) and entry.get("type") == "file":
+                yield _parse_entry(entry, client.hub)
+        url = _next_page(headers.get("Link", ""), url)
+        if url and not client.is_hub(url):
+            raise FetchError(f"{client.hub.host} continues its file list elsewhere: {url}", hint=_NOT_A_HUB)
+    raise FetchError(f"{client.hub.host} lists files of {resolved.model_id} without end", hint=_NOT_A_HUB)
+
+
+def _parse_entry(entry: dict[str, Any], hub: Hub) -> RemoteFile:
+    try:
+        lfs = entry.get("lfs") or {}
+        return RemoteFile(
+            path=str(entry["path"]),
+            size=int(lfs.get("size", entry["size"])),
+            oid=str(entry["oid"]),
+            sha256=lfs.get("oid"),
+            xet_hash=entry.get("xetHash"),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FetchError(f"{hub.host} lists a file without path, size or id: {entry!r}", hint=_NOT_A_HUB) from error
+
+
+def _next_page(link: str, url: str) -> str | None:
+    """Return the address with ``rel="next"`` in a Link header. Source: RFC 8288."""
+    for part in link.split(","):
+        target, _, parameters = part.strip().partition(">")
+        if target.startswith("<") and 'rel="next"' in parameters.replace("rel=next", 'rel="next"'):
+            return urljoin(url, target[1:])
+    return None

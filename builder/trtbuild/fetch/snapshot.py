@@ -1,0 +1,224 @@
+"""A complete snapshot of a model in the Hugging Face cache: what is missing is downloaded, the rest is left alone.
+
+Decides what "complete" means and in which order things are brought: the index of sharded weights first, because it
+says which files are weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trtbuild import log
+from trtbuild.errors import FetchError
+from trtbuild.fetch.cache import RepoCache
+from trtbuild.fetch.hub import Hub, RemoteFile, Resolved
+from trtbuild.fetch.partial import remove_abandoned, remove_leftovers
+from trtbuild.fetch.resolve import list_files, offline_error
+from trtbuild.fetch.select import CONFIG_FILES, TOKENIZER_FILES, Selection, select, shards
+
+if TYPE_CHECKING:
+    from trtbuild.fetch.http import Client, Tuning
+
+
+def snapshot(
+    resolved: Resolved,
+    *,
+    cache: Path,
+    hub: Hub,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
+    tuning: Tuning | None = None,
+) -> Path:
+    """Return the directory of a complete snapshot, downloading what is missing.
+
+    Every file that is downloaded is checked against the hub's record (sha256 for large files, git's id for small
+    ones); files that the cache has already are taken by name and length. No network is used when nothing is missing.
+
+    Args:
+        resolved: What :func:`resolve` returned.
+        cache: Hugging Face cache (``HF_HUB_CACHE``).
+        hub: Where to download from.
+        allow_pickle: Take pickled weights when there are no safetensors.
+        allow_code: Also take the model's own Python files.
+        tuning: Parallelism, intervals and patience.
+
+    Raises:
+        FetchError: Gated, not found, no network, wrong content, full disk, ...
+    """
+    repo = RepoCache(_expand(cache), resolved.model_id)
+    wanted = _Wanted(repo, resolved, allow_pickle=allow_pickle, allow_code=allow_code)
+    if not wanted.is_complete():
+        if hub.is_offline:
+            raise offline_error(resolved.model_id, resolved.revision, repo.root)
+        with _client(hub, tuning) as client:
+            wanted.resolved = list_files(resolved, client=client, cache=repo.root)
+            if wanted.has_index():
+                _bring(client, repo, wanted.resolved, wanted.first())
+            _bring(client, repo, wanted.resolved, wanted.all())
+        remove_abandoned(repo.blobs, now=time.time())
+    for file in wanted.all():  # a process killed in its very last step leaves a journal beside the finished blob
+        remove_leftovers(repo.blob(file))
+    repo.write_ref(resolved.revision, resolved.commit)
+    return repo.snapshot(resolved.commit)
+
+
+def read_config(resolved: Resolved, *, cache: Path, hub: Hub, tuning: Tuning | None = None) -> dict[str, Any]:
+    """Return a model's ``config.json``, fetching nothing but configuration.
+
+    The settings of an NVIDIA ModelOpt checkpoint (``hf_quant_config.json``) are added as ``quantization_config``.
+
+    Raises:
+        FetchError: As for :func:`snapshot`, or there is no readable ``config.json``.
+    """
+    repo = RepoCache(_expand(cache), resolved.model_id)
+    directory = repo.snapshot(resolved.commit)
+    if resolved.files is None and (directory / "config.json").is_file():
+        return load_config(directory)
+    if hub.is_offline and not (directory / "config.json").is_file():
+        raise offline_error(resolved.model_id, resolved.revision, repo.root)
+    files = [file for file in resolved.files or () if file.path in CONFIG_FILES]
+    if not files or not all(repo.has(resolved.commit, file) for file in files):
+        with _client(hub, tuning) as client:
+            listed = list_files(resolved, client=client, cache=repo.root)
+            files = [file for file in listed.files or () if file.path in CONFIG_FILES]
+            _bring(client, repo, listed, files)
+    return load_config(directory)
+
+
+def load_config(directory: Path) -> dict[str, Any]:
+    """Return ``config.json`` of a snapshot or local directory, with ModelOpt's quantization settings.
+
+    Raises:
+        FetchError: It is not there or not a JSON object.
+    """
+    config = _read_object(directory / "config.json")
+    quantization = directory / "hf_quant_config.json"
+    if quantization.is_file() and "quantization_config" not in config:
+        settings = _read_object(quantization).get("quantization")
+        config["quantization_config"] = {"quant_method": "modelopt", **(settings if isinstance(settings, dict) else {})}
+    return config
+
+
+class _Wanted:
+    """Which files make a complete snapshot, as far as that is known."""
+
+    def __init__(self, repo: RepoCache, resolved: Resolved, *, allow_pickle: bool, allow_code: bool) -> None:
+        self.repo, self.resolved = repo, resolved
+        self._allow_pickle, self._allow_code = allow_pickle, allow_code
+
+    def is_complete(self) -> bool:
+        """Say, without network, whether everything is there."""
+        files = self.resolved.files or self.repo.read_tree(self.resolved.commit)
+        is_guessed = files is None
+        if files is None:  # a cache of older tools, which kept no listing: believe the model's own index
+            files = self.repo.files_in_snapshot(self.resolved.commit)
+        before = self.resolved
+        self.resolved = replace(before, files=files)
+        try:
+            is_complete = self._are_there(self.first()) and self._are_there(self.all())
+            if is_guessed:
+                is_complete = is_complete and any(file.path in TOKENIZER_FILES for file in files)
+        except FetchError:
+            if not is_guessed:
+                raise
+            is_complete = False
+        if not is_complete:
+            self.resolved = before
+        return is_complete
+
+    def has_index(self) -> bool:
+        """Say whether the names of the weights are in a file that has to be read first."""
+        return self._select().index is not None
+
+    def first(self) -> list[RemoteFile]:
+        """Return configuration, tokenizer and index."""
+        return self._named(self._select().first)
+
+    def all(self) -> list[RemoteFile]:
+        """Return everything; the index must be there."""
+        selection = self._select()
+        weights = selection.weights
+        if selection.index:
+            path = self.repo.pointer(self.resolved.commit, selection.index)
+            text = path.read_text(encoding="utf-8", errors="replace")
+            weights = shards(text, self._names(), index=selection.index, model_id=self.resolved.model_id)
+        return self._named((*selection.first, *weights))
+
+    def _select(self) -> Selection:
+        return select(
+            self._names(),
+            model_id=self.resolved.model_id,
+            allow_pickle=self._allow_pickle,
+            allow_code=self._allow_code,
+        )
+
+    def _names(self) -> list[str]:
+        return [file.path for file in self.resolved.files or ()]
+
+    def _named(self, names: Sequence[str]) -> list[RemoteFile]:
+        by_name = {file.path: file for file in self.resolved.files or ()}
+        return [by_name[name] for name in names]
+
+    def _are_there(self, files: Sequence[RemoteFile]) -> bool:
+        return all(self.repo.has(self.resolved.commit, file) for file in files)
+
+
+def _bring(client: Client, repo: RepoCache, resolved: Resolved, files: Sequence[RemoteFile]) -> None:
+    """Download those of ``files`` that are missing."""
+    missing = [file for file in files if not repo.has(resolved.commit, file)]
+    if not missing:
+        return
+    from trtbuild.fetch.download import Transfer, check_disk
+
+    repo.create()
+    check_disk(repo, [file for file in missing if not repo.has_blob(file)])
+    total = sum(file.size for file in missing)
+    message = f"downloading {resolved.model_id}"
+    count = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+    size, commit = log.format_bytes(total), resolved.commit[:12]
+    log.get().info(
+        "download-start",
+        f"{message}: {count}, {size}, commit {commit} from {client.hub.host}",
+        model_id=resolved.model_id,
+        commit=resolved.commit,
+        files=len(missing),
+        total_bytes=total,
+    )
+    with log.get().progress("download", message, total=total) as progress:
+        Transfer(client, repo, resolved, progress).run(missing)
+
+
+@contextlib.contextmanager
+def _client(hub: Hub, tuning: Tuning | None) -> Iterator[Client]:
+    from trtbuild.fetch import http
+
+    client = http.Client(hub, tuning or http.Tuning())
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _expand(cache: Path) -> Path:
+    return cache.expanduser().absolute()
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        value = None
+    except (OSError, ValueError) as error:
+        raise FetchError(f"{path} cannot be read: {error}", hint="download or copy the model again") from error
+    if not isinstance(value, dict):
+        state = "is not there" if value is None else "is not a JSON object"
+        raise FetchError(
+            f"{path} {state}", hint="expected a model in Hugging Face format (config.json and *.safetensors)"
+        )
+    return value
