@@ -1,0 +1,142 @@
+{{/* Contradictions that a schema cannot see. Every message says what was found and what to write instead. */}}
+
+{{- define "trtbuild.validate" -}}
+{{- if not .Values.skus }}
+{{- fail "skus is empty: name at least one, e.g. --set 'skus.a100.gpu.products={NVIDIA-A100-SXM4-80GB}', or --set skus.cpu.model.backend=cpu on a cluster without GPUs" }}
+{{- end }}
+{{- $gpuSkus := list }}
+{{- range $name := keys .Values.skus | sortAlpha }}
+{{- $sku := include "trtbuild.sku" (list $ $name) | fromJson }}
+{{- include "trtbuild.validateSku" (list $ $name $sku) }}
+{{- if $sku.gpus }}
+{{- $gpuSkus = append $gpuSkus $sku }}
+{{- end }}
+{{- end }}
+{{- range $gpuSkus }}
+{{- if and (gt (len $gpuSkus) 1) (not .gpu.products) }}
+{{- fail (printf "skus.%s.gpu.products is empty while the release has %d GPU SKUs, so its pods could land on any GPU: list the values of the node label %s (kubectl get nodes -L %s)" .name (len $gpuSkus) .gpu.productLabel .gpu.productLabel) }}
+{{- end }}
+{{- end }}
+{{- include "trtbuild.validateTraffic" . }}
+{{- end }}
+
+{{/* (list $ name sku) */}}
+{{- define "trtbuild.validateSku" -}}
+{{- $root := index . 0 }}
+{{- $at := printf "skus.%s" (index . 1) }}
+{{- $sku := index . 2 }}
+{{- if has $sku.name (list "pods" "envoy" "engines" "models") }}
+{{- fail (printf "%s: this name is taken by an object of the chart; use another, e.g. %s-gpu" $at $sku.name) }}
+{{- end }}
+{{- if not $sku.model.name }}
+{{- fail (printf "%s: model.name is empty; set a catalog alias or a Hugging Face id, e.g. --set model.name=llama-3-8b" $at) }}
+{{- end }}
+{{- if not $sku.image.repository }}
+{{- fail (printf "%s: image.repository is empty; build containerfiles/server.containerfile, push it, and set image.repository and image.tag" $at) }}
+{{- end }}
+{{- if and (eq $sku.image.tag "latest") (not $sku.image.digest) }}
+{{- fail (printf "%s: image.tag is \"latest\", which means another image tomorrow; set a version, or image.digest" $at) }}
+{{- end }}
+{{- include "trtbuild.validateGpus" (list $at $sku) }}
+{{- include "trtbuild.validateStorage" (list $root $at $sku) }}
+{{- include "trtbuild.validateScaling" (list $root $at $sku) }}
+{{- if and (eq (toString $sku.strategy.maxSurge) "0") (eq (toString $sku.strategy.maxUnavailable) "0") }}
+{{- fail (printf "%s: strategy.maxSurge and strategy.maxUnavailable are both 0, so no upgrade can begin; set maxSurge 1 (a GPU is free) or maxUnavailable 1 (all are taken)" $at) }}
+{{- end }}
+{{- end }}
+
+{{/* (list at sku) */}}
+{{- define "trtbuild.validateGpus" -}}
+{{- $at := index . 0 }}
+{{- $sku := index . 1 }}
+{{- $tensor := int $sku.model.parallelism.tensor }}
+{{- $pipeline := int $sku.model.parallelism.pipeline }}
+{{- if eq $sku.model.backend "cpu" }}
+{{- if or $sku.gpu.products (and (not (kindIs "invalid" $sku.gpu.count)) (gt (int $sku.gpu.count) 0)) }}
+{{- fail (printf "%s: model.backend is cpu, but GPUs are asked for; remove gpu.products and gpu.count there (gpu: {products: []}), or set another backend" $at) }}
+{{- end }}
+{{- if gt (mul $tensor $pipeline) 1 }}
+{{- fail (printf "%s: model.backend is cpu, which has one rank, but parallelism is %d x %d; set model.parallelism to {tensor: 1, pipeline: 1} there" $at $tensor $pipeline) }}
+{{- end }}
+{{- else if and (not (kindIs "invalid" $sku.gpu.count)) (ne (int $sku.gpu.count) (int $sku.gpus)) }}
+{{- fail (printf "%s: gpu.count is %d, but tensor %d x pipeline %d needs %d GPUs; leave gpu.count null, or change model.parallelism" $at (int $sku.gpu.count) $tensor $pipeline (int $sku.gpus)) }}
+{{- end }}
+{{- end }}
+
+{{/* (list $ at sku) */}}
+{{- define "trtbuild.validateStorage" -}}
+{{- $root := index . 0 }}
+{{- $at := index . 1 }}
+{{- $sku := index . 2 }}
+{{- $most := max 1 (ternary (int $sku.autoscaling.maxReplicas) (int $sku.replicas) $sku.autoscaling.enabled) }}
+{{- $isShared := or (gt $most 1) (and (gt (len $root.Values.skus) 1) (not $sku.storage.claimPerSku)) }}
+{{- range $volume := list "engines" "models" }}
+{{- $storage := index $sku.storage $volume }}
+{{- if and (eq $storage.type "persistentVolumeClaim") (not $storage.existingClaim) }}
+{{- if $storage.readOnly }}
+{{- fail (printf "%s: storage.%s.readOnly needs a claim that is filled already; set storage.%s.existingClaim" $at $volume $volume) }}
+{{- end }}
+{{- if and $isShared (not (has "ReadWriteMany" $storage.accessModes)) }}
+{{- fail (printf "%s: storage.%s.accessModes %s cannot be mounted by several pods; use [ReadWriteMany], or one replica with storage.claimPerSku" $at $volume (toJson $storage.accessModes)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $root.Values.openshift $sku.storage.prepareHostPath (or (eq $sku.storage.engines.type "hostPath") (eq $sku.storage.models.type "hostPath")) }}
+{{- fail (printf "%s: openshift gives pods a user of its own, so hostPath directories cannot be prepared for it; set storage.engines.type and storage.models.type to persistentVolumeClaim" $at) }}
+{{- end }}
+{{- if and $sku.prewarm.enabled (or (eq $sku.storage.engines.type "emptyDir") $sku.storage.engines.readOnly) }}
+{{- fail (printf "%s: prewarm.enabled fills storage.engines, which is %s; use hostPath or a persistentVolumeClaim, or turn prewarm off" $at (ternary "read-only" "an emptyDir" $sku.storage.engines.readOnly)) }}
+{{- end }}
+{{- end }}
+
+{{/* (list $ at sku) */}}
+{{- define "trtbuild.validateScaling" -}}
+{{- $root := index . 0 }}
+{{- $at := index . 1 }}
+{{- $sku := index . 2 }}
+{{- $scaling := $sku.autoscaling }}
+{{- if $scaling.enabled }}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) }}
+{{- fail (printf "%s: autoscaling.minReplicas %d is more than autoscaling.maxReplicas %d; swap or raise them" $at (int $scaling.minReplicas) (int $scaling.maxReplicas)) }}
+{{- end }}
+{{- if and (eq $scaling.type "hpa") (eq (int $scaling.minReplicas) 0) }}
+{{- fail (printf "%s: autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler cannot leave again; set 1, or autoscaling.type keda" $at) }}
+{{- end }}
+{{- if and (eq $scaling.type "keda") (not (include "trtbuild.hasApi" (list $root "keda.sh/v1alpha1"))) }}
+{{- fail (printf "%s: autoscaling.type is keda, but the cluster has no keda.sh/v1alpha1; install KEDA, or set assumeApis={keda.sh/v1alpha1} when rendering without a cluster" $at) }}
+{{- end }}
+{{- if and (not $sku.gpus) (has $scaling.metric (list "gpu-utilization" "kv-cache")) }}
+{{- fail (printf "%s: autoscaling.metric %s is a figure of GPUs, and this SKU has none; use demand or cpu there" $at $scaling.metric) }}
+{{- end }}
+{{- if and (eq $scaling.metric "cpu") (not (dig "requests" "cpu" "" $sku.resources)) }}
+{{- fail (printf "%s: autoscaling.metric is cpu, a share of resources.requests.cpu, which is not set; set it" $at) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "trtbuild.validateTraffic" -}}
+{{- if not .Values.service.create }}
+{{- if not .Values.service.group }}
+{{- fail "service.create is false, so service.group must name the Service to join: the full name of the other release (kubectl get service -l app.kubernetes.io/name=trtbuild)" }}
+{{- end }}
+{{- $needs := list }}
+{{- if .Values.ingress.enabled }}{{ $needs = append $needs "ingress.enabled" }}{{ end }}
+{{- if .Values.httpRoute.enabled }}{{ $needs = append $needs "httpRoute.enabled" }}{{ end }}
+{{- if ne .Values.balancing.type "kube-proxy" }}{{ $needs = append $needs (printf "balancing.type %s" .Values.balancing.type) }}{{ end }}
+{{- if eq .Values.monitoring.scrape "ServiceMonitor" }}{{ $needs = append $needs "monitoring.scrape ServiceMonitor" }}{{ end }}
+{{- with $needs }}
+{{- fail (printf "service.create is false, but %s needs a Service of this release; set it in the release that owns the Service" (join " and " .)) }}
+{{- end }}
+{{- end }}
+{{- if and (eq .Values.balancing.type "gateway") (not .Values.httpRoute.enabled) }}
+{{- fail "balancing.type is gateway, but httpRoute.enabled is false; enable it and set httpRoute.parentRefs, or choose envoy or kube-proxy" }}
+{{- end }}
+{{- if .Values.httpRoute.enabled }}
+{{- if not .Values.httpRoute.parentRefs }}
+{{- fail "httpRoute.parentRefs is empty; name the Gateway, e.g. --set 'httpRoute.parentRefs[0].name=public'" }}
+{{- end }}
+{{- if not (include "trtbuild.hasApi" (list . "gateway.networking.k8s.io/v1")) }}
+{{- fail "httpRoute.enabled, but the cluster has no gateway.networking.k8s.io/v1; install the Gateway API, or set assumeApis={gateway.networking.k8s.io/v1} when rendering without a cluster" }}
+{{- end }}
+{{- end }}
+{{- end }}
