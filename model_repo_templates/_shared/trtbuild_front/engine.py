@@ -1,0 +1,186 @@
+"""The tensor contract of an engine model: TensorRT-LLM's C++ Triton backend, and whatever speaks like it.
+
+It decides names, types and shapes on the engine's side. It does not know connections or text.
+
+Source: TensorRT-LLM, ``triton_backend/all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt``: input and output
+names; ``min_length`` and ``random_seed`` became ``min_tokens`` and ``seed`` in 1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trtbuild_front import kserve
+from trtbuild_front.accounting import EngineTimes
+from trtbuild_front.faults import RequestError
+from trtbuild_front.request import GenerationRequest
+from trtbuild_front.text import TextModel
+
+_OLD_NAMES = {"min_tokens": "min_length", "seed": "random_seed"}
+_INPUT_TYPES = {"runtime_top_k": np.int32, "seed": np.uint64, "random_seed": np.uint64}
+_TIME_OUTPUTS = ("arrival_time_ns", "first_scheduled_time_ns", "last_token_time_ns")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineContract:
+    """What the engine model's configuration says.
+
+    Attributes:
+        model: Name of the engine model.
+        inputs: Names of its inputs.
+        outputs: Names of its outputs.
+        has_batch_dimension: Whether tensors begin with a batch dimension (``max_batch_size`` > 0).
+        max_input_len: Longest prompt, in tokens.
+        max_seq_len: Longest prompt plus generation, in tokens.
+    """
+
+    model: str
+    inputs: frozenset[str]
+    outputs: frozenset[str]
+    has_batch_dimension: bool
+    max_input_len: int
+    max_seq_len: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A request made ready for the engine.
+
+    Attributes:
+        token_count: Tokens of the prompt.
+        max_tokens: Most tokens to generate, with the default and the engine's limit applied.
+        end_ids: Ids that end the generation.
+        engine_end_ids: Those of them at which the engine stops by itself.
+        body: The ``ModelInferRequest``.
+        echo: Text the answer begins with.
+    """
+
+    token_count: int
+    max_tokens: int
+    end_ids: tuple[int, ...]
+    engine_end_ids: tuple[int, ...]
+    body: bytes
+    echo: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What one response of the engine brings.
+
+    Attributes:
+        token_ids: Tokens since the last response.
+        log_probs: Their log probabilities, when asked for.
+        cum_log_prob: Sum of log probabilities so far, when asked for.
+        times: Set in the last response of an engine that measures.
+        error: The engine's refusal; empty on success.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
+    cum_log_prob: float | None = None
+    times: EngineTimes | None = None
+    error: str = ""
+
+
+def word_list(words: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
+    """Return ``int32[2, n]``: all ids one after another, and where each word ends (padded with -1)."""
+    flat = [token for word in words for token in word]
+    ends = np.cumsum([len(word) for word in words]).tolist()
+    return np.array([flat, ends + [-1] * (len(flat) - len(ends))], np.int32)
+
+
+def prepare(request: GenerationRequest, text: TextModel, contract: EngineContract, default_max_tokens: int) -> Prompt:
+    """Return the prompt in tokens and the message that asks the engine for its continuation.
+
+    Raises:
+        RequestError: Empty or too long, or it asks for what the engine cannot do.
+    """
+    ids = text.encode(request.text) if request.text is not None else text.encode_messages(request.messages or "")
+    name = "text_input" if request.text is not None else "messages"
+    room = contract.max_seq_len - len(ids)
+    if not ids:
+        raise RequestError(f"{name}: the prompt is empty: it has no tokens")
+    if len(ids) > contract.max_input_len or room < 1:
+        longest = min(contract.max_input_len, contract.max_seq_len - 1)
+        raise RequestError(f"{name}: the prompt has {len(ids)} tokens; this engine takes at most {longest}")
+    wanted = request.max_tokens or (room if request.messages is not None else default_max_tokens)
+    max_tokens = min(wanted, room)
+    end_ids = text.end_ids if request.end_id is None else tuple(i for i in (request.end_id,) if i >= 0)
+    inputs: dict[str, kserve.Array] = {
+        "input_ids": np.array(ids, np.int32),
+        "input_lengths": np.array([len(ids)], np.int32),
+        "request_output_len": np.array([max_tokens], np.int32),
+        "streaming": np.array([True]),
+    }
+    if end_ids:
+        inputs["end_id"] = np.array(end_ids[:1], np.int32)
+        pad_id = next(i for i in (request.pad_id, text.pad_id, end_ids[0]) if i is not None)
+        inputs["pad_id"] = np.array([pad_id], np.int32)
+    if end_ids[1:]:
+        inputs["stop_words_list"] = word_list([(number,) for number in end_ids[1:]])
+    if request.bad_words:
+        inputs["bad_words_list"] = word_list([ids for word in request.bad_words for ids in text.encode_word(word)])
+    if request.min_tokens:
+        inputs["min_tokens"] = np.array([request.min_tokens], np.int32)
+    if request.return_log_probs:
+        inputs["return_log_probs"] = np.array([True])
+    for key, value in request.sampling.items():
+        inputs[key] = np.array([value], _INPUT_TYPES.get(key, np.float32))
+    if "return_perf_metrics" in contract.inputs:
+        inputs["return_perf_metrics"] = np.array([True])
+    echo = request.text or "" if request.is_prompt_echoed else ""
+    body = _encode(inputs, contract, request.return_log_probs)
+    known = tuple(end_ids[:1] if "end_id" in contract.inputs else ())
+    known += tuple(end_ids[1:] if "stop_words_list" in contract.inputs else ())
+    return Prompt(
+        token_count=len(ids), max_tokens=max_tokens, end_ids=end_ids, engine_end_ids=known, body=body, echo=echo
+    )
+
+
+_IGNORED_IF_ABSENT = frozenset({"input_lengths", "pad_id", "len_penalty", "stop_words_list", "end_id"})
+
+
+def _encode(inputs: dict[str, kserve.Array], contract: EngineContract, with_log_probs: bool) -> bytes:
+    sent: dict[str, kserve.Array] = {}
+    for name, value in inputs.items():
+        known = name if name in contract.inputs else _OLD_NAMES.get(name, name)
+        if known in contract.inputs:
+            sent[known] = value[np.newaxis] if contract.has_batch_dimension else value
+        elif name not in _IGNORED_IF_ABSENT:
+            raise RequestError(f"{name}: the engine model {contract.model!r} has no such input")
+    wanted = ["output_ids", *_TIME_OUTPUTS]
+    if with_log_probs:
+        wanted += ["output_log_probs", "cum_log_probs"]
+    return kserve.encode_request(contract.model, "", sent, [name for name in wanted if name in contract.outputs])
+
+
+def read_update(message: bytes) -> Update:
+    """Return what a ``ModelStreamInferResponse`` of the engine says.
+
+    Raises:
+        ValueError: It is not such a message.
+    """
+    response = kserve.decode_response(message)
+    outputs = response.outputs
+    ids = outputs.get("output_ids")
+    log_probs = outputs.get("output_log_probs")
+    cumulative = outputs.get("cum_log_probs")
+    return Update(
+        token_ids=tuple(ids.reshape(-1).tolist()) if ids is not None else (),
+        log_probs=tuple(log_probs.reshape(-1).tolist()) if log_probs is not None else (),
+        cum_log_prob=float(cumulative.reshape(-1)[-1]) if cumulative is not None and cumulative.size else None,
+        times=_times([outputs.get(name) for name in _TIME_OUTPUTS]),
+        error=response.error,
+    )
+
+
+def _times(arrays: list[kserve.Array | None]) -> EngineTimes | None:
+    values = [int(array.reshape(-1)[0]) for array in arrays if array is not None and array.size]
+    if len(values) != len(_TIME_OUTPUTS) or min(values) <= 0:
+        return None
+    arrival, scheduled, last = values
+    return EngineTimes(waited_s=(scheduled - arrival) / 1e9, computed_s=(last - scheduled) / 1e9)

@@ -1,0 +1,173 @@
+"""One request from the engine's tokens to the client's text.
+
+It decides what is said when: text that cannot change any more, the end and its reason. It does not know connections,
+queues or Triton.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trtbuild_front.accounting import Account
+from trtbuild_front.detokenizer import Detokenizer
+from trtbuild_front.engine import Prompt, Update
+from trtbuild_front.request import GenerationRequest
+from trtbuild_front.stopping import StopStrings
+from trtbuild_front.text import TextModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One answer to the client.
+
+    Attributes:
+        text: New text.
+        log_probs: Log probabilities of the new tokens, when asked for.
+        finish_reason: Empty until the last piece: ``length``, ``stop`` or ``cancelled``.
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens generated so far.
+        cum_log_prob: Sum of log probabilities, in the last piece, when asked for.
+    """
+
+    text: str
+    log_probs: tuple[float, ...] = ()
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cum_log_prob: float | None = None
+
+
+class Reply(Protocol):
+    """The way back to one client. Sending blocks for as long as the server takes the answer."""
+
+    def send(self, piece: Piece) -> None:
+        """Send one piece; the one with a ``finish_reason`` is the last."""
+
+    def fail(self, error: Exception) -> None:
+        """Send an error and end."""
+
+    def is_cancelled(self) -> bool:
+        """Ask whether the client has gone or cancelled."""
+
+
+class Writer:
+    """Turns updates of the engine into pieces for the client."""
+
+    def __init__(self, request: GenerationRequest, prompt: Prompt, text: TextModel) -> None:
+        self._request, self._prompt = request, prompt
+        self._detokenizer: Detokenizer = text.detokenizer()
+        self._stops = StopStrings(request.stop_words)
+        self._end_ids = frozenset(prompt.end_ids)
+        self._text = prompt.echo
+        self._log_probs: list[float] = []
+        self._cum_log_prob: float | None = None
+        self._has_end_id = self._has_foreign_end = False
+        self.completion_tokens = 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether an end id or a stop string was reached; what follows is not part of the answer."""
+        return self._has_end_id or self._stops.is_stopped
+
+    @property
+    def must_cancel(self) -> bool:
+        """Whether the engine has to be told to stop, because it does not know why it should."""
+        return self._stops.is_stopped or self._has_foreign_end
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the engine is about to end by itself, so that what is left can go out with the end."""
+        return self._has_end_id or self.completion_tokens >= self._prompt.max_tokens
+
+    def feed(self, updates: Sequence[Update]) -> None:
+        """Take what the engine sent."""
+        token_ids: list[int] = []
+        for update in updates:
+            token_ids.extend(update.token_ids)
+            if not self.is_stopped:
+                self._log_probs.extend(update.log_probs)
+            if update.cum_log_prob is not None:
+                self._cum_log_prob = update.cum_log_prob
+        if not token_ids or self.is_stopped:
+            return
+        free = max(0, self._request.min_tokens - self.completion_tokens)
+        if free:  # stop strings do not count before min_tokens
+            self._text += self._decode(token_ids[:free])
+            token_ids = token_ids[free:]
+        if token_ids and not self._has_end_id:
+            self._text += self._stops.feed(self._decode(token_ids))
+
+    def _decode(self, token_ids: list[int]) -> str:
+        for at, number in enumerate(token_ids):
+            if number in self._end_ids:
+                self._has_end_id = True
+                self._has_foreign_end = number not in self._prompt.engine_end_ids
+                self.completion_tokens += at + 1
+                return self._detokenizer.feed(token_ids[:at])
+        self.completion_tokens += len(token_ids)
+        return self._detokenizer.feed(token_ids)
+
+    def take(self) -> Piece | None:
+        """Return what can be shown now, or None."""
+        if not self._text and not self._log_probs:
+            return None
+        piece = Piece(
+            text=self._text,
+            log_probs=tuple(self._log_probs),
+            prompt_tokens=self._prompt.token_count,
+            completion_tokens=self.completion_tokens,
+        )
+        self._text = ""
+        self._log_probs.clear()
+        return piece
+
+    def last(self, *, is_cancelled: bool = False) -> Piece:
+        """Return the last piece, with everything that was held back."""
+        if not self._stops.is_stopped:
+            self._text += self._stops.feed(self._detokenizer.finish())
+            self._text += self._stops.finish()
+        is_full = self.completion_tokens >= self._prompt.max_tokens and not self.is_stopped
+        return Piece(
+            text=self._text,
+            log_probs=tuple(self._log_probs),
+            finish_reason="cancelled" if is_cancelled else "length" if is_full else "stop",
+            prompt_tokens=self._prompt.token_count,
+            completion_tokens=self.completion_tokens,
+            cum_log_prob=self._cum_log_prob,
+        )
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Generation:
+    """A request on its way. All but the first four fields belong to the serving thread once it is lined up.
+
+    Attributes:
+        ticket: Its place in the line.
+        request: What the client wants.
+        reply: The way back.
+        account: Its share of the metrics.
+        prompt: Set when prepared.
+        writer: Set when prepared.
+        call: The call to the engine, while there is one.
+        updates: What the engine sent and the client has not seen.
+        is_queued: Whether it is in line to be served.
+        has_ended: Whether the engine is done with it.
+        is_over: Whether the client has had the last word.
+        fault: Why it failed.
+    """
+
+    ticket: int
+    request: GenerationRequest
+    reply: Reply
+    account: Account
+    prompt: Prompt | None = None
+    writer: Writer | None = None
+    call: object | None = None
+    updates: deque[Update] = field(default_factory=deque)
+    is_queued: bool = False
+    has_ended: bool = False
+    is_over: bool = False
+    fault: Exception | None = None

@@ -1,0 +1,180 @@
+"""What a client asks for: inputs of the front model, checked and frozen.
+
+It decides names, defaults and legal values. It does not know tokens or engines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtbuild_front.faults import RequestError
+
+DEFAULT_MAX_TOKENS = 16
+_SPELLINGS = (("min_tokens", "min_length"), ("seed", "random_seed"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One request, as the client meant it. None means "not said".
+
+    Attributes:
+        text: The prompt, or None when ``messages`` is given.
+        messages: JSON text of a conversation, or None.
+        max_tokens: Most tokens to generate.
+        stream: Whether to answer in pieces.
+        sampling: Engine inputs by name: ``temperature``, ``runtime_top_k`` ...; only those that the client set.
+        min_tokens: Tokens to generate before an end or a stop string counts.
+        stop_words: Strings that end the generation; not part of the answer.
+        bad_words: Words the engine must not generate.
+        end_id: Replaces the model's own end ids.
+        pad_id: Replaces the model's own padding id.
+        return_log_probs: Whether log probabilities are wanted.
+        is_prompt_echoed: Whether the answer begins with the prompt.
+    """
+
+    text: str | None = None
+    messages: str | None = None
+    max_tokens: int | None = None
+    stream: bool = False
+    sampling: Mapping[str, int | float] = field(default_factory=dict)
+    min_tokens: int = 0
+    stop_words: tuple[str, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    end_id: int | None = None
+    pad_id: int | None = None
+    return_log_probs: bool = False
+    is_prompt_echoed: bool = False
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A numeric input: the engine's name for it and its legal range."""
+
+    engine_name: str
+    low: float
+    high: float = math.inf
+    is_low_open: bool = False
+    is_integer: bool = False
+
+    def check(self, name: str, value: float) -> int | float:
+        above = value > self.low if self.is_low_open else value >= self.low
+        if not math.isfinite(value) or not above or value > self.high:
+            bound = ">" if self.is_low_open else ">="
+            upper = f" and <= {self.high:g}" if self.high < math.inf else ""
+            raise RequestError(f"{name}: expected a number {bound} {self.low:g}{upper}, got {value:g}")
+        return int(value) if self.is_integer else float(value)
+
+
+_SAMPLING = {
+    "temperature": _Number("temperature", 0.0),
+    "top_k": _Number("runtime_top_k", 0, is_integer=True),
+    "top_p": _Number("runtime_top_p", 0.0, 1.0, is_low_open=True),
+    "repetition_penalty": _Number("repetition_penalty", 0.0, is_low_open=True),
+    "presence_penalty": _Number("presence_penalty", -2.0, 2.0),
+    "frequency_penalty": _Number("frequency_penalty", -2.0, 2.0),
+    "length_penalty": _Number("len_penalty", -math.inf),
+    "seed": _Number("seed", 0, 2**64 - 1, is_integer=True),
+}
+
+
+def _text(name: str, value: object) -> str:
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{name}: expected UTF-8 text, got bytes that are not ({error})") from error
+
+
+class _Inputs:
+    """Reads one-element and list inputs; both spellings of renamed ones."""
+
+    def __init__(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._values = dict(values)
+        for name, old_name in _SPELLINGS:
+            if old_name in self._values:
+                if name in self._values:
+                    raise RequestError(f"{name} and {old_name} are two spellings of one input; send one of them")
+                self._values[name] = self._values.pop(old_name)
+
+    def one(self, name: str) -> Any:
+        """Return the only element of an input, or None when it was not sent."""
+        array = self._values.get(name)
+        if array is None:
+            return None
+        if array.size != 1:
+            raise RequestError(f"{name}: expected one value, got {array.size} (shape {list(array.shape)})")
+        return array.reshape(-1)[0]
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.one(name)
+        return default if value is None else bool(value)
+
+    def text(self, name: str) -> str | None:
+        value = self.one(name)
+        return None if value is None else _text(name, value)
+
+    def integer(self, name: str, low: int) -> int | None:
+        value = self.one(name)
+        if value is None:
+            return None
+        if int(value) < low:
+            raise RequestError(f"{name}: expected at least {low}, got {int(value)}")
+        return int(value)
+
+    def words(self, name: str) -> tuple[str, ...]:
+        array = self._values.get(name)
+        if array is None:
+            return ()
+        return tuple(text for item in array.reshape(-1) if (text := _text(name, item)))
+
+
+def parse_request(values: Mapping[str, npt.NDArray[Any]]) -> GenerationRequest:
+    """Return the request that is in the inputs of the front model (any shapes with the right number of elements).
+
+    Raises:
+        RequestError: An input is missing, twice there or out of range; the message names it.
+    """
+    inputs = _Inputs(values)
+    text, messages = inputs.text("text_input"), inputs.text("messages")
+    if (text is None) == (messages is None):
+        got = "neither" if text is None else "both"
+        raise RequestError(f"expected text_input or messages, got {got}; send one of the two")
+    sampling = {
+        number.engine_name: number.check(name, value)
+        for name, number in _SAMPLING.items()
+        if (value := inputs.one(name)) is not None
+    }
+    beam_width = inputs.integer("beam_width", 1)
+    if beam_width is not None and beam_width != 1:
+        raise RequestError(f"beam_width: this server does no beam search; expected 1, got {beam_width}")
+    end_id = inputs.integer("end_id", -1)
+    pad_id = inputs.integer("pad_id", -1)
+    return GenerationRequest(
+        text=text,
+        messages=messages,
+        max_tokens=inputs.integer("max_tokens", 1),
+        stream=inputs.flag("stream", False),
+        sampling=sampling,
+        min_tokens=inputs.integer("min_tokens", 0) or 0,
+        stop_words=inputs.words("stop_words"),
+        bad_words=inputs.words("bad_words"),
+        end_id=end_id,
+        pad_id=pad_id,
+        return_log_probs=inputs.flag("return_log_probs", False),
+        is_prompt_echoed=not inputs.flag("exclude_input_in_output", True),
+    )
+
+
+def as_inputs(**values: object) -> dict[str, npt.NDArray[Any]]:
+    """Return keyword values as one-element arrays, the way the server hands them over (for tests and tools)."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, value in values.items():
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        is_text = any(isinstance(item, str) for item in items)
+        arrays[name] = np.array([str(item).encode() for item in items], np.object_) if is_text else np.array(items)
+    return arrays

@@ -1,0 +1,175 @@
+"""The front model as Triton sees it: inputs to arrays, answers to tensors, books to metrics.
+
+It decides nothing about requests; ``trtbuild_front.service`` does. Parameters are those of ``config.pbtxt``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from trtbuild_front import text
+from trtbuild_front.endpoint import find_endpoint
+from trtbuild_front.engine import EngineContract
+from trtbuild_front.exporter import Exporter, Kind, Series
+from trtbuild_front.faults import ClientGoneError, OverloadError, RequestError
+from trtbuild_front.generation import Piece
+from trtbuild_front.http2 import Connection
+from trtbuild_front.service import Service, Settings
+
+_TICK_S = 0.2
+
+
+class TritonReply:
+    """The way back to one client of the server."""
+
+    def __init__(self, request: Any, has_batch_dimension: bool) -> None:
+        self._sender = request.get_response_sender()
+        self._wanted = frozenset(request.requested_output_names())
+        self._lead = (1,) if has_batch_dimension else ()
+
+    def send(self, piece: Piece) -> None:
+        """Send one piece of text; the one with a finish reason ends the request."""
+        is_last = bool(piece.finish_reason)
+        outputs = [self._strings("text_output", piece.text), self._strings("finish_reason", piece.finish_reason)]
+        if piece.log_probs:
+            outputs.append(self._numbers("output_log_probs", piece.log_probs, np.float32))
+        if is_last:
+            outputs.append(self._numbers("prompt_tokens", (piece.prompt_tokens,), np.int32))
+            outputs.append(self._numbers("completion_tokens", (piece.completion_tokens,), np.int32))
+            if piece.cum_log_prob is not None:
+                outputs.append(self._numbers("cum_log_probs", (piece.cum_log_prob,), np.float32))
+        response = pb_utils.InferenceResponse([tensor for tensor in outputs if tensor is not None])
+        self._send(response, is_last)
+
+    def fail(self, error: Exception) -> None:
+        """Send an error; clients may retry what is unavailable and must not retry what is invalid."""
+        code = pb_utils.TritonError.INTERNAL
+        if isinstance(error, RequestError):
+            code = pb_utils.TritonError.INVALID_ARG
+        elif isinstance(error, OverloadError):
+            code = pb_utils.TritonError.UNAVAILABLE
+        self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code)), True)
+
+    def is_cancelled(self) -> bool:
+        """Ask the server whether the client has gone."""
+        return bool(self._sender.is_cancelled())
+
+    def _send(self, response: Any, is_last: bool) -> None:
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if is_last else 0
+        try:
+            self._sender.send(response, flags=flags)
+        except pb_utils.TritonModelException as error:
+            raise ClientGoneError(str(error)) from error
+
+    def _strings(self, name: str, value: str) -> Any:
+        if name not in self._wanted:
+            return None
+        array = np.empty((*self._lead, 1), np.object_)
+        array[...] = value.encode()
+        return pb_utils.Tensor(name, array)
+
+    def _numbers(self, name: str, values: tuple[float, ...], dtype: type) -> Any:
+        if name not in self._wanted:
+            return None
+        return pb_utils.Tensor(name, np.array(values, dtype).reshape((*self._lead, len(values))))
+
+
+class TritonSeries:
+    """Makes metric series in the server; keeps their families alive."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, Any] = {}
+
+    def make(self, kind: Kind, name: str, help_text: str, labels: Mapping[str, str]) -> Series:
+        """Return the series with these labels."""
+        if name not in self._families:
+            kinds = {"counter": pb_utils.MetricFamily.COUNTER, "gauge": pb_utils.MetricFamily.GAUGE}
+            self._families[name] = pb_utils.MetricFamily(name=name, description=help_text, kind=kinds[kind])
+        metric: Series = self._families[name].Metric(labels=dict(labels))
+        return metric
+
+
+def _server_arguments() -> list[str]:
+    """Return the command line of the server: this process is its child."""
+    try:
+        raw = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return raw.decode(errors="replace").split("\0")
+
+
+class TritonPythonModel:
+    """Called by the Python backend."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the parameters and the tokenizer; start serving."""
+        config = json.loads(args["model_config"])
+        values = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self._has_batch_dimension = int(config.get("max_batch_size", 0)) > 0
+        contract = EngineContract(
+            model=values["engine_model"],
+            inputs=frozenset(values["engine_inputs"].split(",")),
+            outputs=frozenset(values["engine_outputs"].split(",")),
+            has_batch_dimension=values["engine_has_batch_dimension"] == "true",
+            max_input_len=int(values["max_input_len"]),
+            max_seq_len=int(values["max_seq_len"]),
+        )
+        settings = Settings(
+            slots=int(values["slots"]),
+            max_waiting=int(values["max_queue_size"]),
+            default_max_tokens=int(values["default_max_tokens"]),
+        )
+        host, port = find_endpoint(values.get("grpc_endpoint", ""), os.environ, _server_arguments())
+        model = text.load(Path(values["tokenizer_dir"]))
+        self._service = Service(
+            text=model, contract=contract, settings=settings, connect=lambda: Connection(host, port)
+        )
+        self._service.start()
+        self._stopping = threading.Event()
+        self._ticker: threading.Thread | None = None
+        if values["export_metrics"] == "true":
+            labels = {"model": args["model_name"], "version": args["model_version"]}
+            self._series = TritonSeries()
+            self._exporter = Exporter(self._series.make, labels, settings.slots)
+            self._exporter.export(self._service.accounting.snapshot(time.monotonic()))
+            self._ticker = threading.Thread(target=self._tick, name="metrics", daemon=True)
+            self._ticker.start()
+        pb_utils.Logger.log_info(
+            f"front model {args['model_name']}: engine {contract.model} at {host}:{port}, {settings.slots} slots, "
+            f"queue limit {settings.max_waiting or 'none'}, prompt <= {contract.max_input_len} and prompt + answer <= "
+            f"{contract.max_seq_len} tokens, end ids {list(model.end_ids)}, {type(model.vocabulary).__name__}, "
+            f"chat template {'yes' if model.template else 'no'}"
+        )
+
+    def execute(self, requests: list[Any]) -> None:
+        """Queue the requests and return."""
+        for request in requests:
+            values = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
+            reply = TritonReply(request, self._has_batch_dimension)
+            try:
+                self._service.submit(values, reply)
+            except ClientGoneError as error:
+                pb_utils.Logger.log_verbose(f"an answer could not be delivered: {error}")
+
+    def finalize(self) -> None:
+        """End the threads; a stub that leaves some running outlives its server."""
+        self._service.stop()
+        self._stopping.set()
+        if self._ticker is not None:
+            self._ticker.join()
+
+    def _tick(self) -> None:
+        while not self._stopping.wait(_TICK_S):
+            self._exporter.export(self._service.accounting.snapshot(time.monotonic()))
