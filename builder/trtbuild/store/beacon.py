@@ -212,6 +212,15 @@ def _flock_is_free(path: Path, token: str) -> bool | None:
         os.close(fd)
 
 
+def can_be_judged(path: Path, owner: Owner) -> bool:
+    """Say whether life or death of an owner can be proven at once, without watching for heartbeats."""
+    if not owner.boot_id or owner.boot_id != _read_boot_id():
+        return False
+    if owner.pid_namespace and owner.pid_namespace == _read_pid_namespace():
+        return process_is_dead(owner.pid, owner.start_ticks) is not None
+    return locks_work(path.parent)
+
+
 def proof_of_death(path: Path, owner: Owner, *, unchanged_s: float) -> str | None:
     """Return why the owner of a beacon must be dead, in words, or None while it may live.
 
@@ -286,11 +295,13 @@ class Beacon:
         with self._lock:
             if self._fd < 0:
                 return
-            if remove:
-                with disk.explained("remove a beacon", self.path):
-                    disk.unlink(self.path)
-            os.close(self._fd)
-            self._fd = -1
+            try:
+                if remove:
+                    with disk.explained("remove a beacon", self.path):
+                        disk.unlink(self.path)
+            finally:
+                os.close(self._fd)
+                self._fd = -1
 
     def _beat(self) -> None:
         with self._lock:

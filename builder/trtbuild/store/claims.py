@@ -80,10 +80,12 @@ class Claims:
             # Somebody took this process for dead and inherited; the chain is theirs to sweep.
             held.beacon.close(remove=False)
             return
-        with disk.explained("release a claim", held.beacon.path):
-            for path in held.ancestors:
-                disk.unlink(path)
-        held.beacon.close()
+        try:
+            with disk.explained("release a claim", held.beacon.path):
+                for path in held.ancestors:
+                    disk.unlink(path)
+        finally:
+            held.beacon.close()
 
     def holder(self, digest: str) -> Owner | None:
         """Return who builds ``digest`` now, as far as can be seen without waiting."""
@@ -98,8 +100,24 @@ class Claims:
     def digests(self) -> set[str]:
         """Return every digest that has a claim, dead or alive."""
         with contextlib.suppress(FileNotFoundError):
-            return {path.name.split(".")[0] for path in self._directory.iterdir() if not path.name.startswith(".")}
+            return {
+                path.name.split(".")[0] for path in self._directory.iterdir() if path.name[0] != "." and path.suffix
+            }
         return set()
+
+    def sweep(self) -> None:
+        """Remove the claims of all that are proven dead."""
+        for digest in self.digests():
+            outcome = self.try_claim(digest)
+            if isinstance(outcome, Holder):
+                continue
+            self.release(outcome)
+            # Links that no chain reaches: their owner died while it released or withdrew.
+            for path in self._directory.glob(f"{digest}.*"):
+                with contextlib.suppress(ValueError):
+                    owner = beacon.read(path)
+                    if owner and beacon.proof_of_death(path, owner, unchanged_s=0.0):
+                        disk.unlink(path)
 
     def _path(self, digest: str, name: str) -> Path:
         return self._directory / f"{digest}.{name}"

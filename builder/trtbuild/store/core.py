@@ -20,11 +20,12 @@ from trtbuild.errors import StoreError
 from trtbuild.log import format_duration
 from trtbuild.plan import EngineKey
 from trtbuild.spec import JsonValue
-from trtbuild.store import beacon, disk, durations
+from trtbuild.store import beacon, disk, durations, leases
 from trtbuild.store import entries as reading
 from trtbuild.store.beacon import Beacon, Owner
 from trtbuild.store.claims import Claims, Held
 from trtbuild.store.entries import Broken, Entry, Explanation, Miss
+from trtbuild.store.leases import Lease
 from trtbuild.store.manifest import (
     MANIFEST,
     FileRecord,
@@ -40,6 +41,7 @@ from trtbuild.store.manifest import (
 WAIT_REPORT_S = 10.0
 _POLL_S = (0.1, 1.0)
 _PUBLISH_ATTEMPTS = 8
+_PUT_BACK_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,11 @@ class Layout:
     def leases(self) -> Path:
         """Who uses which entry."""
         return self.root / ".leases"
+
+    @property
+    def downloads(self) -> Path:
+        """Unfinished downloads from the shared tier, one directory per digest, resumed by whoever comes next."""
+        return self.root / ".downloads"
 
     @property
     def quarantine(self) -> Path:
@@ -185,7 +192,8 @@ class Store:
         self._group = group
         self._dir_mode = 0o2775 if is_group_writable else disk.DIR_MODE
         self._file_mode = 0o664 if is_group_writable else disk.FILE_MODE
-        self._claims = Claims(self.layout.claims, make_owner=self._owner, mode=self._file_mode, group=group)
+        self.claims = Claims(self.layout.claims, make_owner=self._owner, mode=self._file_mode, group=group)
+        self.downloads = Claims(self.layout.downloads, make_owner=self._owner, mode=self._file_mode, group=group)
         self._my_claims: dict[str, Claim] = {}
 
     # -- finding -----------------------------------------------------------------------------------------------------
@@ -210,8 +218,9 @@ class Store:
         found: list[Entry] = []
         with disk.explained("list the store", self.layout.engines):
             for path in reading.entry_directories(self.layout.engines):
-                with contextlib.suppress(OSError, ValueError):
-                    found.append(self._entry(path, reading.read_manifest(path)))
+                entry = self.at(path)
+                if entry:
+                    found.append(entry)
         return tuple(sorted(found, key=lambda entry: (-entry.last_used, str(entry.path))))
 
     def broken(self) -> tuple[Broken, ...]:
@@ -219,16 +228,20 @@ class Store:
         found: list[Broken] = []
         with disk.explained("list the store", self.layout.engines):
             for path in reading.entry_directories(self.layout.engines):
-                try:
-                    problems = check_files(path, reading.read_manifest(path), "sizes")
-                    if problems:
-                        found.append(Broken(path=path, reason=str(problems[0])))
-                except FileNotFoundError:
-                    if path.is_dir():
-                        found.append(Broken(path=path, reason=f"{MANIFEST} is missing"))
-                except (OSError, ValueError) as error:
-                    found.append(Broken(path=path, reason=str(error)))
+                reason = self.is_broken(path)
+                if reason:
+                    found.append(Broken(path=path, reason=reason))
         return tuple(found)
+
+    def is_broken(self, path: Path) -> str | None:
+        """Return why a directory is no whole entry (by sizes), or None when it is one or is gone."""
+        try:
+            problems = check_files(path, reading.read_manifest(path), "sizes")
+        except FileNotFoundError:
+            return f"{MANIFEST} is missing" if path.is_dir() else None
+        except (OSError, ValueError) as error:
+            return str(error)
+        return str(problems[0]) if problems else None
 
     def find(self, text: str) -> tuple[Entry, ...]:
         """Return the entries that ``text`` names: the beginning of a key (4 hex digits or more) or a path."""
@@ -259,7 +272,7 @@ class Store:
         found = self.get(key)
         nearest, differences = (None, ()) if isinstance(found, Entry) else reading.nearest(key, self.ls())
         with disk.explained("read the claims", self.layout.claims):
-            builder = self._claims.holder(key.digest)
+            builder = self.claims.holder(key.digest)
         return Explanation(
             key=key,
             local=found,
@@ -268,6 +281,12 @@ class Store:
             builder=builder.describe() if builder else None,
             estimate_s=self.estimate(key),
         )
+
+    def at(self, path: Path) -> Entry | None:
+        """Return the entry in a directory, or None when there is none that can be read."""
+        with contextlib.suppress(OSError, ValueError):
+            return self._entry(path, reading.read_manifest(path))
+        return None
 
     def estimate(self, key: EngineKey) -> float | None:
         """Return the seconds a build of ``key`` should take, from recorded builds most like it, or None."""
@@ -287,7 +306,7 @@ class Store:
             StoreError: The store cannot be written.
         """
         with disk.explained("claim a key", self.layout.claims):
-            self._prepare(self.layout.claims)
+            self.prepare(self.layout.claims)
             claim = self._wait_for(key, on_wait or _report_wait)
         if claim.is_held:
             self._my_claims[key.digest] = claim
@@ -296,13 +315,17 @@ class Store:
         finally:
             if claim._held:
                 self._my_claims.pop(key.digest, None)
-                self._claims.release(claim._held)
+                try:
+                    self.claims.release(claim._held)
+                except StoreError as error:
+                    # What was built is built; the claim ends with this process at the latest.
+                    log.get().warning("store-claim-left", error.message)
 
     def _wait_for(self, key: EngineKey, on_wait: Callable[[Owner, float], None]) -> Claim:
         began = time.monotonic()
         next_report, pause = began, _POLL_S[0]
         while True:
-            outcome = self._claims.try_claim(key.digest)
+            outcome = self.claims.try_claim(key.digest)
             now = time.monotonic()
             if isinstance(outcome, Held):
                 return Claim(outcome, now - began)
@@ -324,7 +347,7 @@ class Store:
         owner = self._owner()
         directory = self.layout.staging / f"{key.short}.{owner.token[:12]}"
         with disk.explained("stage a build", directory):
-            self._prepare(self.layout.staging)
+            self.prepare(self.layout.staging)
             # The beacon is there before the directory and goes after it: a directory without one has no owner.
             lit = beacon.light(
                 directory.with_name(directory.name + ".owner"), owner, mode=self._file_mode, group=self._group
@@ -406,7 +429,7 @@ class Store:
     def _move_in(self, key: EngineKey, staged: Path, manifest: Manifest) -> Entry:
         target = self.layout.entry(key)
         for _ in range(_PUBLISH_ATTEMPTS):
-            self._prepare(target.parent)
+            self.prepare(target.parent)
             try:
                 disk.rename(staged, target)
             except OSError as error:
@@ -438,7 +461,7 @@ class Store:
 
     def _keep_work(self, key: EngineKey, staging: Staging) -> None:
         target = self.layout.checkpoints / key.relative_path
-        self._prepare(target.parent)
+        self.prepare(target.parent)
         if target.exists():
             disk.remove_tree(target)
         with contextlib.suppress(FileNotFoundError):
@@ -449,7 +472,7 @@ class Store:
         if not logs:
             return
         target = self.layout.logs / staging.name
-        self._prepare(target)
+        self.prepare(target)
         for path in logs:
             path.rename(target / "-".join(path.relative_to(staging.work_dir).parts))
         log.get().info("store-logs-kept", f"the build's logs are in {target}", path=str(target))
@@ -459,7 +482,12 @@ class Store:
     def _owner(self) -> Owner:
         return beacon.current_owner(self._label, now=self.now())
 
-    def _prepare(self, directory: Path) -> None:
+    def prepare(self, directory: Path) -> None:
+        """Create a directory of the store, and the root with its tag.
+
+        Raises:
+            OSError: It cannot be created.
+        """
         disk.tag_root(self.root, mode=self._dir_mode, group=self._group)
         disk.make_dir(directory, mode=self._dir_mode, group=self._group)
 
@@ -488,18 +516,48 @@ class Store:
         except FileNotFoundError:
             if path.is_dir():
                 with contextlib.suppress(OSError):
-                    self._prepare(stamp.parent)
+                    self.prepare(stamp.parent)
                     stamp.touch(mode=self._file_mode)
                     os.utime(stamp, (moment, moment))
         except OSError as error:
             log.get().debug("store-last-use", f"last use not noted: {error}")
+
+    # -- using ------------------------------------------------------------------------------------------------------
+
+    def lease(self, entry: Entry) -> Lease:
+        """Keep an entry from being collected while this process, or the program it becomes, lives.
+
+        Raises:
+            StoreError: The entry has been collected, or the lease cannot be written.
+        """
+        with disk.explained("take a lease", self.layout.leases):
+            self.prepare(self.layout.leases)
+            lease = leases.take(
+                self.layout.leases, entry.digest, make_owner=self._owner, mode=self._file_mode, group=self._group
+            )
+            # A collector that has just moved the entry sees the lease and puts it back.
+            deadline = time.monotonic() + _PUT_BACK_S
+            while not (entry.path / MANIFEST).exists():
+                if time.monotonic() > deadline:
+                    lease.release()
+                    raise StoreError(
+                        f"{entry.path} was collected before it could be used",
+                        hint="run the command again to rebuild it",
+                    )
+                time.sleep(_POLL_S[0])
+        return lease
+
+    def user(self, entry: Entry) -> str | None:
+        """Return who uses an entry, for people, or None."""
+        with disk.explained("read the leases", self.layout.leases):
+            return leases.user(self.layout.leases, entry.digest)
 
     # -- removing ----------------------------------------------------------------------------------------------------
 
     def pin(self, entry: Entry) -> None:
         """Keep an entry for good: collection never takes it."""
         with disk.explained("pin an entry", self.layout.pins):
-            self._prepare(self.layout.pins)
+            self.prepare(self.layout.pins)
             disk.write_file(self.layout.pins / entry.digest, b"", mode=self._file_mode)
 
     def unpin(self, entry: Entry) -> None:
@@ -513,30 +571,38 @@ class Store:
         Raises:
             StoreError: The root is not marked as a cache, or an entry is not below it; nothing was removed.
         """
-        self._insist_on_tag()
+        self.insist_on_tag()
         for entry in entries:
             if self.layout.engines not in entry.path.parents:
                 raise StoreError(f"{entry.path} is not in the store {self.root}", hint="trtbuild store ls")
         freed = 0
         with disk.explained("remove an entry", self.root):
             for entry in entries:
-                moved = disk.move_aside(
-                    entry.path, self.layout.trash, label=entry.short, mode=self._dir_mode, group=self._group
-                )
+                moved = self.take_out(entry.path)
                 if moved:
                     disk.remove_tree(moved)
                     freed += entry.size_bytes
-                self._forget(entry)
+                self.forget(entry)
         return freed
 
-    def _forget(self, entry: Entry) -> None:
+    def take_out(self, path: Path) -> Path | None:
+        """Move a directory to the trash in one step and return where it is; None when it is gone already."""
+        return disk.move_aside(path, self.layout.trash, label=path.name, mode=self._dir_mode, group=self._group)
+
+    def forget(self, entry: Entry) -> None:
+        """Remove what is known about an entry that is gone, and the directories it leaves empty."""
         for path in (self.layout.used / entry.digest, self.layout.pins / entry.digest):
             disk.unlink(path)
         for parent in (entry.path.parent, entry.path.parent.parent):
             with contextlib.suppress(OSError):
                 parent.rmdir()
 
-    def _insist_on_tag(self) -> None:
+    def insist_on_tag(self) -> None:
+        """Refuse to remove anything below a root that is not marked as a cache.
+
+        Raises:
+            StoreError: There is no tag.
+        """
         if not disk.is_tagged(self.root):
             raise StoreError(
                 f"{self.root} has no {disk.CACHEDIR_TAG}, so it may not be a trtbuild store; nothing was removed",

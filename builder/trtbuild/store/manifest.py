@@ -6,7 +6,6 @@ writes bytes; where those are kept is decided by the store.
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
 import json
 import os
@@ -269,6 +268,8 @@ def hash_file(path: Path) -> str:
 
 def hash_files(directory: Path, names: list[str]) -> Iterator[tuple[str, str | OSError]]:
     """Yield each file's sha256, or why it could not be read, hashing as many at once as there are cores."""
+    import concurrent.futures
+
     workers = max(1, min(16, os.cpu_count() or 1, len(names)))
     with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
         jobs = {pool.submit(hash_file, directory / name): name for name in names}

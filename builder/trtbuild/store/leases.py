@@ -1,0 +1,100 @@
+"""Who uses which entry, so that collection leaves it alone.
+
+It decides when a lease counts. A lease is a beacon; the process that serves an engine takes it before it becomes the
+server. ``exec`` keeps the process id and the start time, and :meth:`Lease.keep_over_exec` lets the server inherit
+the locked file, so the kernel itself ends the lease when the server dies, however it dies. Where neither ``/proc`` nor
+locks can tell (another node on a shared file system), a lease counts for :data:`LEASE_TTL_S` after its file was
+last touched; a server that lives longer touches it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from trtbuild.store import beacon, disk
+from trtbuild.store.beacon import Beacon, Owner
+
+LEASE_TTL_S = 24 * 3600.0
+
+
+class Lease:
+    """A promise that an entry stays where it is. A context manager; ends with the process at the latest.
+
+    Attributes:
+        path: The lease's file. Touch it at least daily where only its age can tell that the server lives.
+    """
+
+    def __init__(self, lit: Beacon) -> None:
+        self._beacon = lit
+        self.path = lit.path
+
+    def keep_over_exec(self) -> None:
+        """Let the lease go over to the program that this process becomes; call it right before ``exec``."""
+        self._beacon.set_phase("serve")
+        self._beacon.keep_over_exec()
+
+    def release(self) -> None:
+        """Give the entry back."""
+        self._beacon.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def take(directory: Path, digest: str, *, make_owner: Callable[[], Owner], mode: int, group: int | None) -> Lease:
+    """Write a lease on ``digest``; the caller then checks that the entry is still there."""
+    while True:
+        owner = make_owner()
+        lit = beacon.light(directory / f"{digest}.{owner.token}", owner, mode=mode, group=group)
+        if lit is not None:
+            return Lease(lit)
+
+
+def user(directory: Path, digest: str) -> str | None:
+    """Return who uses ``digest``, for people, or None; removes the leases of the dead on the way."""
+    for path in _leases(directory):
+        if not path.name.startswith(f"{digest}."):
+            continue
+        who = _holder(path)
+        if who is not None:
+            return who
+    return None
+
+
+def sweep(directory: Path) -> None:
+    """Remove the leases of all that are proven dead."""
+    for path in _leases(directory):
+        _holder(path)
+
+
+def _leases(directory: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        return [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
+    return []
+
+
+def _holder(path: Path) -> str | None:
+    owner: Owner | None = None
+    with contextlib.suppress(ValueError, PermissionError):
+        owner = beacon.read(path)
+        if owner is None or beacon.proof_of_death(path, owner, unchanged_s=0.0) is not None:
+            disk.unlink(path)
+            return None
+    try:
+        age_s = disk.file_system_now(path.parent) - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    # A lease that can be judged (this boot) was judged above; for the others there is only their age.
+    if age_s > LEASE_TTL_S and (owner is None or not beacon.can_be_judged(path, owner)):
+        disk.unlink(path)
+        return None
+    return owner.describe() if owner else f"an unreadable lease, {path.name}"
