@@ -23,9 +23,9 @@ def build(config: Path | None, output: str, log_format: str, log_level: str, **f
     a hit: nothing is downloaded or built.
     """
     configure_log(log_format, log_level)
+    spec = read_spec(flags, config)
     from trtbuild.pipeline import provision
 
-    spec = read_spec(flags, config)
     report(provision(spec, make_context(spec)), output)
 
 

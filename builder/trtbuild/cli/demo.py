@@ -49,14 +49,25 @@ def demo(
 
 
 def _requests(prompts: tuple[str, ...], chat: str | None, max_tokens: int, directory: Path) -> list[dict[str, Any]]:
+    """Return what to ask: the user's prompts, or the first of the model card's (``chat:`` lines are questions)."""
     import json
 
     if chat:
-        return [{"messages": json.dumps([{"role": "user", "content": chat}]), "max_tokens": max_tokens}]
-    if not prompts:
-        lines = (directory / "prompts.txt").read_text(encoding="utf-8").splitlines()
-        prompts = tuple(line for line in lines if line.strip())[:3]
-    return [{"text_input": prompt, "max_tokens": max_tokens} for prompt in prompts]
+        lines = [f"chat: {chat}"]
+    elif prompts:
+        lines = list(prompts)
+    else:
+        lines = [line for line in (directory / "prompts.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
+        questions = [line for line in lines if line.startswith("chat: ")]
+        lines = questions[:3] + [line for line in lines if line not in questions][:2]
+    requests: list[dict[str, Any]] = []
+    for line in lines:
+        if line.startswith("chat: ") and not prompts:
+            messages = json.dumps([{"role": "user", "content": line.removeprefix("chat: ")}])
+            requests.append({"messages": messages, "max_tokens": max_tokens})
+        else:
+            requests.append({"text_input": line.removeprefix("text: "), "max_tokens": max_tokens})
+    return requests
 
 
 def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> None:
@@ -82,8 +93,8 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
         sink.info("ready", f"ready after {log.format_duration(took_s)}")
         for request in requests:
             _stream(url, done.served_name, request)
-        in_flight = health.count_in_flight(health.read_metrics(f"http://{spec.server.host}:{ports.metrics}"))
-        sink.info("demo", f"the server's own metrics: {in_flight:g} requests in flight now")
+        left = health.drain(f"http://{spec.server.host}:{ports.metrics}", timeout_s=5.0, settle_s=0.0)
+        sink.info("demo", f"the server's own metrics say: {left:g} requests in flight")
         _say_next(url, done.served_name, ports.metrics, child.pid if keep else None)
     except LaunchError as error:
         tail = tuple(log_path.read_text(errors="replace").splitlines()[-15:])
@@ -95,11 +106,15 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
 
 def _stream(url: str, name: str, request: dict[str, Any]) -> None:
     """Write one answer to standard output as it comes, then its figures to standard error."""
+    import json
+
     from trtbuild import health
 
-    prompt = request.get("text_input", request.get("messages", ""))
     click.echo("")
-    click.echo(click.style(prompt, bold=True), nl=False)
+    if "messages" in request:
+        click.echo(click.style(f"> {json.loads(request['messages'])[0]['content']}", bold=True))
+    else:
+        click.echo(click.style(request["text_input"], bold=True), nl=False)
     started = time.monotonic()
     first_s, tokens = 0.0, 0
     for piece in health.generate(url, name, request):

@@ -79,7 +79,7 @@ def doctor_lines(host: HostInfo, checks: list[tuple[str, bool, str]], server: tu
     for gpu in host.gpus:
         mig = f", MIG {gpu.mig_profile}" if gpu.mig_profile else ""
         lines.append(
-            f"GPU {gpu.index}      {gpu.product}{mig}, compute capability {gpu.compute_capability}, {gpu.memory_mib} MiB"
+            f"GPU {gpu.index}      {gpu.product}{mig}, capability {gpu.compute_capability}, {gpu.memory_mib} MiB"
         )
     if not host.gpus:
         lines.append(

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def explain(config: Path | None, output: str, log_format: str, log_level: str, **flags: Any) -> None:
     """Say whether the engine for MODEL is in the store, and for a miss what differs from the nearest one there."""
     configure_log(log_format, log_level)
+    spec = read_spec(flags, config)
     from trtbuild.pipeline import make_plan
 
-    spec = read_spec(flags, config)
     ctx = make_context(spec)
     _, made = make_plan(spec.engine, ctx)
     found = ctx.store.explain(made.key)

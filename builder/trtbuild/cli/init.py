@@ -23,10 +23,10 @@ def init(config: Path | None, output: str, log_format: str, log_level: str, **fl
     accepted, so that one engine.yaml serves both containers of a pod.
     """
     configure_log("json" if log_format == "auto" else log_format, log_level)
+    spec = read_spec(flags, config)
     from trtbuild.cli.build import report
     from trtbuild.pipeline import provision
 
-    spec = read_spec(flags, config)
     done = provision(spec, make_context(spec))
     _say_last_words(f"{'hit' if done.was_hit else 'built'} {done.plan.key.short} for {done.plan.sku}\n")
     report(done, output)

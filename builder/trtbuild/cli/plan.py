@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def plan(config: Path | None, output: str, log_format: str, log_level: str, **flags: Any) -> None:
     """Show what would be built for MODEL on this machine: choices, arithmetic, room, steps and the engine's key."""
     configure_log(log_format, log_level)
+    spec = read_spec(flags, config)
     from trtbuild.pipeline import make_plan
 
-    spec = read_spec(flags, config)
     _, made = make_plan(spec.engine, make_context(spec))
     if output == "json":
         echo_json(plan_document(made))

@@ -39,9 +39,9 @@ def serve(
     The server replaces this process, so signals reach it directly: SIGTERM ends it after the running requests.
     """
     configure_log(log_format, log_level)
+    spec = read_spec(flags, config)
     from trtbuild import pipeline, process
 
-    spec = read_spec(flags, config)
     ctx = make_context(spec)
     done = pipeline.provision(pipeline.pin_to_repository(spec, ctx.store.root), ctx)
     command, ports = serving_command(spec, ctx, done)

@@ -1,0 +1,344 @@
+"""The order of things: resolve, plan, look in the store, fetch, build, publish, write the repository.
+
+The only file that knows the order. Every stage takes and returns frozen values; this file passes them on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from trtbuild import __version__, backends, catalog, fetch, log
+from trtbuild.catalog import ModelInfo
+from trtbuild.errors import HostError, RepositoryError, SpecError
+from trtbuild.fetch import Hub
+from trtbuild.plan import Backend, BuildPlan, EngineInfo, ResolvedModel, canonical_json
+from trtbuild.repository import ServedModel, write_repository
+from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec
+from trtbuild.store import Entry, Store
+
+AUTO_ORDER = ("tensorrt_llm", "llmapi", "cpu")
+"""Backends in the order in which ``auto`` takes the first that this machine can run."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+"""Files of a snapshot that the front model needs; they are kept beside the engine, in ``tokenizer/``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a run needs besides the spec: this machine, the hub, the store.
+
+    Attributes:
+        host: This machine.
+        hub: How to reach Hugging Face.
+        store: The engine store.
+        hf_cache: The Hugging Face cache directory (``.../hub``).
+    """
+
+    host: HostInfo
+    hub: Hub
+    store: Store
+    hf_cache: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provisioned:
+    """What a run leaves behind.
+
+    Attributes:
+        plan: The plan that was followed.
+        entry: The engine in the store.
+        info: What the engine says of itself.
+        repository: The Triton model repository.
+        served_name: Name of the front model.
+        was_hit: The engine was there before.
+        elapsed_s: Seconds from start to end.
+    """
+
+    plan: BuildPlan
+    entry: Entry
+    info: EngineInfo
+    repository: Path
+    served_name: str
+    was_hit: bool
+    elapsed_s: float
+
+
+def choose_backend(name: str, host: HostInfo) -> Backend:
+    """Return the backend called ``name``, or for ``auto`` the first that works on ``host``.
+
+    Raises:
+        HostError: It does not work here; the message says why for each one tried.
+    """
+    tried: list[str] = []
+    for candidate in AUTO_ORDER if name == "auto" else (name,):
+        backend = backends.get(candidate)
+        availability = backend.availability(host)
+        if availability.is_available:
+            return backend
+        tried.append(f"{candidate}: {availability.reason}")
+    raise HostError(
+        "no engine backend works on this machine\n  " + "\n  ".join(tried) if name == "auto" else tried[0],
+        hint="pip install 'trtbuild[cpu]' brings an engine that needs no GPU; trtbuild doctor shows every backend",
+    )
+
+
+def resolve_model(spec: EngineSpec, ctx: Context) -> ResolvedModel:
+    """Pin the model to exact bytes: a commit, or the tree hash of a directory.
+
+    Raises:
+        SpecError: The directory holds no model.
+        FetchError: The hub does not know it, or cannot be reached.
+    """
+    directory = Path(spec.model).expanduser()
+    known = catalog.find_model(spec.model)
+    if directory.is_dir() and (known is None or "/" in spec.model):
+        return _resolve_directory(directory, ctx.store.root / "hashes")
+    _check_hub_id(spec.model, known)
+    model_id = known.model_id if known else spec.model
+    resolved = fetch.resolve(model_id, spec.revision, hub=ctx.hub, cache=ctx.hf_cache)
+    info = known or catalog.find_model(model_id)
+    if info is None:
+        config = fetch.read_config(resolved, hub=ctx.hub, cache=ctx.hf_cache)
+        info = ModelInfo.from_hf_config(model_id, config)
+    alias = spec.model if known and spec.model != model_id else None
+    return ResolvedModel(model_id=model_id, revision=resolved.commit, source="hub", info=info, alias=alias)
+
+
+def make_plan(spec: EngineSpec, ctx: Context) -> tuple[Backend, BuildPlan]:
+    """Resolve the model and let the backend plan.
+
+    Raises:
+        TrtBuildError: Whatever makes the request impossible, before a weight is downloaded.
+    """
+    with log.get().stage("plan"):
+        model = resolve_model(spec, ctx)
+        backend = choose_backend(spec.backend, ctx.host)
+        plan = backend.plan(spec, model, ctx.host)
+        for warning in plan.warnings:
+            log.get().warning("plan_warning", warning)
+        log.get().bind(key=plan.key.short)
+    return backend, plan
+
+
+def provision(spec: Spec, ctx: Context) -> Provisioned:
+    """Do everything: after this, the repository can be served.
+
+    Raises:
+        TrtBuildError: From the stage that failed; nothing half-written is left where it could be used.
+    """
+    started = time.monotonic()
+    backend, plan = make_plan(spec.engine, ctx)
+    entry, was_hit = provide_engine(spec, plan, backend, ctx)
+    info = backend.inspect(entry.path)
+    with log.get().stage("repository"):
+        repository = write_served_model(spec, backend, info, entry, ctx.store.root)
+        remember_commit(repository, spec.engine, plan)
+    return Provisioned(
+        plan=plan,
+        entry=entry,
+        info=info,
+        repository=repository,
+        served_name=served_name_of(spec),
+        was_hit=was_hit,
+        elapsed_s=time.monotonic() - started,
+    )
+
+
+def provide_engine(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> tuple[Entry, bool]:
+    """Return the engine for ``plan`` and whether it was there before; build it if not."""
+    sink, store = log.get(), ctx.store
+    with sink.stage("store"):
+        found = store.get(plan.key)
+        if isinstance(found, Entry):
+            sink.info("hit", f"engine {plan.key.short} is in the store, nothing to build", path=str(found.path))
+            return found, True
+        sink.info("miss", f"engine {plan.key.short}: {found.reason}")
+        with store.lock(plan.key):
+            found = store.get(plan.key)
+            if isinstance(found, Entry):
+                sink.info("hit", f"engine {plan.key.short} was built by another process meanwhile")
+                return found, True
+            return _build(spec, plan, backend, ctx), False
+
+
+def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry:
+    sink, durations = log.get(), {}
+    with ctx.store.stage(plan.key) as staging:
+        started = time.monotonic()
+        with sink.stage("fetch"):
+            staging.set_phase("fetch")
+            snapshot = _fetch(spec.engine, plan, ctx)
+            durations["fetch_s"] = round(time.monotonic() - started, 3)
+        with sink.stage("build"):
+            staging.set_phase("build")
+            started = time.monotonic()
+            backend.build(plan, snapshot, staging.path, staging.work_dir)
+            copy_tokenizer(snapshot, staging.path / "tokenizer")
+            backend.inspect(staging.path)
+            durations["build_s"] = round(time.monotonic() - started, 3)
+            sink.info("built", f"engine {plan.key.short} built in {log.format_duration(durations['build_s'])}")
+        with sink.stage("store"):
+            return ctx.store.publish(plan.key, staging, provenance(plan, ctx.host, durations))
+
+
+def _fetch(spec: EngineSpec, plan: BuildPlan, ctx: Context) -> Path:
+    model = plan.model
+    if model.directory is not None:
+        return fetch.local_snapshot(model.directory, allow_pickle=spec.allow_pickle)
+    resolved = fetch.resolve(model.model_id, model.revision, hub=ctx.hub, cache=ctx.hf_cache)
+    return fetch.snapshot(
+        resolved, cache=ctx.hf_cache, hub=ctx.hub, allow_pickle=spec.allow_pickle, allow_code=spec.trust_remote_code
+    )
+
+
+def copy_tokenizer(snapshot: Path, target: Path) -> None:
+    """Copy what the front model needs from a snapshot; links are followed, names are a fixed list."""
+    target.mkdir(exist_ok=True)
+    for name in TOKENIZER_FILES:
+        source = snapshot / name
+        if source.is_file():
+            shutil.copyfile(source, target / name)
+
+
+def provenance(plan: BuildPlan, host: HostInfo, durations: Mapping[str, float]) -> dict[str, JsonValue]:
+    """Return what the manifest tells about a build besides its key; no secrets, no environment."""
+    return {
+        "model_id": plan.model.model_id,
+        "revision": plan.model.revision,
+        "alias": plan.model.alias,
+        "sku": plan.sku,
+        "backend": plan.backend,
+        "dtype": plan.shape.dtype,
+        "quantization": plan.shape.quantization,
+        "tp_size": plan.shape.tp_size,
+        "pp_size": plan.shape.pp_size,
+        "versions": dict(host.versions),
+        "trtbuild_version": __version__,
+        "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "durations": dict(durations),
+        "steps": list(plan.steps),
+    }
+
+
+def served_name_of(spec: Spec) -> str:
+    """Return the name of the front model: as asked, else the alias, the directory's name or the last part of the id."""
+    if spec.repository.served_name:
+        return spec.repository.served_name
+    directory = Path(spec.engine.model).expanduser()
+    last = directory.resolve().name if directory.is_dir() else spec.engine.model.rsplit("/", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip(".-").lower() or "model"
+
+
+def repository_path(spec: Spec, store_root: Path) -> Path:
+    """Return where the repository is written."""
+    return spec.repository.repository or store_root / "repositories" / served_name_of(spec)
+
+
+def write_served_model(spec: Spec, backend: Backend, info: EngineInfo, entry: Entry, store_root: Path) -> Path:
+    """Render the repository for one engine; return its path."""
+    model = ServedModel(
+        served_name=served_name_of(spec),
+        engine_template=backend.template(info, entry.path, spec.repository),
+        engine_info=info,
+        tokenizer_dir=entry.path / "tokenizer",
+        layout=spec.repository.layout,
+        max_queue_size=spec.repository.max_queue_size,
+    )
+    path = write_repository(repository_path(spec, store_root), [model], keep_others=spec.repository.add_to_repository)
+    log.get().info("repository", f"model repository {path} serves {model.served_name!r}")
+    return path
+
+
+def pin_to_repository(spec: Spec, store_root: Path) -> Spec:
+    """Return ``spec`` with the revision pinned to the commit that its repository was written from, if it was.
+
+    A pod's init container and its server must not resolve a moving branch twice: the server takes what init built.
+    """
+    record = _record_path(repository_path(spec, store_root))
+    try:
+        document = json.loads(record.read_text())
+        if document.get("spec") == _spec_digest(spec.engine) and re.fullmatch(r"[0-9a-f]{40}", document["revision"]):
+            return replace(spec, engine=replace(spec.engine, revision=document["revision"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return spec
+
+
+def remember_commit(repository: Path, spec: EngineSpec, plan: BuildPlan) -> None:
+    """Write beside the repository which commit it was made from (see :func:`pin_to_repository`)."""
+    record = _record_path(repository)
+    text = json.dumps({"spec": _spec_digest(spec), "revision": plan.model.revision, "key": plan.key.digest}) + "\n"
+    try:
+        if record.exists() and record.read_text() == text:
+            return
+        temporary = record.with_name(f"{record.name}.{os.getpid()}")
+        temporary.write_text(text)
+        temporary.rename(record)
+    except OSError as error:
+        raise RepositoryError(
+            f"cannot write {record}: {error.strerror}", hint="make its directory writable, or pass another --repository"
+        ) from error
+
+
+def _record_path(repository: Path) -> Path:
+    return repository.with_name(f".{repository.name}.trtbuild.json")
+
+
+def _spec_digest(spec: EngineSpec) -> str:
+    return hashlib.sha256(canonical_json(asdict(spec)).encode()).hexdigest()
+
+
+def _resolve_directory(directory: Path, memo: Path) -> ResolvedModel:
+    directory = directory.resolve()
+    if not (directory / "config.json").is_file():
+        raise SpecError(
+            f"{directory} holds no config.json, so it is no Hugging Face model",
+            hint="name a directory as huggingface_hub or save_pretrained writes it",
+        )
+    model_id = f"local/{directory.name}"
+    return ResolvedModel(
+        model_id=model_id,
+        revision=fetch.hash_directory(directory, memo=memo),
+        source="directory",
+        directory=directory,
+        info=ModelInfo.from_hf_config(model_id, fetch.load_config(directory)),
+    )
+
+
+def _check_hub_id(name: str, known: ModelInfo | None) -> None:
+    """Refuse what can be no Hugging Face id before any network.
+
+    Source: huggingface_hub ``validate_repo_id``: ``name`` or ``namespace/name`` of ``[A-Za-z0-9._-]``, at most 96.
+    """
+    if known is None and not re.fullmatch(r"(?:[\w.-]+/)?[\w-][\w.-]{0,95}", name):
+        raise SpecError(
+            f"{name!r} is no catalog alias, no directory and no Hugging Face id",
+            hint="trtbuild models lists the catalog",
+        )
+    if known is None and "/" not in name:
+        near = ", ".join(catalog.closest_models(name)[:3])
+        raise SpecError(
+            f"{name!r} is no catalog alias and no directory" + (f"; did you mean {near}?" if near else ""),
+            hint="a Hugging Face id has the form organisation/name; trtbuild models lists the catalog",
+        )

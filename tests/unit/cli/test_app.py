@@ -1,0 +1,114 @@
+"""The command tree: exit codes, what goes where, and no import that --help does not need."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trtbuild.cli import run
+from trtbuild.cli.app import COMMANDS, app
+
+
+def test_every_command_is_importable_and_has_help() -> None:
+    import click
+
+    for name in COMMANDS:
+        command = app.get_command(click.Context(app), name)
+        assert command is not None
+        assert command.help, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        pytest.param(["build"], 2, "no model was named", id="no-model"),
+        pytest.param(
+            ["build", "no/such\nid"], 2, "no catalog alias, no directory and no Hugging Face id", id="hostile-id"
+        ),
+        pytest.param(["llama-3-8bb"], 2, "did you mean llama-3-8b", id="alias-typo"),
+        pytest.param(["llama-3-8b", "--tpp", "2"], 2, "No such option", id="unknown-flag"),
+        pytest.param(["llama-3-8b", "--tp", "zwei"], 2, "--tp-size: expected a whole number", id="bad-value"),
+        pytest.param(["build", "m", "--dtype", "bfloat"], 2, "did you mean 'bfloat16'", id="bad-choice"),
+        pytest.param(["store", "rm", "abcd", "--store", "/nonexistent/x"], 7, "'abcd' names no entry", id="no-entry"),
+        pytest.param(["health", "ready", "--http-port", "9", "--timeout", "1"], 9, "is not ready", id="no-server"),
+    ],
+)
+def test_errors_go_to_stderr_with_a_hint_and_their_code(
+    arguments: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert text in err
+    assert "hint:" in err
+
+
+def test_an_error_in_a_pod_is_one_json_line_and_last(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "engine.yaml").write_text("model: llama-3-8b\ntp_size: 0\n")
+    assert run(["init", "--config", str(tmp_path / "engine.yaml")]) == 2
+    last = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert (last["level"], last["stage"], last["exit_code"]) == ("error", "spec", 2)
+    assert "engine.yaml line 2: expected at least 1, got 0" in last["msg"]
+    assert last["hint"]
+
+
+def test_a_bug_is_exit_code_1_with_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trtbuild.catalog.models", lambda: 1 / 0)
+    assert run(["models"]) == 1
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert "please report it" in err
+
+
+def test_the_catalog_is_listed_as_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "llama-3-8b"]) == 0
+    out = capsys.readouterr().out
+    assert "meta-llama/Meta-Llama-3-8B" in out
+    assert run(["models", "gpt2", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["layers"] == 12
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("click.shell_completion.BashComplete._check_version", staticmethod(lambda: None))
+    assert run(["completion", shell]) == 0
+    assert "_TRTBUILD_COMPLETE" in capsys.readouterr().out
+
+
+def test_completion_knows_models_and_choices() -> None:
+    import click
+
+    from trtbuild.cli.build import build
+
+    context = click.Context(build)
+    by_name = {p.name: p for p in build.params}
+    models = [item.value for item in by_name["model"].shell_complete(context, "llama-3.2")]
+    assert "llama-3.2-1b" in models
+    assert [i.value for i in by_name["dtype"].shell_complete(context, "bf")] == ["bfloat16"]
+
+
+def test_help_imports_only_what_it_shows() -> None:
+    code = (
+        "import sys\nfrom trtbuild.cli import run\nassert run(['--help']) == 0\n"
+        "heavy = {'yaml', 'rich', 'jinja2', 'huggingface_hub', 'numpy', 'openvino', 'tritonclient', 'google'}\n"
+        "print(sorted(heavy & {m.split('.')[0] for m in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "trtbuild MODEL [OPTIONS]" in done.stdout
+
+
+def test_a_model_named_like_a_command_is_reachable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["build", "plan"], ["./plan"], ["build", "./plan"]):
+        assert run([*arguments, "--store", str(tmp_path / "store")]) == 2
+        assert "holds no config.json" in capsys.readouterr().err
