@@ -76,6 +76,9 @@ class Engine:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_seqs = self.slots
         scheduler.max_num_batched_tokens = max(int(limits["max_num_tokens"]), self.slots)
+        if not options.get("enable_chunked_context", True):
+            scheduler.dynamic_split_fuse = False
+            scheduler.max_num_batched_tokens = max(scheduler.max_num_batched_tokens, self.max_input_len)
         scheduler.num_kv_blocks = self.total_blocks
         scheduler.enable_prefix_caching = bool(options.get("enable_kv_cache_reuse", True))
         properties = dict(runtime["properties"])

@@ -93,7 +93,7 @@ class _Inputs:
         if values.size != 1:
             raise InvalidRequestError(f"{name}: expected one value, got {values.size}")
         if not low <= value <= high:  # also refuses NaN
-            raise InvalidRequestError(f"{name}: expected {low:g} to {high:g}, got {value:g}")
+            raise InvalidRequestError(f"{name}: expected {_plain(low)} to {_plain(high)}, got {_plain(value)}")
         return value
 
     def flag(self, name: str) -> bool:
@@ -123,6 +123,10 @@ class _Inputs:
         return words
 
 
+def _plain(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
 def read_options(inputs: _Inputs) -> dict[str, Any]:
     """Return a request's options as the engine process takes them.
 
@@ -145,8 +149,8 @@ def read_options(inputs: _Inputs) -> dict[str, Any]:
         "input_ids": flat[:used],
         "request_output_len": new,
         "repetition_penalty": inputs.number("repetition_penalty", 1.0, 1e-6, 1e6),
-        "presence_penalty": inputs.number("presence_penalty", 0.0, -1e6, 1e6),
-        "frequency_penalty": inputs.number("frequency_penalty", 0.0, -1e6, 1e6),
+        "presence_penalty": inputs.number("presence_penalty", 0.0, -2.0, 2.0),
+        "frequency_penalty": inputs.number("frequency_penalty", 0.0, -2.0, 2.0),
         "log_probs": inputs.flag("return_log_probs"),
         "stop_words": inputs.words("stop_words_list"),
         "min_tokens": min(inputs.number("min_tokens", 0, 0, 2**31 - 1), new),
@@ -356,6 +360,7 @@ class TritonPythonModel:
         options: dict[str, Any] = {
             "max_batch_size": int(self._parameters["max_batch_size"]),
             "enable_kv_cache_reuse": self._parameters.get("enable_kv_cache_reuse", "true") == "true",
+            "enable_chunked_context": self._parameters.get("enable_chunked_context", "true") == "true",
             "batch_scheduler_policy": self._parameters.get("batch_scheduler_policy", "guaranteed_no_evict"),
         }
         if self._parameters.get("inference_num_threads"):
@@ -439,10 +444,11 @@ class TritonPythonModel:
             fresh, self._fresh = list(self._fresh.values()), {}
             parts = []
             for pending in fresh:
-                parts.append((pending, pending.tokens, pending.log_probs))
+                # The end belongs to these tokens: more tokens and an end may arrive while the part is being sent.
+                parts.append((pending, pending.tokens, pending.log_probs, pending.end))
                 pending.tokens, pending.log_probs = [], []
-        for pending, tokens, log_probs in parts:
-            _send_part(pending, tokens, log_probs)
+        for part in parts:
+            _send_part(*part)
 
     def _cancel_abandoned(self) -> None:
         """End requests whose client has gone, so that their slots are free for others."""
@@ -453,9 +459,8 @@ class TritonPythonModel:
                 self._outbox.put(encode({"cancel": pending.key}))
 
 
-def _send_part(pending: Pending, tokens: list[int], log_probs: list[float]) -> None:
+def _send_part(pending: Pending, tokens: list[int], log_probs: list[float], end: dict[str, Any] | None) -> None:
     """Send new tokens, and the end if it has come."""
-    end = pending.end
     if end is not None and "error" in end:
         code = pb_utils.TritonError.INVALID_ARG if end.get("invalid") else pb_utils.TritonError.INTERNAL
         _send_error(pending.sender, end["error"], code)

@@ -1,0 +1,88 @@
+"""Starting and ending servers with engines of the cpu backend: nothing is left behind, and failures are said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cpu.conftest import ask, start_server, until, workers, write_model
+
+pytestmark = pytest.mark.integration
+
+
+def _stubs(server_pid: int) -> list[int]:
+    children = Path(f"/proc/{server_pid}/task").glob("*/children")
+    return [int(pid) for path in children for pid in path.read_text().split()]
+
+
+def test_sigterm_ends_everything_and_a_new_server_serves(engine: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "repository", "tensorrt_llm", engine)
+    answers = []
+    for _ in range(2):
+        server = start_server(tmp_path / "repository", tmp_path)
+        try:
+            server.wait_ready()
+            assert len(workers(engine)) == 1
+            answers.append(ask(server, input_ids=[5, 6], request_output_len=8).tokens)
+        finally:
+            assert server.stop() == 0
+        assert workers(engine) == []
+    assert answers[0] == answers[1] != []
+
+
+@pytest.mark.parametrize("victim", ["stub", "server"])
+def test_no_engine_outlives_whoever_started_it(engine: Path, tmp_path: Path, victim: str) -> None:
+    write_model(tmp_path / "repository", "tensorrt_llm", engine)
+    server = start_server(tmp_path / "repository", tmp_path)
+    try:
+        server.wait_ready()
+        (stub,) = _stubs(server.child.pid)
+        assert len(workers(engine)) == 1
+        os.kill(stub if victim == "stub" else server.child.pid, signal.SIGKILL)
+        until(lambda: not workers(engine), "the engine process ends")
+    finally:
+        server.stop()
+
+
+def test_a_rank_above_zero_starts_no_engine(engine: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "repository", "tensorrt_llm", engine)
+    server = start_server(tmp_path / "repository", tmp_path, env={"OMPI_COMM_WORLD_RANK": "1"})
+    try:
+        server.wait_ready()
+        assert workers(engine) == []
+        assert "send requests to rank 0" in ask(server, input_ids=[5], request_output_len=1).error
+    finally:
+        assert server.stop() == 0
+
+
+def test_an_engine_that_cannot_be_loaded_is_said_at_start(engine: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "engine"
+    broken.mkdir()
+    for path in engine.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    write_model(tmp_path / "repository", "tensorrt_llm", broken)
+    (broken / "openvino_model.xml").write_text("<net>")
+    server = start_server(tmp_path / "repository", tmp_path)
+    try:
+        with pytest.raises(AssertionError, match="cannot be loaded"):
+            server.wait_ready()
+        assert server.child.wait(timeout=60) != 0
+        assert workers(broken) == []
+    finally:
+        server.stop()
+
+
+def test_children_of_the_test_run_are_gone(engine: Path) -> None:
+    """The walk over processes sees what it should: a program of that name and argument is found."""
+    script = engine.parent / "engine_worker.py"
+    script.write_text("input()\n")
+    child = subprocess.Popen(["python3", str(script), str(engine)], stdin=subprocess.PIPE)
+    try:
+        until(lambda: workers(engine) == [child.pid], "the process is found")
+    finally:
+        child.kill()
+        child.communicate()
