@@ -1,4 +1,4 @@
-"""Generate ``chart/values.schema.json`` and the table in ``chart/README.md`` from the comments in ``chart/values.yaml``.
+"""Generate ``values.schema.json`` and the table of the chart's README from the comments in ``chart/values.yaml``.
 
 It decides how a comment becomes a schema: the type of a default, refined by ``# @schema {...}`` lines, and sections
 whose comment ends in "(per SKU)" become the properties of an entry of ``skus``. Usage::

@@ -25,7 +25,7 @@ base + suffix in at most 63 characters: (list base suffix). Only the base is cut
 {{- if le (add (len $base) (len $suffix)) 63 }}
 {{- printf "%s%s" $base $suffix }}
 {{- else }}
-{{- $room := int (sub 63 (len $suffix) 7) }}
+{{- $room := int (sub 56 (len $suffix)) }}
 {{- printf "%s-%s%s" ($base | trunc $room | trimSuffix "-") ($base | sha256sum | trunc 6) $suffix }}
 {{- end }}
 {{- end }}

@@ -61,11 +61,11 @@ class Rendered:
                 yield f"Pod/{item['metadata']['name']}", item["spec"]
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(yaml.CSafeLoader):
     """Refuses a key given twice, which YAML allows and Kubernetes' strict decoding does not."""
 
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: yaml.CSafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     twice = {key for key in keys if keys.count(key) > 1}
     assert not twice, f"keys given twice: {twice} at {node.start_mark}"

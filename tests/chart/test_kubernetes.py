@@ -1,4 +1,4 @@
-"""What comes out is accepted by Kubernetes: strict schemas per version, custom resources by their types, Pod Security."""
+"""What comes out is accepted by Kubernetes: strict schemas, custom resources by their types, Pod Security."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_strict_validation_finds_an_unknown_field() -> None:
 
 
 def check_types(node_modules: Path, folder: Path, items: list[dict[str, Any]]) -> str:
-    """Return what TypeScript says against custom resources written as literals: wrong types, missing and unknown keys."""
+    """Return what TypeScript says against custom resources as literals: wrong types, missing and unknown keys."""
     lines = [f'import type {{ I{kind} as {kind} }} from "{path}";' for (kind, _), path in IMPORTS.items()]
     lines += [f"export const object{i}: {item['kind']} = {json.dumps(item)};" for i, item in enumerate(items)]
     (folder / "objects.ts").write_text("\n".join(lines) + "\n")
