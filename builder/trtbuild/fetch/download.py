@@ -97,7 +97,7 @@ class Transfer:
             except OSError as error:
                 raise self._disk_error(error) from error
             finally:
-                self._client.stopped.set()
+                self._client.stop()
                 concurrent.futures.wait(running)
                 self._abandoned_bytes = sum(job.partial.done_bytes for job in self._jobs if not job.is_finished)
                 for job in self._jobs:
@@ -139,7 +139,13 @@ class Transfer:
                 return None
             tuning = self._client.tuning
             range_bytes = max(1, file.size) if self._whole_files else tuning.range_bytes
-            partial = Partial(blob, file, range_bytes=range_bytes, sync_bytes=tuning.sync_bytes)
+            partial = Partial(
+                blob,
+                file,
+                range_bytes=range_bytes,
+                sync_bytes=tuning.sync_bytes,
+                journal_bytes=tuning.journal_bytes,
+            )
         except BaseException:
             lock.release()
             raise
@@ -162,6 +168,8 @@ class Transfer:
             try:
                 self._receive(job, index)
             except (RetryableError, HTTPError) as error:
+                if self._client.stopped.is_set():
+                    raise StoppedError from error
                 if part.done > before:
                     failures.reset()
                 job.partial.touch()
@@ -192,6 +200,7 @@ class Transfer:
         response, location = self._client.get(address, headers, self._subject(file), on_redirect=check)
         is_drained = False
         try:
+            self._client.watch(response)
             if self._client.is_hub(location):
                 check(response.headers)
             else:
@@ -212,6 +221,7 @@ class Transfer:
                 self._progress.advance(len(data))
             is_drained = True
         finally:
+            self._client.unwatch(response)
             if is_drained:
                 response.release_conn()
             else:

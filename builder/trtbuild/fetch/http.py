@@ -52,6 +52,7 @@ class Tuning:
         connections: Requests at a time, over all files.
         range_bytes: Larger files are fetched in ranges of this length, several at once.
         sync_bytes: Bytes of a file that a power failure may cost.
+        journal_bytes: Bytes of a range that the death of the process may cost.
         read_bytes: Bytes per read of a connection.
         timeout_s: Longest silence on a connection.
         attempts: Failures in a row, without a byte in between, before giving up.
@@ -61,6 +62,7 @@ class Tuning:
     connections: int = 8
     range_bytes: int = 64 << 20
     sync_bytes: int = 64 << 20
+    journal_bytes: int = 1 << 20
     read_bytes: int = 1 << 18
     timeout_s: float = 30.0
     attempts: int = 8
@@ -105,6 +107,7 @@ class Client:
         self.hub, self.tuning = hub, tuning
         self.stopped = threading.Event()
         self._pools: dict[str, urllib3.PoolManager] = {}
+        self._open: set[urllib3.BaseHTTPResponse] = set()
         self._lock = threading.Lock()
         self._has_worked = False
         self._ssl_context = _ssl_context(hub)
@@ -195,6 +198,24 @@ class Client:
             self.stopped.wait(seconds)
         if self.stopped.is_set():
             raise StoppedError
+
+    def watch(self, response: urllib3.BaseHTTPResponse) -> None:
+        """Let :meth:`stop` cut off this answer while another thread reads it."""
+        with self._lock:
+            self._open.add(response)
+
+    def unwatch(self, response: urllib3.BaseHTTPResponse) -> None:
+        """Leave an answer alone from now on."""
+        with self._lock:
+            self._open.discard(response)
+
+    def stop(self) -> None:
+        """Call the transfer off: pauses end, and readers find their connection closed instead of waiting for data."""
+        self.stopped.set()
+        with self._lock:
+            for response in self._open:
+                with contextlib.suppress(OSError, ValueError, RuntimeError):
+                    response.shutdown()
 
     @property
     def has_worked(self) -> bool:

@@ -23,7 +23,6 @@ from trtbuild.fetch.hub import RemoteFile
 
 DATA_SUFFIX = ".trtbuild-incomplete"
 JOURNAL_SUFFIX = ".trtbuild-incomplete.journal"
-JOURNAL_STEP_BYTES = 1 << 20
 LEASE_S = 60.0
 """An untrusted lock is believed this long after its holder's last sign of life."""
 
@@ -58,13 +57,14 @@ class Partial:
         file: The hub's record of it.
         range_bytes: Length of a range; the last one is shorter.
         sync_bytes: Bytes after which the data is synced to the disk.
+        journal_bytes: Bytes of a range after which the journal is told.
     """
 
-    def __init__(self, blob: Path, file: RemoteFile, *, range_bytes: int, sync_bytes: int) -> None:
+    def __init__(self, blob: Path, file: RemoteFile, *, range_bytes: int, sync_bytes: int, journal_bytes: int) -> None:
         self.blob, self.file = blob, file
         self.data = blob.with_name(blob.name + DATA_SUFFIX)
         self.journal = blob.with_name(blob.name + JOURNAL_SUFFIX)
-        self._range_bytes, self._sync_bytes = range_bytes, sync_bytes
+        self._range_bytes, self._sync_bytes, self._journal_bytes = range_bytes, sync_bytes, journal_bytes
         self._unsynced = 0
         self._lock = threading.Lock()
         self._hash_lock = threading.Lock()
@@ -105,7 +105,7 @@ class Partial:
             written = os.pwrite(self._data_fd, view, part.start + part.done)
             part.done += written
             view = view[written:]
-        if part.done - part.journaled >= JOURNAL_STEP_BYTES or part.done == part.length:
+        if part.done - part.journaled >= self._journal_bytes or part.done == part.length:
             self._note(index)
         with self._lock:
             self._unsynced += len(data)

@@ -37,8 +37,6 @@ def resolve(model_id: str, revision: str, *, hub: Hub, cache: Path, tuning: Tuni
     cached = find_cached(model_id, revision, cache)
     if cached is not None and (hub.is_offline or is_commit(revision)):
         return cached
-    if is_commit(revision):
-        return Resolved(model_id=model_id, revision=revision, commit=revision)
     if hub.is_offline:
         raise offline_error(model_id, revision, cache)
     from trtbuild.fetch.http import Client, UnreachableError
@@ -58,20 +56,22 @@ def resolve(model_id: str, revision: str, *, hub: Hub, cache: Path, tuning: Tuni
         return cached
     finally:
         client.close()
-    files = RepoCache(cache, model_id).read_tree(commit)
-    return Resolved(model_id=model_id, revision=revision, commit=commit, files=files)
+    repo = RepoCache(cache, model_id)
+    repo.write_ref(revision, commit)
+    return Resolved(model_id=model_id, revision=revision, commit=commit, files=repo.read_tree(commit))
 
 
 def find_cached(model_id: str, revision: str, cache: Path) -> Resolved | None:
-    """Return what the cache knows of a revision, without network: its commit and perhaps its files, or None."""
+    """Return what is known of a revision without network, or None.
+
+    A commit stands for itself; a branch or tag for the commit it had when a tool last looked it up. Whether the files
+    are there is found out by :func:`snapshot`.
+    """
     repo = RepoCache(cache, model_id)
     commit = revision if is_commit(revision) else repo.read_ref(revision)
     if commit is None:
         return None
-    files = repo.read_tree(commit)
-    if files is None and not repo.snapshot(commit).is_dir():
-        return None
-    return Resolved(model_id=model_id, revision=revision, commit=commit, files=files)
+    return Resolved(model_id=model_id, revision=revision, commit=commit, files=repo.read_tree(commit))
 
 
 def list_files(resolved: Resolved, *, client: Client, cache: Path) -> Resolved:

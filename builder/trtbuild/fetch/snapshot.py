@@ -64,7 +64,6 @@ def snapshot(
         remove_abandoned(repo.blobs, now=time.time())
     for file in wanted.all():  # a process killed in its very last step leaves a journal beside the finished blob
         remove_leftovers(repo.blob(file))
-    repo.write_ref(resolved.revision, resolved.commit)
     return repo.snapshot(resolved.commit)
 
 

@@ -23,7 +23,14 @@ def hub() -> Iterator[HubStub]:
 def make_client(tmp_path: Path) -> Callable[..., Client]:
     def make(stub: HubStub, *, name: str = "cache", **options: object) -> Client:
         client = Client(tmp_path / name, Hub(endpoint=stub.endpoint, **options), Tuning())  # type: ignore[arg-type]
-        client.tuning = Tuning(connections=4, range_bytes=MIB, sync_bytes=MIB, timeout_s=20, pause=client.pauses.append)
+        client.tuning = Tuning(
+            connections=4,
+            range_bytes=MIB,
+            sync_bytes=MIB,
+            journal_bytes=MIB // 8,
+            timeout_s=20,
+            pause=client.pauses.append,
+        )
         return client
 
     return make
