@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from trtbuild.store.beacon import Owner
 from trtbuild.store.budget import Collection, Item, Removal, Usage, collect, make_room, measure
+from trtbuild.store.bundle import export_bundle, import_bundle
 from trtbuild.store.core import Claim, Layout, Staging, Store
 from trtbuild.store.entries import Broken, Difference, Entry, Explanation, Miss
 from trtbuild.store.leases import Lease
 from trtbuild.store.manifest import FileRecord, Manifest, Problem, VerifyMode
+from trtbuild.store.shared import Shared
+from trtbuild.store.tier import Tier, open_tier
 
 __all__ = [
     "Broken",
@@ -29,11 +32,16 @@ __all__ = [
     "Owner",
     "Problem",
     "Removal",
+    "Shared",
     "Staging",
     "Store",
+    "Tier",
     "Usage",
     "VerifyMode",
     "collect",
+    "export_bundle",
+    "import_bundle",
     "make_room",
     "measure",
+    "open_tier",
 ]

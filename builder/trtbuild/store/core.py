@@ -42,6 +42,7 @@ WAIT_REPORT_S = 10.0
 _POLL_S = (0.1, 1.0)
 _PUBLISH_ATTEMPTS = 8
 _PUT_BACK_S = 2.0
+_GET_ANOTHER = "get another copy, or build the engine here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,8 +268,13 @@ class Store:
                 return (Problem(file=MANIFEST, message=f"expected key {entry.short}, got {manifest.key.short}"),)
             return check_files(entry.path, manifest, mode)
 
-    def explain(self, key: EngineKey) -> Explanation:
-        """Say why ``key`` is a hit or a miss, and what the store has that is most like it."""
+    def explain(self, key: EngineKey, *, shared: str | None = None) -> Explanation:
+        """Say why ``key`` is a hit or a miss, and what the store has that is most like it.
+
+        Args:
+            key: The key asked for.
+            shared: What :meth:`Shared.describe` says of it, to be passed on.
+        """
         found = self.get(key)
         nearest, differences = (None, ()) if isinstance(found, Entry) else reading.nearest(key, self.ls())
         with disk.explained("read the claims", self.layout.claims):
@@ -276,6 +282,7 @@ class Store:
         return Explanation(
             key=key,
             local=found,
+            shared=shared,
             nearest=nearest,
             differences=differences,
             builder=builder.describe() if builder else None,
@@ -399,13 +406,38 @@ class Store:
         """
         with disk.explained("publish an engine", staging.path):
             manifest = self._describe(key, staging, provenance)
-            disk.write_file(staging.path / MANIFEST, manifest.to_bytes(), mode=self._file_mode)
-            for parent, _, _ in os.walk(staging.path, topdown=False):
-                disk.sync_dir(Path(parent))
-            entry = self._move_in(key, staging.path, manifest)
-            durations.record(self.layout.durations, key, provenance)
+            entry = self._seal(staging, manifest)
             if keep_work:
                 self._keep_work(key, staging)
+        return entry
+
+    def publish_verified(self, staging: Staging, manifest: Manifest) -> Entry:
+        """Publish files that came with a manifest and were checked against its hashes by the caller.
+
+        Raises:
+            StoreError: They are not exactly the manifest's files, or cannot be written.
+        """
+        with disk.explained("publish an engine", staging.path):
+            problems = check_files(staging.path, manifest, "sizes")
+            try:
+                found = list_files(staging.path)
+            except ValueError as error:
+                raise StoreError(f"what was received cannot be published: {error}", hint=_GET_ANOTHER) from error
+            extra = sorted(set(found) - set(manifest.files))
+            if problems or extra:
+                reason = str(problems[0]) if problems else f"{extra[0]} is not in the manifest"
+                raise StoreError(f"what was received is not whole: {reason}", hint=_GET_ANOTHER)
+            for name in found:
+                disk.sync_file(staging.path / name)
+            return self._seal(staging, manifest)
+
+    def _seal(self, staging: Staging, manifest: Manifest) -> Entry:
+        """Write the manifest, last, and rename all into place."""
+        disk.write_file(staging.path / MANIFEST, manifest.to_bytes(), mode=self._file_mode)
+        for parent, _, _ in os.walk(staging.path, topdown=False):
+            disk.sync_dir(Path(parent))
+        entry = self._move_in(manifest.key, staging.path, manifest)
+        durations.record(self.layout.durations, manifest.key, manifest.provenance)
         return entry
 
     def _describe(self, key: EngineKey, staging: Staging, provenance: Mapping[str, JsonValue]) -> Manifest:
