@@ -31,7 +31,7 @@ MakeSeries = Callable[[Kind, str, str, Mapping[str, str]], Series]
 """kind, name, help text, labels -> series."""
 
 _HELP = {
-    "trtbuild_request_queue_seconds_total": "Seconds spent waiting for a slot, over all requests; grows while they wait.",
+    "trtbuild_request_queue_seconds_total": "Seconds waited for a slot, over all requests; grows while they wait.",
     "trtbuild_request_compute_seconds_total": "Seconds spent in a slot, over all requests; grows while they run.",
     "trtbuild_requests_total": "Requests that ended, by outcome: ok, cancelled, failed, rejected (queue full).",
     "trtbuild_prompt_tokens_total": "Tokens of prompts given to the engine.",
@@ -53,7 +53,7 @@ class Exporter:
         self._series: dict[tuple[str, str], Series] = {}
         self._shown: dict[tuple[str, str], float] = {}
 
-    def export(self, snapshot: Snapshot) -> None:
+    def export(self, snapshot: Snapshot, *, with_distributions: bool = True) -> None:
         """Send what has changed since the last call; the first call creates every series, at zero too."""
         self._gauge("trtbuild_requests_waiting", snapshot.waiting)
         self._gauge("trtbuild_requests_running", snapshot.running)
@@ -64,6 +64,8 @@ class Exporter:
         self._counter("trtbuild_generation_tokens_total", snapshot.generation_tokens)
         for outcome, count in snapshot.outcomes.items():
             self._counter("trtbuild_requests_total", count, outcome=outcome)
+        if not with_distributions:
+            return
         self._distribution("trtbuild_time_to_first_token_seconds", *snapshot.first_token)
         self._distribution("trtbuild_inter_token_latency_seconds", *snapshot.inter_token)
         self._distribution("trtbuild_request_duration_seconds", *snapshot.duration)

@@ -33,8 +33,10 @@ from trtbuild_front.text import TextModel
 
 _IDLE_S = 0.25
 _ANSWERS_PER_TURN = 16
-_SWEEP_PAUSE_S = 0.3
+_SWEEP_PAUSE_S = 0.4
 _CHECK_PAUSE_S = 0.001
+_UNCHECKED_S = 0.4
+"""Age below which nobody asks whether a client is still there: asking costs the server as much as an answer."""
 _TOKENIZING_THREADS = 2
 _UNAVAILABLE = 14
 _PREPARE_FAULTS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
@@ -321,7 +323,9 @@ class Service:
             for generation in list(self._live.values()):
                 if self._stopping.is_set():
                     return
-                if not generation.is_over and generation.reply.is_cancelled():
+                if generation.is_over or self._now_s() - generation.account.arrived_s < _UNCHECKED_S:
+                    continue
+                if generation.reply.is_cancelled():
                     self._inbox.append(("cancel", generation))
                     self._notify()
-                time.sleep(_CHECK_PAUSE_S)  # asking costs a round trip to the server; leave the processor to the tokens
+                time.sleep(_CHECK_PAUSE_S)  # leave the processor to the tokens

@@ -5,6 +5,7 @@ It decides nothing about requests; ``trtbuild_front.service`` does. Parameters a
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -29,6 +30,7 @@ from trtbuild_front.http2 import Connection
 from trtbuild_front.service import Service, Settings
 
 _TICK_S = 0.2
+_TICKS_PER_DISTRIBUTION = 5  # dozens of series that nobody scales on: once a second is enough
 
 
 class TritonReply:
@@ -171,5 +173,8 @@ class TritonPythonModel:
             self._ticker.join()
 
     def _tick(self) -> None:
-        while not self._stopping.wait(_TICK_S):
-            self._exporter.export(self._service.accounting.snapshot(time.monotonic()))
+        for turn in itertools.count(1):
+            if self._stopping.wait(_TICK_S):
+                return
+            snapshot = self._service.accounting.snapshot(time.monotonic())
+            self._exporter.export(snapshot, with_distributions=turn % _TICKS_PER_DISTRIBUTION == 0)

@@ -1,0 +1,137 @@
+"""Tokenizer files: what they say about prompts, ends and templates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trtbuild_front import text
+from trtbuild_front.chat import ChatTemplate, parse_messages
+from trtbuild_front.faults import RequestError
+
+from tests.unit.front import kinds
+
+MESSAGES = json.dumps([{"role": "user", "content": "Hi"}])
+
+
+def test_a_prompt_gets_the_tokenizer_s_own_bos_and_a_conversation_the_template_s(tokenizer_dir: Path) -> None:
+    model = text.load(tokenizer_dir)
+    assert model.encode("Hi")[0] == 0
+    assert model.encode("")[0] == 0
+    ids = model.encode_messages(MESSAGES)
+    assert ids.count(0) == 1  # not one from the template and one from the post-processor
+    assert model.tokenizer.decode(ids, skip_special_tokens=False) == "<s><user>Hi\n<assistant>"
+    assert model.decode(model.encode("Größe 🙂")) == "Größe 🙂"
+
+
+@pytest.mark.parametrize(
+    ("files", "end_ids"),
+    [
+        pytest.param({}, (1, 3), id="generation_config-wins"),
+        pytest.param({"generation_config": None}, (1,), id="config"),
+        pytest.param({"generation_config": {"eos_token_id": 3}, "config": None}, (3,), id="one-id"),
+        pytest.param({"generation_config": None, "config": {"eos_token_id": None}}, (1,), id="eos_token-by-name"),
+        pytest.param(
+            {"generation_config": None, "config": None, "tokenizer_config": {}}, (), id="a-model-without-an-end"
+        ),
+    ],
+)
+def test_end_ids(make_tokenizer_dir: Callable[..., Path], files: dict[str, object], end_ids: tuple[int, ...]) -> None:
+    assert text.load(make_tokenizer_dir(**files)).end_ids == end_ids
+
+
+@pytest.mark.parametrize(
+    ("files", "prompt"),
+    [
+        pytest.param({}, "<s><user>Hi\n<assistant>", id="tokenizer_config"),
+        pytest.param({"chat_template": "{{ messages[0].content }}!"}, "Hi!", id="the-file-wins"),
+        pytest.param(
+            {"tokenizer_config": {"chat_template": [{"name": "default", "template": "D"}, {"name": "x"}]}},
+            "D",
+            id="list",
+        ),
+    ],
+)
+def test_chat_templates(make_tokenizer_dir: Callable[..., Path], files: dict[str, object], prompt: str) -> None:
+    model = text.load(make_tokenizer_dir(**files))
+    assert model.template is not None
+    assert model.template.render(parse_messages(MESSAGES)) == prompt
+
+
+def test_a_model_without_a_template_says_so(make_tokenizer_dir: Callable[..., Path]) -> None:
+    model = text.load(make_tokenizer_dir(tokenizer_config={}))
+    with pytest.raises(RequestError, match="has no chat template; send text_input"):
+        model.encode_messages(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        pytest.param("{{ raise_exception('only two roles') }}", "only two roles", id="raise_exception"),
+        pytest.param("{{ messages.append(1) }}", "refused them", id="cannot-change-its-arguments"),
+        pytest.param("{{ ''.__class__.__mro__ }}", "refused them", id="cannot-leave-the-sandbox"),
+        pytest.param("{{ messages[0].role + 1 }}", "refused them", id="type-error"),
+    ],
+)
+def test_a_template_that_refuses_fails_the_request_only(source: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        ChatTemplate(source, {}).render(parse_messages(MESSAGES))
+
+
+def test_templates_have_what_they_expect() -> None:
+    source = "{%- for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m | tojson }}{% endfor %}"
+    source += "{{ strftime_now('%Y') | length }}{{ add_generation_prompt }}{{ bos_token }}{{ tools is none }}"
+    messages = parse_messages(json.dumps([{"role": "user", "content": "é"}] * 2))
+    assert ChatTemplate(source, {"bos_token": "<s>"}).render(messages) == '{"role": "user", "content": "é"}4True<s>True'
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param("hello", id="no-json"),
+        pytest.param('{"role": "user"}', id="no-list"),
+        pytest.param("[]", id="empty"),
+        pytest.param('[{"content": "x"}]', id="no-role"),
+        pytest.param('[{"role": "user"}]', id="no-content"),
+        pytest.param('["x"]', id="no-object"),
+    ],
+)
+def test_messages_of_the_wrong_shape_are_refused_with_an_example(messages: str) -> None:
+    with pytest.raises(RequestError, match='"role": "user", "content": "Hello"'):
+        parse_messages(messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param("tokenizer.json", "{}", "not a tokenizer", id="tokenizer"),
+        pytest.param("config.json", "[]", "config.json: expected a JSON object, got list", id="config"),
+        pytest.param("chat_template.jinja", "{% if %}", "not valid Jinja", id="template"),
+    ],
+)
+def test_damaged_files_are_named(
+    make_tokenizer_dir: Callable[..., Path], name: str, content: str, message: str
+) -> None:
+    directory = make_tokenizer_dir()
+    (directory / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        text.load(directory)
+
+
+def test_a_directory_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tokenizer.json: not found"):
+        text.load(tmp_path)
+
+
+def test_truncation_and_padding_in_the_file_are_ignored(make_tokenizer_dir: Callable[..., Path]) -> None:
+    directory = make_tokenizer_dir()
+    tokenizer = kinds.byte_level()
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids = text.load(directory).encode("The quick brown fox jumps over the lazy dog. " * 3)
+    assert len(ids) > 4 and ids[-1] == tokenizer.encode(" ").ids[-1]
