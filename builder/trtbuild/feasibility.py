@@ -42,10 +42,12 @@ class Problem:
     Attributes:
         reason: What is asked, and the fact it collides with.
         remedy: The nearest thing that works, as it is typed.
+        is_host: Another machine or image could do it; else nobody can.
     """
 
     reason: str
     remedy: str
+    is_host: bool = False
 
 
 def choose_dtype(dtype: str, model: ModelInfo, architecture: GpuArchitecture | None) -> str:
@@ -102,18 +104,22 @@ def gpu_problem(
     """Return why a GPU cannot compute with these types, or None."""
     about = f"{product} ({architecture.name}, compute capability {'/'.join(architecture.compute_capabilities)})"
     if dtype not in architecture.dtypes:
-        return Problem(reason=f"--dtype {dtype}: {about} cannot compute in {dtype}", remedy="--dtype float16")
+        return Problem(
+            reason=f"--dtype {dtype}: {about} cannot compute in {dtype}", remedy="--dtype float16", is_host=True
+        )
     if quantization != "none" and quantization not in architecture.quantizations:
         instead = next((name for name in _INSTEAD[quantization] if name in architecture.quantizations), "none")
         return Problem(
             reason=f"--quantization {quantization}: {about} has no kernels for it",
             remedy=f"--quantization {instead}",
+            is_host=True,
         )
     if kv_cache_dtype != "auto" and kv_cache_dtype not in architecture.kv_cache_dtypes:
         instead = architecture.kv_cache_dtypes[0] if architecture.kv_cache_dtypes else "auto"
         return Problem(
             reason=f"--kv-cache-dtype {kv_cache_dtype}: {about} has no attention kernels for it",
             remedy=f"--kv-cache-dtype {instead}",
+            is_host=True,
         )
     return None
 
@@ -127,11 +133,13 @@ def release_problem(release: TrtLlmRelease, architecture: GpuArchitecture, produ
             reason=f"TensorRT-LLM {release.installed} does not support {architecture.name} GPUs such as {product}; "
             f"they were dropped before {trtllm_versions()[0]}",
             remedy="a GPU of compute capability 8.0 or later: A10, A30, A100, L4, L40S, H100 or newer",
+            is_host=True,
         )
     if since and key < parse_version(since):
         return Problem(
             reason=f"TensorRT-LLM {release.installed} does not know {architecture.name} GPUs such as {product}",
             remedy=f"an image with TensorRT-LLM {since} or later",
+            is_host=True,
         )
     return None
 
@@ -152,6 +160,7 @@ def family_problem(
         return Problem(
             reason=f"TensorRT-LLM {release.installed} cannot convert {model.architecture}; it converts {known}",
             remedy=f"an image with TensorRT-LLM {later} or later" if later else "--backend llmapi, or another model",
+            is_host=bool(later),
         )
     needs_quantizer = preset(quantization).is_calibrated or kv_cache_dtype != "auto"
     supported = release.quantize.presets.get(model.architecture, ())
@@ -214,6 +223,7 @@ def _gpu_count_problem(layout: Layout, gpus: int) -> Problem:
     return Problem(
         reason=f"{needed}, {gpus} {'is' if gpus == 1 else 'are'} visible",
         remedy=f"--tp {gpus} --pp 1, or a machine with {layout.world_size} GPUs" if gpus else "a machine with a GPU",
+        is_host=True,
     )
 
 

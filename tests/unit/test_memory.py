@@ -132,7 +132,10 @@ def test_cutting_never_loses_weights(model: ModelInfo, tp: int, pp: int, preset:
     one = Layout(dtype="float16", preset=preset)
     many = dataclasses.replace(one, tp_size=tp, pp_size=pp)
     assert memory.checkpoint_bytes(model, many) >= memory.checkpoint_bytes(model, one)
-    assert max(stage.total for stage in memory.stage_weights(model, many)) <= memory.checkpoint_bytes(model, one)
+    # Several ranks need a copy of a tied table for lm_head: 4-bit gpt2 is larger on a rank of two than on one.
+    copy = -(-model.vocab_size // tp) * model.hidden_size * 2 if model.tied_embeddings else 0
+    fullest = max(stage.total for stage in memory.stage_weights(model, many))
+    assert fullest <= memory.checkpoint_bytes(model, one) + copy
 
 
 @given(

@@ -428,6 +428,11 @@ def find_family(release: TrtLlmRelease, architecture: str) -> Family | None:
     return next((family for family in release.families if architecture in family.architectures), None)
 
 
+def retired_build_options() -> Mapping[str, str]:
+    """Return options of older releases by name, each with what says the same today."""
+    return dict(load("trtllm")["retired_build_options"])
+
+
 @cache
 def presets() -> tuple[Preset, ...]:
     """Return all quantization presets, ``none`` first."""

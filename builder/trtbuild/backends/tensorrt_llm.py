@@ -1,0 +1,295 @@
+"""TensorRT-LLM engines: converted and compiled with the tools of NVIDIA's image, served by Triton's C++ backend.
+
+It runs the tools, follows their output and turns their failures into words. What is run is decided by
+``tensorrt_llm_plan`` and ``tensorrt_llm_commands``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trtbuild import log, process
+from trtbuild.backends import tensorrt_llm_commands as commands
+from trtbuild.backends.tensorrt_llm_engine import check_checkpoint, inspect_engine, read_config
+from trtbuild.backends.tensorrt_llm_options import backend_parameters
+from trtbuild.backends.tensorrt_llm_plan import find_target, make_plan, split_calibration
+from trtbuild.catalog import TensorInfo, diagnose, trtllm
+from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
+from trtbuild.log import format_bytes
+from trtbuild.memory import KV_FRACTION
+from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel
+from trtbuild.process import Command, Completed
+from trtbuild.spec import EngineSpec, HostInfo, JsonValue, RepositorySpec
+
+TEMPLATE = "tensorrt_llm/tensorrtllm"
+TIMING_CACHE = "timing.cache"
+"""Name of the kernel timings in the work directory: used when it is there, written by every build.
+
+A cache belongs to one GPU product and one TensorRT version, like the engines whose builds it speeds up.
+"""
+
+# What trtllm-build prints for each rank. Source: tensorrt_llm/builder.py and commands/build.py.
+_RANK_DONE = re.compile(r"Serializing engine to \S*rank(?P<rank>\d+)\.engine")
+
+_TRITON_TYPES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
+
+Runner = Callable[..., Completed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRtLlmBackend:
+    """See :class:`trtbuild.plan.Backend`.
+
+    Attributes:
+        run: Runs a command; :func:`trtbuild.process.run` but for tests.
+        python: Interpreter that has tensorrt_llm.
+        examples_dir: Directory of upstream's scripts; None for where the image keeps them.
+    """
+
+    run: Runner = process.run
+    python: Path = Path(sys.executable)
+    examples_dir: Path | None = None
+    name: str = "tensorrt_llm"
+
+    def availability(self, host: HostInfo) -> Availability:
+        """Say whether engines can be built and served here."""
+        try:
+            target = find_target(host, world_size=1)
+        except HostError as error:
+            return Availability(is_available=False, reason=f"{error.message}; {error.hint}")
+        return Availability(
+            is_available=True, reason=f"TensorRT-LLM {target.release.installed} on {target.gpus} x {target.product}"
+        )
+
+    def plan(self, spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPlan:
+        """Decide every open choice; see :func:`tensorrt_llm_plan.make_plan`."""
+        return make_plan(spec, model, host)
+
+    def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:
+        """Convert or quantize the snapshot, then compile it."""
+        _refuse_remote_code(plan, snapshot)
+        work_dir.mkdir(parents=True, exist_ok=True)
+        script = self._find_script(plan)
+        paths = commands.Paths(
+            python=self.python,
+            script=script,
+            trtllm_build=Path(str(plan.shape.options["trtllm_build"])),
+            snapshot=snapshot,
+            checkpoint=work_dir / "checkpoint",
+            engine=engine_dir,
+            timing_cache=work_dir / TIMING_CACHE,
+            work=work_dir,
+            calibration=self._calibration(plan, work_dir),
+        )
+        self._make_checkpoint(plan, paths)
+        self._compile(plan, paths)
+
+    def inspect(self, engine_dir: Path) -> EngineInfo:
+        """Read an engine directory and check that every rank is there."""
+        return inspect_engine(engine_dir)
+
+    def template(self, info: EngineInfo, engine_dir: Path, spec: RepositorySpec) -> EngineTemplate:
+        """Return how the engine is served by the C++ backend of the version that built it."""
+        return EngineTemplate(directory=TEMPLATE, variables=_template_variables(info, engine_dir, spec))
+
+    def _find_script(self, plan: BuildPlan) -> Path:
+        root = self.examples_dir or Path(commands.release_of(plan).examples_dir)
+        tried = [root / script for script in commands.checkpoint_scripts(plan)]
+        found = next((path for path in tried if path.is_file()), None)
+        if found is None:
+            raise ConvertError(
+                f"the conversion script is not there: tried {', '.join(map(str, tried))}",
+                hint=f"run inside {commands.release_of(plan).images[-1]}, which ships the scripts of its version",
+            )
+        return found
+
+    def _calibration(self, plan: BuildPlan, work_dir: Path) -> Path | None:
+        """Return the directory of the calibration data; a dataset is downloaded at its commit."""
+        if not commands.needs_quantizer(plan.shape):
+            return None
+        name, pin = split_calibration(str(plan.shape.options["calibration"]))
+        if not pin or pin.startswith("tree-"):
+            directory = Path(name).expanduser().resolve()
+            if not directory.is_dir():
+                raise ConvertError(
+                    f"the calibration data {directory} is not a directory",
+                    hint="expected a dataset directory with a train split that has a text column",
+                )
+            return directory
+        # quantize.py knows the columns of cnn_dailymail by the directory's name, so the name is kept.
+        target = work_dir / "calibration" / name.rsplit("/", 1)[-1]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = commands.calibration_command(self.python, name, pin, target)
+        with log.get().progress("calibration", f"downloading {name} at {pin[:12]}", unit="steps"):
+            done = self._run(command, work_dir / "calibration.log")
+        if done.exit_code != 0:
+            raise ConvertError(
+                f"the calibration data {name} at {pin[:12]} could not be downloaded (exit code {done.exit_code})",
+                hint="check the name and commit, or pass --calibration with a local directory",
+                log_tail=done.tail,
+            )
+        return target
+
+    def _make_checkpoint(self, plan: BuildPlan, paths: commands.Paths) -> None:
+        world_size = plan.shape.world_size
+        what = "quantizing" if commands.needs_quantizer(plan.shape) else "converting"
+        command = commands.checkpoint_command(plan, paths)
+        log.get().debug("command", command.shell())
+        with log.get().progress("convert", f"{what} {plan.model.model_id} for {world_size} ranks", unit="steps"):
+            done = self._run(command, paths.work / "convert.log")
+        if done.exit_code != 0:
+            raise _failure(ConvertError, f"{paths.script.name} failed", done, plan)
+        wrong = check_checkpoint(paths.checkpoint, world_size)
+        if wrong:
+            raise ConvertError(
+                f"{paths.script.name} ended well, but the checkpoint is incomplete: {wrong}",
+                hint="look at the log for a rank that gave up; less memory than needed is the usual reason",
+                log_tail=done.tail,
+            )
+
+    def _compile(self, plan: BuildPlan, paths: commands.Paths) -> None:
+        world_size = plan.shape.world_size
+        command = commands.build_command(plan, paths)
+        log.get().debug("command", command.shell())
+        message = f"building {plan.key.short} for {plan.sku}"
+        with log.get().progress("build", message, total=world_size, unit="steps") as bar:
+
+            def follow(line: str) -> None:
+                if rank := _RANK_DONE.search(line):
+                    bar.note(f"rank {rank['rank']} built")
+                    bar.advance(1)
+
+            done = self._run(command, paths.work / "build.log", on_line=follow)
+        if done.exit_code != 0:
+            raise _failure(BuildError, "trtllm-build failed", done, plan)
+        info = inspect_engine(paths.engine)
+        if (info.tp_size, info.pp_size) != (plan.shape.tp_size, plan.shape.pp_size):
+            raise BuildError(
+                f"trtllm-build made an engine of tp {info.tp_size} x pp {info.pp_size}, "
+                f"expected tp {plan.shape.tp_size} x pp {plan.shape.pp_size}",
+                hint="this is a bug in trtbuild or in the conversion script; please report it with the log",
+                log_tail=done.tail,
+            )
+
+    def _run(self, command: Command, log_path: Path, *, on_line: Callable[[str], None] | None = None) -> Completed:
+        try:
+            return self.run(command, log_path=log_path, on_line=on_line)
+        except OSError as error:
+            raise HostError(
+                f"{command.argv[0]} cannot be started: {error.strerror or error}",
+                hint="run inside NVIDIA's image; trtbuild doctor shows which tools are there",
+            ) from None
+
+
+def _failure(
+    kind: type[BuildError] | type[ConvertError], what: str, done: Completed, plan: BuildPlan
+) -> BuildError | ConvertError:
+    """Return the error for a tool that failed: a known complaint in our words, or its own last lines."""
+    needs = f"about {format_bytes(plan.budget.host_memory_bytes)}"
+    found = diagnose(done.exit_code, done.tail, needs=needs)
+    kept = f" (whole log: {done.log_path})" if done.log_path else ""
+    if found is None:
+        return kind(
+            f"{what} with exit code {done.exit_code}{kept}",
+            hint="the last lines above are the tool's own words; trtbuild plan shows the command",
+            log_tail=done.tail,
+        )
+    return kind(f"{what}: {found.message}{kept}", hint=found.hint, log_tail=done.tail)
+
+
+def _refuse_remote_code(plan: BuildPlan, snapshot: Path) -> None:
+    """Refuse models that ship Python, which the conversion scripts would run without asking."""
+    if plan.shape.options.get("trust_remote_code"):
+        return
+    shipped = sorted(path.name for path in snapshot.glob("*.py"))
+    if not shipped:
+        return
+    try:
+        config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConvertError(f"{snapshot}/config.json cannot be read: {error}", hint="download the model again") from None
+    if isinstance(config, dict) and config.get("auto_map"):
+        raise ConvertError(
+            f"{plan.model.model_id} ships Python code that conversion would run: {', '.join(shipped)}",
+            hint="read it, then pass --trust-remote-code",
+        )
+
+
+def _template_variables(info: EngineInfo, engine_dir: Path, spec: RepositorySpec) -> dict[str, JsonValue]:
+    version = info.versions.get("tensorrt_llm", "")
+    release = trtllm(version)
+    config = read_config(engine_dir)
+    pretrained, build = config["pretrained_config"], config["build_config"]
+    fraction = KV_FRACTION if spec.kv_cache_free_gpu_mem_fraction is None else spec.kv_cache_free_gpu_mem_fraction
+    if not 0 < fraction <= 1:
+        raise SpecError(
+            f"kv_cache_free_gpu_mem_fraction: expected more than 0 and at most 1, got {fraction:g}",
+            hint=f"upstream's default is {KV_FRACTION:g}",
+        )
+    _check_reuse(spec, build)
+    ours = {
+        "gpt_model_type": "inflight_fused_batching",
+        "gpt_model_path": str(engine_dir),
+        "tokenizer_dir": str(engine_dir / "tokenizer"),
+        "max_beam_width": str(build.get("max_beam_width", 1)),
+        "kv_cache_free_gpu_mem_fraction": f"{fraction:g}",
+        "batch_scheduler_policy": spec.batch_scheduler_policy,
+        "enable_kv_cache_reuse": "true" if spec.enable_kv_cache_reuse else "false",
+        "enable_chunked_context": "true" if spec.enable_chunked_context else "false",
+        "exclude_input_in_output": "true",
+    }
+    logits = _TRITON_TYPES[str(pretrained.get("logits_dtype") or "float32")]
+    types = {
+        "logits_datatype": logits,
+        "encoder_input_features_data_type": "FP16",
+        "prompt_embedding_table_data_type": _TRITON_TYPES[info.dtype],
+    }
+    parameters = backend_parameters(release, ours, spec.template_parameter)
+    names: dict[str, JsonValue] = {**release.tensor_names}
+    return {
+        "trtllm_version": version,
+        "max_batch_size": info.max_batch_size,
+        "max_queue_size": spec.max_queue_size,
+        "inputs": [_tensor(tensor, types) for tensor in release.engine_inputs],
+        "outputs": [_tensor(tensor, types) for tensor in release.engine_outputs],
+        "parameters": [[name, value] for name, value in parameters.items()],
+        "tensor_names": names,
+    }
+
+
+def _check_reuse(spec: RepositorySpec, build: dict[str, JsonValue]) -> None:
+    """Refuse options that the engine's own build forbids, which the backend would only log."""
+    plugins = build.get("plugin_config")
+    is_paged = not isinstance(plugins, dict) or plugins.get("use_paged_context_fmha", True)
+    wanted = [
+        name
+        for name, is_wanted in (
+            ("enable_kv_cache_reuse", spec.enable_kv_cache_reuse),
+            ("enable_chunked_context", spec.enable_chunked_context),
+        )
+        if is_wanted
+    ]
+    if wanted and not is_paged:
+        raise SpecError(
+            f"{' and '.join(wanted)}: the engine was built with use_paged_context_fmha=disable",
+            hint=f"pass {' '.join('--no-' + name.replace('_', '-') for name in wanted)}, or build without that option",
+        )
+
+
+def _tensor(tensor: TensorInfo, types: dict[str, str]) -> dict[str, JsonValue]:
+    return {
+        "name": tensor.name,
+        "data_type": f"TYPE_{tensor.data_type.format(**types)}",
+        "dims": list(tensor.dims),
+        "is_scalar": tensor.is_scalar,
+        "is_ragged": tensor.is_ragged,
+        "is_optional": not tensor.is_required,
+    }
+
+
+BACKEND: Backend = TensorRtLlmBackend()

@@ -1,0 +1,158 @@
+"""Options of ``trtllm-build`` and of the C++ backend's configuration: checked against the release's table. Pure.
+
+It decides which values users may give and which ones trtbuild chooses itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trtbuild.catalog import (
+    BackendParameter,
+    BuildOption,
+    TrtLlmRelease,
+    retired_build_options,
+    trtllm,
+    trtllm_versions,
+)
+from trtbuild.errors import SpecError
+from trtbuild.plan import EngineShape
+from trtbuild.spec import closest
+
+_TRUE = frozenset({"true", "enable", "on", "yes", "1"})
+_FALSE = frozenset({"false", "disable", "off", "no", "0"})
+
+# Matrix multiplications of quantized types bring their own kernels; the plugin would only slow the rest down.
+# Source: TensorRT-LLM docs, performance best practices, "GEMM Plugin".
+_OWN_GEMM = frozenset({"fp8", "nvfp4"})
+
+
+def check_build_options(given: Mapping[str, str], release: TrtLlmRelease) -> dict[str, str]:
+    """Return a user's build options by their table names, values as ``trtllm-build`` writes them.
+
+    A flag's value becomes ``true`` or is left out.
+
+    Raises:
+        SpecError: Unknown name, illegal value, or an option that trtbuild sets itself.
+    """
+    checked: dict[str, str] = {}
+    for spelled, value in given.items():
+        name = spelled.removeprefix("--").replace("-", "_")
+        option = release.build_options.get(name)
+        if option is None:
+            raise _unknown(name, release)
+        if option.is_ours:
+            note = option.note or "trtbuild sets it"
+            raise SpecError(f"build_option {name}: not accepted: {note}", hint="drop this --build-option")
+        text = _legal(f"build_option {name}", value, option)
+        if text is not None:
+            checked[option.name] = text
+    return dict(sorted(checked.items()))
+
+
+def _unknown(name: str, release: TrtLlmRelease) -> SpecError:
+    retired = retired_build_options()
+    if name in retired:
+        return SpecError(
+            f"build_option {name}: not an option of trtllm-build {release.installed} any more", hint=retired[name]
+        )
+    elsewhere = [version for version in trtllm_versions() if name in trtllm(version).build_options]
+    if elsewhere:
+        return SpecError(
+            f"build_option {name}: not an option of trtllm-build {release.installed}; "
+            f"releases {elsewhere[0]} to {elsewhere[-1]} have it",
+            hint="drop it, or use an image with one of those releases",
+        )
+    usable = tuple(known for known, option in release.build_options.items() if not option.is_ours)
+    return SpecError(
+        f"build_option {name}: unknown to trtllm-build {release.installed}{closest(name, usable)}",
+        hint=f"it knows {', '.join(sorted(usable))}",
+    )
+
+
+def _legal(what: str, value: str, option: BuildOption | BackendParameter) -> str | None:
+    """Return a value as the tool writes it; None for a flag that is off."""
+    lowered = value.strip().lower()
+    if option.kind in {"flag", "bool", "switch"}:
+        if lowered not in _TRUE | _FALSE:
+            expected = "enable or disable" if option.kind == "switch" else "true or false"
+            raise SpecError(f"{what}: expected {expected}, got {value!r}", hint="write it as NAME=VALUE")
+        is_on = lowered in _TRUE
+        if option.kind == "switch":
+            return "enable" if is_on else "disable"
+        return "true" if is_on else None if option.kind == "flag" else "false"
+    if option.kind == "choice" and value not in option.choices:
+        raise SpecError(
+            f"{what}: expected one of {', '.join(c or 'nothing' for c in option.choices)}, got {value!r}"
+            f"{closest(value, option.choices)}",
+            hint="write it as NAME=VALUE",
+        )
+    if option.kind in {"int", "float"}:
+        try:
+            int(value) if option.kind == "int" else float(value)
+        except ValueError:
+            number = "a whole number" if option.kind == "int" else "a number"
+            raise SpecError(f"{what}: expected {number}, got {value!r}", hint="write it as NAME=VALUE") from None
+    return value.strip()
+
+
+def chosen_build_options(shape: EngineShape) -> dict[str, str]:
+    """Return the options trtbuild chooses when the user does not.
+
+    Plugins carry the type by name, so that a release whose ``auto`` means something else cannot change it; paged
+    context attention is what cache reuse and chunked context need at run time.
+    """
+    return {
+        "gpt_attention_plugin": shape.dtype,
+        "gemm_plugin": "disable" if shape.quantization in _OWN_GEMM else shape.dtype,
+        "kv_cache_type": "paged",
+        "remove_input_padding": "enable",
+        "context_fmha": "enable",
+        "use_paged_context_fmha": "enable",
+        "max_beam_width": "1",
+    }
+
+
+def resolved_build_options(release: TrtLlmRelease, said: Mapping[str, str]) -> dict[str, str]:
+    """Return every option that changes an engine's bytes, upstream's defaults included, for the engine's key."""
+    defaults = {
+        option.name: option.default
+        for option in release.build_options.values()
+        if option.default is not None and not option.is_ours
+    }
+    return dict(sorted({**defaults, **said}.items()))
+
+
+def backend_parameters(release: TrtLlmRelease, ours: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the parameters of the C++ backend's config.pbtxt: ours, the user's, and defaults in full.
+
+    A parameter without a value is left out, unless the backend throws when its stanza is absent.
+
+    Raises:
+        SpecError: A given one is unknown, illegal, or set by an option of trtbuild's own.
+    """
+    checked: dict[str, str] = {}
+    for name, value in given.items():
+        parameter = release.backend_parameters.get(name)
+        usable = tuple(k for k, p in release.backend_parameters.items() if not p.is_ours)
+        if parameter is None:
+            raise SpecError(
+                f"template_parameter {name}: unknown to the backend of TensorRT-LLM {release.installed}"
+                f"{closest(name, usable)}",
+                hint=f"it knows {', '.join(sorted(usable))}",
+            )
+        if parameter.is_ours:
+            raise SpecError(
+                f"template_parameter {name}: trtbuild sets it from its own options",
+                hint=f"see trtbuild --help for {name.replace('_', '-')}, or drop it",
+            )
+        text = _legal(f"template_parameter {name}", value, parameter)
+        checked[name] = "" if text is None else text
+    values: dict[str, str] = {}
+    for name, parameter in release.backend_parameters.items():
+        value_or_none = ours.get(name, checked.get(name, parameter.default))
+        if value_or_none is not None:
+            values[name] = value_or_none
+        elif parameter.is_required:
+            values[name] = ""
+    return values
