@@ -46,9 +46,12 @@ headless Service. HTTP and gRPC are two listeners and two clusters; each counts 
 {{/* (dict "name" "http" "port" 8000 "protocol" "http_protocol_options" "address" host) */}}
 {{- define "trtbuild.envoyCluster" -}}
 - name: {{ .name }}
-  type: STRICT_DNS
-  dns_refresh_rate: 2s
-  respect_dns_ttl: false
+  cluster_type:
+    name: envoy.clusters.dns
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster
+      dns_refresh_rate: 2s
+      respect_dns_ttl: false
   connect_timeout: 2s
   lb_policy: LEAST_REQUEST
   typed_extension_protocol_options:
