@@ -1,20 +1,41 @@
 """The engine store: published once, found by key, shared by pods, bounded, verifiable.
 
-:class:`Store` finds and publishes; :func:`collect` and :func:`make_room` keep it within its budgets. The
-other names are the values they return.
+:class:`Store` finds and publishes. :func:`collect` and :func:`make_room` keep it within its budgets, :class:`Shared`
+puts a second tier beside it, :func:`export_bundle` and :func:`import_bundle` carry single engines. The other names are
+the values they take and return. A hit needs the first only, so the rest is imported when it is asked for.
 """
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from trtbuild.store.beacon import Owner
-from trtbuild.store.budget import Collection, Item, Removal, Usage, collect, make_room, measure
-from trtbuild.store.bundle import export_bundle, import_bundle
 from trtbuild.store.core import Claim, Layout, Staging, Store
 from trtbuild.store.entries import Broken, Difference, Entry, Explanation, Miss
 from trtbuild.store.leases import Lease
 from trtbuild.store.manifest import FileRecord, Manifest, Problem, VerifyMode
-from trtbuild.store.shared import Shared
-from trtbuild.store.tier import Tier, open_tier
+
+if TYPE_CHECKING:
+    from trtbuild.store.budget import Collection, Item, Removal, Usage, collect, make_room, measure
+    from trtbuild.store.bundle import export_bundle, import_bundle
+    from trtbuild.store.shared import Shared
+    from trtbuild.store.tier import Tier, open_tier
+
+_LAZY = {
+    "Collection": "budget",
+    "Item": "budget",
+    "Removal": "budget",
+    "Usage": "budget",
+    "collect": "budget",
+    "make_room": "budget",
+    "measure": "budget",
+    "export_bundle": "bundle",
+    "import_bundle": "bundle",
+    "Shared": "shared",
+    "Tier": "tier",
+    "open_tier": "tier",
+}
 
 __all__ = [
     "Broken",
@@ -45,3 +66,9 @@ __all__ = [
     "measure",
     "open_tier",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
