@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from trtbuild import catalog
-from trtbuild.backends.tensorrt_llm import BACKEND, TEMPLATE
+from trtbuild.backends.tensorrt_llm import BACKEND
 from trtbuild.errors import SpecError
+from trtbuild.repository import ServedModel, render_repository
 from trtbuild.spec import RepositorySpec
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "model_repo_templates"
+TOKENIZER = Path(__file__).resolve().parents[3] / "examples" / "pydoc-llama"
 
 
 def write_engine(path: Path, version: str, *, build: dict[str, object] | None = None) -> Path:
@@ -46,16 +46,16 @@ def write_engine(path: Path, version: str, *, build: dict[str, object] | None = 
 
 
 def render(engine: Path, spec: RepositorySpec | None = None) -> Any:
-    template = BACKEND.template(BACKEND.inspect(engine), engine, spec or RepositorySpec())
-    assert template.directory == TEMPLATE
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
+    """Return the engine model's parsed configuration, as the repository is written."""
+    info = BACKEND.inspect(engine)
+    model = ServedModel(
+        served_name="front",
+        engine_template=BACKEND.template(info, engine, spec or RepositorySpec()),
+        engine_info=info,
+        tokenizer_dir=TOKENIZER,
     )
-    text = environment.get_template(f"{template.directory}/config.pbtxt.j2").render(template.variables)
+    _, files = render_repository([model])
+    text = files["tensorrt_llm/config.pbtxt"].decode()
     assert "${" not in text
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
