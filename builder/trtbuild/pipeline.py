@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from trtbuild import __version__, backends, catalog, fetch, log
 from trtbuild.catalog import ModelInfo
@@ -23,7 +24,7 @@ from trtbuild.fetch import Hub
 from trtbuild.plan import Backend, BuildPlan, EngineInfo, ResolvedModel, canonical_json
 from trtbuild.repository import ServedModel, write_repository
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec
-from trtbuild.store import Entry, Store
+from trtbuild.store import Entry, Shared, Store, VerifyMode, make_room, open_tier
 
 AUTO_ORDER = ("tensorrt_llm", "llmapi", "cpu")
 """Backends in the order in which ``auto`` takes the first that this machine can run."""
@@ -167,23 +168,68 @@ def provision(spec: Spec, ctx: Context) -> Provisioned:
 
 def provide_engine(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> tuple[Entry, bool]:
     """Return the engine for ``plan`` and whether it was there before; build it if not."""
-    sink, store = log.get(), ctx.store
+    sink, store, verify = log.get(), ctx.store, cast("VerifyMode", spec.store.verify)
     with sink.stage("store"):
-        found = store.get(plan.key)
+        found = store.get(plan.key, verify=verify)
         if isinstance(found, Entry):
             sink.info("hit", f"engine {plan.key.short} is in the store, nothing to build", path=str(found.path))
             return found, True
         sink.info("miss", f"engine {plan.key.short}: {found.reason}")
         with store.lock(plan.key):
-            found = store.get(plan.key)
+            found = store.get(plan.key, verify=verify)
             if isinstance(found, Entry):
                 sink.info("hit", f"engine {plan.key.short} was built by another process meanwhile")
                 return found, True
-            return _build(spec, plan, backend, ctx), False
+            shared = Shared(store, open_tier(spec.store.shared_tier)) if spec.store.shared_tier else None
+            if shared is not None:
+                pulled = shared.pull(plan.key, make_room=lambda size: _make_room(spec, plan, ctx, {"engine": size}))
+                if isinstance(pulled, Entry):
+                    sink.info("hit", f"engine {plan.key.short} came from the shared tier")
+                    return pulled, True
+                sink.info("miss", f"shared tier: {pulled.reason}")
+            entry = _build(spec, plan, backend, ctx)
+            if shared is not None:
+                shared.push(entry)
+            return entry, False
+
+
+def _make_room(spec: Spec, plan: BuildPlan, ctx: Context, needs: Mapping[str, int]) -> None:
+    """Make room within the store's budgets, or refuse before a byte is downloaded.
+
+    Raises:
+        StoreError: It cannot fit; the message holds the arithmetic.
+    """
+    protect = (ctx.hf_cache / f"models--{plan.model.model_id.replace('/', '--')}",)
+    make_room(
+        ctx.store,
+        needs,
+        max_bytes=spec.store.max_bytes,
+        min_free=spec.store.min_free,
+        hf_cache=ctx.hf_cache,
+        protect=protect,
+    )
+
+
+def _build_needs(plan: BuildPlan, ctx: Context) -> dict[str, int]:
+    """Return the bytes that a build will write below the store's root, by what for."""
+    needs = {"checkpoint": plan.budget.checkpoint_bytes, "engine": plan.budget.engine_bytes}
+    is_inside = ctx.store.root in ctx.hf_cache.absolute().parents
+    if is_inside and plan.model.source == "hub" and not _is_downloaded(plan, ctx):
+        needs["snapshot"] = plan.budget.snapshot_bytes
+    return {name: size for name, size in needs.items() if size}
+
+
+def _is_downloaded(plan: BuildPlan, ctx: Context) -> bool:
+    found = fetch.find_cached(plan.model.model_id, plan.model.revision, ctx.hf_cache)
+    return found is not None and found.files is not None
 
 
 def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry:
     sink, durations = log.get(), {}
+    _make_room(spec, plan, ctx, _build_needs(plan, ctx))
+    estimate_s = ctx.store.estimate(plan.key)
+    if estimate_s is not None:
+        sink.info("estimate", f"builds like this took about {log.format_duration(estimate_s)}", eta_s=estimate_s)
     with ctx.store.stage(plan.key) as staging:
         started = time.monotonic()
         with sink.stage("fetch"):

@@ -260,6 +260,13 @@ OPTIONS: tuple[Option, ...] = (
         help="Second tier to read from and publish to: a directory, s3://, gs:// or az:// URL.",
     ),
     Option(
+        name="store_group",
+        kind="int",
+        minimum=0,
+        section="store",
+        help="Group id that owns what is written, and may write, so that pods of several users share a host path.",
+    ),
+    Option(
         name="keep_checkpoint",
         kind="bool",
         default=False,
@@ -349,6 +356,7 @@ class StoreSpec:
     max_bytes: int | None = None
     min_free: int = 1 << 30
     shared_tier: str | None = None
+    store_group: int | None = None
     keep_checkpoint: bool = False
 
 

@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     from trtbuild.errors import TrtBuildError
 
     try:
-        result = app.main(args=arguments, prog_name="trtbuild", standalone_mode=False)
+        result = app.main(args=arguments, prog_name="trtbuild", standalone_mode=False, obj=tuple(arguments))
         sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -88,6 +88,7 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
     with sink.stage("launch"):
         sink.info("serve", f"starting Triton: {Path(command.argv[0]).name} at {url}")
         child = process.start(command, log_path=log_path)
+    lease = ctx.store.lease(done.entry)
     try:
         took_s = health.wait_ready(url, timeout_s=READY_TIMEOUT_S, is_alive=lambda: child.poll() is None)
         sink.info("ready", f"ready after {log.format_duration(took_s)}")
@@ -102,6 +103,7 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
     finally:
         if not keep:
             process.stop(child)
+        lease.release()
 
 
 def _stream(url: str, name: str, request: dict[str, Any]) -> None:

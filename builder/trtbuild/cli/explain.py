@@ -20,10 +20,12 @@ def explain(config: Path | None, output: str, log_format: str, log_level: str, *
     configure_log(log_format, log_level)
     spec = read_spec(flags, config)
     from trtbuild.pipeline import make_plan
+    from trtbuild.store import Shared, open_tier
 
     ctx = make_context(spec)
     _, made = make_plan(spec.engine, ctx)
-    found = ctx.store.explain(made.key)
+    tier = spec.store.shared_tier
+    found = ctx.store.explain(made.key, shared=Shared(ctx.store, open_tier(tier)).describe(made.key) if tier else None)
     if output == "json":
         echo_json(explanation_document(found))
     else:

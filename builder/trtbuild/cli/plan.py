@@ -2,45 +2,81 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from trtbuild.cli.models import echo_table
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
+from trtbuild.errors import SpecError
 
 if TYPE_CHECKING:
+    from trtbuild.catalog import GpuSku, ModelInfo
     from trtbuild.plan import BuildPlan
+    from trtbuild.spec import EngineSpec, HostInfo, Spec
+    from trtbuild.survey import SkuFit
+
+UNRESOLVED = "0" * 40
+"""Stands for a commit that nobody has asked the hub for: a plan for another machine needs no network."""
 
 
 @click.command()
 @spec_options("model", "engine", "repository", "store")
-def plan(config: Path | None, output: str, log_format: str, log_level: str, **flags: Any) -> None:
-    """Show what would be built for MODEL on this machine: choices, arithmetic, room, steps and the engine's key."""
+@click.option("--gpu", metavar="SKU|all", help="Plan for this GPU product instead of this machine; all: a table.")
+@click.option("--here", is_flag=True, help="Plan for this machine, also where it has no GPU.")
+@click.option(
+    "--trtllm-version", metavar="VERSION", help="TensorRT-LLM version of --gpu.  Default: the newest with engines."
+)
+@click.option("--values", is_flag=True, help="Print a values file for the chart (with --gpu SKU).")
+def plan(
+    config: Path | None,
+    output: str,
+    log_format: str,
+    log_level: str,
+    gpu: str | None,
+    here: bool,
+    trtllm_version: str | None,
+    values: bool,
+    **flags: Any,
+) -> None:
+    """Show what would be built for MODEL: choices, arithmetic, room, steps and the engine's key. Builds nothing.
+
+    On a machine with a GPU, or with --here or --backend: the plan for this machine. Elsewhere, or with --gpu all: a
+    table of GPU products with the fewest GPUs that serve MODEL. --gpu SKU: the plan for that product.
+    """
     configure_log(log_format, log_level)
     spec = read_spec(flags, config)
-    from trtbuild.pipeline import make_plan
+    if values and (not gpu or gpu == "all"):
+        raise click.UsageError("--values needs --gpu SKU")
+    if gpu and gpu != "all":
+        _show_for_sku(spec, gpu, trtllm_version, output, values=values)
+        return
+    from trtbuild.host import inspect_host
 
-    _, made = make_plan(spec.engine, make_context(spec))
-    if output == "json":
-        echo_json(plan_document(made))
-    else:
-        click.echo("\n".join(plan_lines(made)))
+    if not gpu and (here or spec.engine.backend != "auto" or inspect_host(os.environ).gpus):
+        from trtbuild.pipeline import make_plan
+
+        _, made = make_plan(spec.engine, make_context(spec))
+        _show(made, output)
+        return
+    _show_table(spec, trtllm_version, output)
 
 
 def plan_document(made: BuildPlan) -> dict[str, object]:
     """Return a plan as JSON values."""
-    from dataclasses import asdict
-
+    known = made.model.revision != UNRESOLVED
     return {
         "backend": made.backend,
         "model_id": made.model.model_id,
-        "revision": made.model.revision,
+        "revision": made.model.revision if known else None,
         "sku": made.sku,
         "shape": {**asdict(made.shape), "options": dict(made.shape.options)},
-        "key": made.key.digest,
+        "key": made.key.digest if known else None,
         "key_fields": dict(made.key.fields),
-        "entry": str(made.key.relative_path),
+        "entry": str(made.key.relative_path) if known else None,
         "budget": asdict(made.budget),
         "arithmetic": list(made.arithmetic),
         "steps": list(made.steps),
@@ -53,9 +89,10 @@ def plan_lines(made: BuildPlan) -> list[str]:
     from trtbuild.log import format_bytes
 
     shape, budget = made.shape, made.budget
+    known = made.model.revision != UNRESOLVED
     options = ", ".join(f"{name}={value}" for name, value in shape.options.items())
     rows = [
-        ("model", f"{made.model.model_id} @ {made.model.revision}"),
+        ("model", f"{made.model.model_id} @ {made.model.revision if known else 'a commit not asked for yet'}"),
         ("backend", f"{made.backend} on {made.sku}"),
         ("type", f"{shape.dtype}, quantization {shape.quantization}, key/value cache {shape.kv_cache_dtype}"),
         ("ranks", f"{shape.world_size} (tensor parallel {shape.tp_size} x pipeline parallel {shape.pp_size})"),
@@ -71,10 +108,156 @@ def plan_lines(made: BuildPlan) -> list[str]:
             f"engine {format_bytes(budget.engine_bytes)}; host memory {format_bytes(budget.host_memory_bytes)}, "
             f"shared memory {format_bytes(budget.shm_bytes)}",
         ),
-        ("key", made.key.digest),
-        ("entry", str(made.key.relative_path)),
+        ("key", made.key.digest if known else "depends on the commit"),
+        *([("entry", str(made.key.relative_path))] if known else []),
     ]
     lines = [f"{name:<8} {value}" for name, value in rows]
     lines += ["", "arithmetic", *(f"  {line}" for line in made.arithmetic)]
     lines += ["", "steps", *(f"  {number}. {step}" for number, step in enumerate(made.steps, 1))]
     return lines
+
+
+def _show(made: BuildPlan, output: str) -> None:
+    if output == "json":
+        echo_json(plan_document(made))
+    else:
+        click.echo("\n".join(plan_lines(made)))
+
+
+def _model_info(spec: Spec) -> ModelInfo:
+    """Return what is known of the model: from the catalog without network, else from its config.json."""
+    from trtbuild import catalog
+
+    known = catalog.find_model(spec.engine.model)
+    if known is not None:
+        return known
+    from trtbuild.pipeline import resolve_model
+
+    return resolve_model(spec.engine, make_context(spec)).info
+
+
+def _release(version: str | None) -> str:
+    from trtbuild import catalog
+
+    return version or catalog.trtllm_versions()[-1]
+
+
+def _show_table(spec: Spec, version: str | None, output: str) -> None:
+    from trtbuild import catalog
+    from trtbuild.backends.tensorrt_llm_plan import _limits
+    from trtbuild.log import format_bytes
+    from trtbuild.memory import Limits
+    from trtbuild.survey import COLUMNS, MAX_GPUS, survey
+
+    model, release = _model_info(spec), catalog.trtllm(_release(version))
+    batch, seq, _, tokens = _limits(spec.engine, model)
+    limits = Limits(max_batch_size=batch, max_seq_len=seq, max_num_tokens=tokens)
+    asked = spec.engine.quantization
+    columns = COLUMNS if asked == "none" else (asked,)
+    rows = survey(
+        model,
+        limits,
+        release,
+        dtype=spec.engine.dtype,
+        kv_cache_dtype=spec.engine.kv_cache_dtype,
+        quantizations=columns,
+    )
+    if output == "json":
+        echo_json(
+            {
+                "model_id": model.model_id,
+                "trtllm": release.version,
+                "limits": asdict(limits),
+                "skus": [_row(r) for r in rows],
+            }
+        )
+        return
+    click.echo(
+        f"{model.model_id}, {model.parameters:,} parameters; TensorRT-LLM {release.version}; up to "
+        f"{limits.max_batch_size} requests of {limits.max_seq_len:,} tokens, {limits.max_num_tokens:,} tokens per step"
+    )
+    click.echo(
+        "fewest GPUs as tensor x pipeline parallel, and tokens left for the key/value cache;"
+        f" -: not with {MAX_GPUS} GPUs, or not at all\n"
+    )
+    table: list[tuple[str, ...]] = [("GPU", "MEMORY", "TYPE", *(c.upper() for c in columns), "DISK", "HOST RAM", "SHM")]
+    for row in rows:
+        room = row.room
+        sizes = (room.disk_bytes, room.host_memory_bytes, room.shm_bytes) if room else ()
+        table.append((
+            row.sku.product,
+            format_bytes(row.sku.memory_bytes),
+            row.dtype,
+            *(_cell(row, name) for name in columns),
+            *([format_bytes(size) for size in sizes] or ["-", "-", "-"]),
+        ))  # fmt: skip
+    echo_table(table)
+    click.echo(
+        f"\none product in detail: trtbuild plan {spec.engine.model} --gpu {rows[0].sku.product} --tp 2"
+        "\nthis machine:          --here"
+    )
+
+
+def _cell(row: SkuFit, name: str) -> str:
+    fit = row.fits[name]
+    return f"{fit.layout.tp_size}x{fit.layout.pp_size} {fit.memory.kv_tokens:,}" if fit else "-"
+
+
+def _row(row: SkuFit) -> dict[str, object]:
+    return {
+        "product": row.sku.product,
+        "memory_bytes": row.sku.memory_bytes,
+        "dtype": row.dtype,
+        "fits": {
+            name: {"tp_size": f.layout.tp_size, "pp_size": f.layout.pp_size, "kv_tokens": f.memory.kv_tokens}
+            if f
+            else None
+            for name, f in row.fits.items()
+        },
+        "disk_bytes": row.room.disk_bytes if row.room else None,
+        "host_memory_bytes": row.room.host_memory_bytes if row.room else None,
+        "shm_bytes": row.room.shm_bytes if row.room else None,
+    }
+
+
+def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, values: bool) -> None:
+    from trtbuild import backends, catalog
+    from trtbuild.plan import ResolvedModel
+
+    sku = catalog.find_sku(gpu)
+    if sku is None:
+        near = ", ".join(catalog.closest_skus(gpu))
+        raise SpecError(
+            f"unknown GPU product {gpu!r}; near: {near}", hint="trtbuild plan MODEL --gpu all lists every product"
+        )
+    info = _model_info(spec)
+    model = ResolvedModel(model_id=info.model_id, revision=UNRESOLVED, source="hub", info=info)
+    engine = replace(spec.engine, backend="tensorrt_llm") if spec.engine.backend == "auto" else spec.engine
+    made = backends.get(engine.backend).plan(engine, model, imagined_host(sku, engine, _release(version)))
+    if values:
+        from trtbuild.cli.values import values_file
+
+        click.echo(values_file(spec, made, sku), nl=False)
+    else:
+        _show(made, output)
+
+
+def imagined_host(sku: GpuSku, spec: EngineSpec, version: str) -> HostInfo:
+    """Return a host with as many GPUs of a product as the spec needs, in the image that has a TensorRT-LLM version."""
+    from trtbuild import catalog
+    from trtbuild.spec import CpuInfo, GpuInfo, HostInfo
+
+    release = catalog.trtllm(version)
+    gpus = tuple(
+        GpuInfo(index=index, product=sku.product, compute_capability=sku.compute_capability, memory_mib=sku.memory_mib)
+        for index in range(spec.world_size)
+    )
+    return HostInfo(
+        platform=sku.host_platform,
+        cpu=CpuInfo(vendor="unknown", model="unknown", isa=(), cores=8),
+        gpus=gpus,
+        memory_bytes=1 << 50,
+        shm_bytes=1 << 50,
+        versions={"tensorrt_llm": release.version, "tensorrt": release.tensorrt, "cuda": release.cuda},
+        tools={"trtllm-build": "trtllm-build", "mpirun": "mpirun"},
+    )

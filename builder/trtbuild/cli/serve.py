@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +51,24 @@ def serve(
         click.echo(command.shell())
         return
     with log.get().stage("launch"):
+        if wait:
+            _start_and_wait(own_command(ports), ctx, url, timeout, output)
+            return
         log.get().info("serve", f"serving {done.served_name!r} at {url} (gRPC {ports.grpc}, metrics {ports.metrics})")
-        if not wait:
-            process.replace(command)
-        _start_and_wait(command, ctx, url, timeout, output)
+        lease = ctx.store.lease(done.entry)
+        lease.keep_over_exec()
+        process.replace(command)
+
+
+def own_command(ports: Ports) -> Command:
+    """Return this very command without ``--wait`` and with its ports chosen: the background process that becomes the
+    server, so that the engine's lease belongs to it and not to the command that waits."""
+    from trtbuild.process import Command
+
+    words = [word for word in click.get_current_context().obj if word != "--wait"]
+    chosen = {"http-port": ports.http, "grpc-port": ports.grpc, "metrics-port": ports.metrics}
+    numbers = [word for name, port in chosen.items() for word in (f"--{name}", str(port))]
+    return Command(argv=(sys.executable, "-m", "trtbuild", *words, *numbers))
 
 
 def serving_command(spec: Spec, ctx: Context, done: Provisioned) -> tuple[Command, Ports]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trtbuild.cli.config import default_store
+from trtbuild.cli.config import default_hf_cache, default_store
 from trtbuild.cli.models import echo_table
 from trtbuild.cli.options import configure_log, echo_json, output_options
 from trtbuild.errors import StoreError
@@ -169,6 +169,99 @@ def unpin(keys: tuple[str, ...], root: Path | None, output: str, log_format: str
         click.echo(entry.short)
 
 
+@store.command()
+@click.option("--max-bytes", envvar="TRTBUILD_MAX_BYTES", metavar="BYTES", help="Most bytes the store may hold.")
+@click.option(
+    "--min-free", envvar="TRTBUILD_MIN_FREE", metavar="BYTES", default="0", help="Bytes to keep free on its disk."
+)
+@click.option(
+    "--hf-cache", type=click.Path(path_type=Path), envvar="TRTBUILD_HF_CACHE", help="Hugging Face cache to count."
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would go and what that frees.")
+@store_command
+def gc(
+    max_bytes: str | None,
+    min_free: str,
+    hf_cache: Path | None,
+    dry_run: bool,
+    root: Path | None,
+    output: str,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Remove what is broken or left behind, then the least recently used, until the budgets hold.
+
+    Never an engine in use, pinned, or being built.
+    """
+    configure_log(log_format, log_level)
+    from trtbuild.store import collect
+
+    opened = open_store(root)
+    done = collect(
+        opened,
+        max_bytes=_bytes("--max-bytes", max_bytes) if max_bytes else None,
+        min_free=_bytes("--min-free", min_free),
+        hf_cache=hf_cache or default_hf_cache(os.environ),
+        dry_run=dry_run,
+    )
+    rows = [("KIND", "SIZE", "WHY", "PATH")]
+    rows += [(r.item.kind, format_bytes(r.item.size_bytes), r.reason, str(r.item.path)) for r in done.removals]
+    if output == "json":
+        removed = [{"path": str(r.item.path), "kind": r.item.kind, "size_bytes": r.item.size_bytes, "reason": r.reason}
+                   for r in done.removals]  # fmt: skip
+        echo_json(
+            {"removals": removed, "frees_bytes": done.frees_bytes, "short_bytes": done.short_bytes, "dry_run": dry_run}
+        )
+        return
+    if len(rows) > 1:
+        echo_table(rows)
+    click.echo("\n".join(done.arithmetic()))
+
+
+@store.command()
+@click.argument("key")
+@click.option(
+    "-o", "--output-file", type=click.Path(path_type=Path), required=True, help="The bundle to write, a .tar."
+)
+@store_command
+def export(key: str, output_file: Path, root: Path | None, output: str, log_format: str, log_level: str) -> None:
+    """Write the engine KEY to one file: engine, tokenizer, manifest with provenance and hashes."""
+    configure_log(log_format, log_level)
+    from trtbuild.store import export_bundle
+
+    opened = open_store(root)
+    (entry,) = find_entries(opened, (key,))
+    size = export_bundle(opened, entry, output_file)
+    if output == "json":
+        echo_json({"key": entry.digest, "bundle": str(output_file), "size_bytes": size})
+    else:
+        click.echo(str(output_file))
+
+
+@store.command(name="import")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@store_command
+def import_(bundle: Path, root: Path | None, output: str, log_format: str, log_level: str) -> None:
+    """Publish the engine in BUNDLE, after checking every hash; whatever is not exactly a bundle is refused."""
+    configure_log(log_format, log_level)
+    from trtbuild.store import import_bundle
+
+    entry = import_bundle(open_store(root), bundle)
+    if output == "json":
+        echo_json(entry_document(entry))
+    else:
+        click.echo(str(entry.path))
+
+
+def _bytes(flag: str, text: str) -> int:
+    from trtbuild.spec import parse_bytes
+
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise click.UsageError(f"{flag}: {error}") from None
+
+
 def entry_document(entry: Entry) -> dict[str, object]:
     """Return an entry as JSON values."""
     return {
@@ -185,5 +278,6 @@ def entry_document(entry: Entry) -> dict[str, object]:
 
 
 def _versions(entry: Entry) -> str:
-    versions = entry.key.fields.get("versions")
-    return " ".join(f"{n}={v}" for n, v in sorted(versions.items())) if isinstance(versions, dict) else ""
+    versions = entry.manifest.provenance.get("versions")
+    known = versions if isinstance(versions, dict) else {}
+    return " ".join(f"{n} {known[n]}" for n in ("tensorrt_llm", "tensorrt", "openvino") if n in known)
