@@ -105,20 +105,46 @@ def first_scrape() -> Case:
 def half_busy() -> Case:
     case = front_pod(Case(), compute="0+160x40", running=32)
     case.pods("triton:occupancy:ratio", 120, {"p": 0.5}).pods("triton:queue_compute:ratio", 120, {"p": 0})
-    return case.pods("triton:demand:ratio", 120, {"p": half_busy_demand(1.4)})
+    return case.pods("triton:demand:ratio", 180, {"p": half_busy_demand(1.4)})
 
 
 def batching_factor_per_sku() -> Case:
     case = front_pod(Case(), compute="0+160x40", running=32)
     front_pod(case, compute="0+160x40", running=32, pod="q", sku="b")
     sku_constants(case, "b", batching_factor=0.25)
-    return case.pods("triton:demand:ratio", 120, {"p": half_busy_demand(1.4), "q/b": half_busy_demand(0.25)})
+    return case.pods("triton:demand:ratio", 180, {"p": half_busy_demand(1.4), "q/b": half_busy_demand(0.25)})
 
 
 def saturated() -> Case:
     case = front_pod(Case(), queue="0+320x40", compute="0+320x40", waiting=64, running=64)
     case.pods("triton:queue_compute:ratio", 120, {"p": 1}).pods("triton:occupancy:ratio", 120, {"p": 2})
     return case.pods("triton:demand:ratio", 120, {"p": 2}).skus("triton:sku_queue_compute:ratio", 120, {"a": 1})
+
+
+def a_step_is_seen_at_the_next_scrape() -> Case:
+    """At rest for two minutes, then 64 run and 128 wait: three pods' worth, in the same rule cycle as the scrape."""
+    case = front_pod(
+        Case(), queue="0x24 640+640x9", compute="0x24 320+320x9", waiting="0x24 128x9", running="0x24 64x9"
+    )
+    case.pods("triton:demand:ratio", 120, {"p": 0}).pods("triton:demand:ratio", 125, {"p": 3})
+    return case.pods("triton:occupancy:ratio", 125, {"p": 0.5})
+
+
+def no_queue_no_haste() -> Case:
+    """Occupancy jumps from 0.25 to 0.75 without a queue: two minutes of smoothing, k 1.4."""
+    case = front_pod(Case(), compute="0+80x40 3440+240x40", running="16x40 48x40")
+    u = 0.25 * 2.4 / (1 + 1.4 * 0.25)
+    case.pods("triton:demand:ratio", 200, {"p": u})
+    end = 0.75 * 2.4 / (1 + 1.4 * 0.75)
+    return case.pods("triton:demand:ratio", 375, {"p": end})
+
+
+def a_drained_queue_is_forgotten() -> Case:
+    """After the queue is gone the smoothed part is at most 1, whatever it was."""
+    case = front_pod(
+        Case(), queue="0+3200x24 76800x9", compute="0+320x24 8000+320x9", waiting="640x24 0x9", running="64x34"
+    )
+    return case.pods("triton:demand:ratio", 115, {"p": 4}).pods("triton:demand:ratio", 140, {"p": 1})
 
 
 def kv_cache_is_the_limit() -> Case:
@@ -253,13 +279,13 @@ def two_skus(dear_waits: bool) -> Case:
 def cheap_first() -> Case:
     # Work is 0.5 + 0.5 + 2 x 0.5 = 2 pods of weight 1. The dear SKU's minimum takes 1.6 of it, the cheap pods 0.4 / 2.
     case = two_skus(dear_waits=False)
-    case.expect("round(triton:release_demand:capacity, 0.001)", 120, {'{namespace="n", release="r"}': 2})
-    return case.pods("triton:demand_by_cost:ratio", 120, {"p": 0.2, "q": 0.2, "z/b": 0})
+    case.expect("round(triton:release_demand:capacity, 0.001)", 180, {'{namespace="n", release="r"}': 2})
+    return case.pods("triton:demand_by_cost:ratio", 180, {"p": 0.2, "q": 0.2, "z/b": 0})
 
 
 def cheap_first_never_hides_a_queue() -> Case:
     case = two_skus(dear_waits=True)
-    return case.pods("triton:demand_by_cost:ratio", 120, {"p": 1.2, "q": 1.2, "z/b": 1.5})
+    return case.pods("triton:demand_by_cost:ratio", 180, {"p": 1.2, "q": 1.2, "z/b": 1.5})
 
 
 def errors_and_rejections() -> Case:
@@ -277,6 +303,9 @@ FRONT_CASES = (
     half_busy,
     batching_factor_per_sku,
     saturated,
+    a_step_is_seen_at_the_next_scrape,
+    no_queue_no_haste,
+    a_drained_queue_is_forgotten,
     kv_cache_is_the_limit,
     short_waits_are_not_saturation,
     stuck_engine_stays_finite,
@@ -508,7 +537,12 @@ def test_promtool_check(path: Path) -> None:
 @pytest.mark.parametrize("path", [ENSEMBLE, CPP], ids=lambda path: path.stem)
 def test_fallbacks_share_the_derived_rules(path: Path) -> None:
     front, other = rules_of(FRONT), rules_of(path)
-    derived = ("occupancy:ratio", "queue_compute:ratio", "batching_factor:ratio", "demand:ratio")
+    derived = (
+        "occupancy:ratio",
+        "queue_compute:ratio",
+        "batching_factor:ratio",
+        "demand:ratio",
+    )  # all but occupancy_now
     for name in (f"triton:{metric}" for metric in derived):
         assert other["trtbuild-signal"][name] == front["trtbuild-signal"][name]
     assert other["trtbuild-sku"] == front["trtbuild-sku"]
@@ -580,7 +614,7 @@ def test_constants_of_a_sku(tmp_path: Path) -> None:
     path = tmp_path / "sku.yaml"
     path.write_text("groups:\n" + text, encoding="utf-8")
     case = front_pod(Case(), compute="0+160x40", running=32)
-    case.pods("triton:demand:ratio", 120, {"p": half_busy_demand(1.6)})
+    case.pods("triton:demand:ratio", 180, {"p": half_busy_demand(1.6)})
     case.expect(
         "trtbuild_sku_weight",
         60,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -123,7 +124,7 @@ def test_documented_scale_down_of_ten_percent_or_four_pods() -> None:
     seen = settle(HpaController(spec=spec(down=down)), 80, 10, every_s=60, syncs=30)
     assert seen[:3] == [80, 72, 64]
     assert seen[-1] == 10
-    below_forty = [later - now for now, later in zip(seen, seen[1:], strict=False) if now <= 40]
+    below_forty = [later - now for now, later in itertools.pairwise(seen) if now <= 40]
     assert set(below_forty[:-1]) == {-4}
 
 
