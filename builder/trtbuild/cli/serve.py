@@ -54,10 +54,32 @@ def serve(
         if wait:
             _start_and_wait(own_command(ports), ctx, url, timeout, output)
             return
+        check_machine(ctx, done)
         log.get().info("serve", f"serving {done.served_name!r} at {url} (gRPC {ports.grpc}, metrics {ports.metrics})")
         lease = ctx.store.lease(done.entry)
         lease.keep_over_exec()
         process.replace(command)
+
+
+def check_machine(ctx: Context, done: Provisioned) -> None:
+    """Look at what the server will need, and refuse to start what would hang or die without a clear message."""
+    import resource
+
+    from trtbuild import preflight
+
+    def limit(kind: int) -> int | None:
+        soft = resource.getrlimit(kind)[0]
+        return None if soft == resource.RLIM_INFINITY else soft
+
+    limits = preflight.Limits(open_files=limit(resource.RLIMIT_NOFILE), locked_bytes=limit(resource.RLIMIT_MEMLOCK))
+    checks = preflight.preflight(ctx.host, done.info, limits, done.entry.key.fields)
+    for check in checks:
+        line = f"{check.name}: {check.text}"
+        if check.is_ok:
+            log.get().debug("preflight", line)
+        elif not check.is_fatal:
+            log.get().warning("preflight", f"{line}; {check.remedy}")
+    preflight.refuse(checks)
 
 
 def own_command(ports: Ports) -> Command:
