@@ -48,7 +48,8 @@
   "max_input_len" $sku.model.limits.maxInputLen
   "max_seq_len" $sku.model.limits.maxSeqLen
   "max_num_tokens" $sku.model.limits.maxNumTokens
-  "kv_cache_tokens" $sku.model.limits.kvCacheTokens }}
+  "kv_cache_tokens" $sku.model.limits.kvCacheTokens
+  "store_group" $sku.storage.group }}
 {{- if not (kindIs "invalid" $value) }}
 {{- $_ := set $config $option (int64 $value) }}
 {{- end }}

@@ -147,7 +147,7 @@ capabilities:
   imagePullPolicy: {{ .sku.image.pullPolicy }}
   command:
     - chown
-    - "10001:10001"
+    - {{ printf "10001:%d" (int ($.sku.storage.group | default 10001)) | quote }}
     {{- range $mounts }}
     - {{ .path }}
     {{- end }}
@@ -232,7 +232,8 @@ capabilities:
 
 {{- define "trtbuild.serverContainer" -}}
 {{- $health := list "trtbuild" "health" }}
-{{- $config := list "--config" "/etc/trtbuild/engine.yaml" }}
+{{- /* One second less than the probe's timeout: the answer says what is wrong, a killed probe does not. */}}
+{{- $config := list "--config" "/etc/trtbuild/engine.yaml" "--timeout" (sub (int .sku.probes.timeout) 1 | toString) }}
 - name: server
   image: {{ .sku.imageReference | quote }}
   imagePullPolicy: {{ .sku.image.pullPolicy }}
@@ -270,8 +271,8 @@ capabilities:
   lifecycle:
     preStop:
       exec:
-        # Five seconds for kube-proxy and proxies to stop sending; then until no request is left.
-        command: [/bin/sh, -c, "sleep 5; exec trtbuild drain --timeout {{ int .sku.budgets.drain }}"]
+        # Until no request has been in flight for five seconds, in which kube-proxy and proxies stop sending.
+        command: {{ list "trtbuild" "drain" "--config" "/etc/trtbuild/engine.yaml" "--timeout" (add (int .sku.budgets.drain) 5 | toString) | toJson }}
   resources:
     {{- include "trtbuild.resources" (dict "sku" .sku "resources" .sku.resources) | nindent 4 }}
   securityContext:
@@ -312,6 +313,9 @@ imagePullSecrets:
 {{- end }}
 securityContext:
   {{- include "trtbuild.podSecurityContext" .root | nindent 2 }}
+  {{- with .sku.storage.group }}
+  supplementalGroups: [{{ int . }}]
+  {{- end }}
 {{- with .sku.pod.priorityClassName }}
 priorityClassName: {{ . | quote }}
 {{- end }}
@@ -349,7 +353,7 @@ topologySpreadConstraints:
   - {{ merge (dict) . (dict "labelSelector" (dict "matchLabels" $selector)) | toYaml | nindent 4 | trim }}
   {{- end }}
 {{- end }}
-# The longest request, five seconds before it and 35 for the server to end its ranks.
+# The longest request, five seconds after it and 35 for the server to end its ranks.
 terminationGracePeriodSeconds: {{ add (int .sku.budgets.drain) 40 }}
 {{- else }}
 restartPolicy: Never

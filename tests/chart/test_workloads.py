@@ -133,13 +133,14 @@ def test_startup_probe_covers_the_load_budget(load: int, period: int, failures: 
     probe = server["startupProbe"]
     assert (probe["failureThreshold"], probe["periodSeconds"]) == (failures, period)
     assert probe["failureThreshold"] * probe["periodSeconds"] >= load
-    assert probe["exec"]["command"] == ["trtbuild", "health", "startup", "--config", "/etc/trtbuild/engine.yaml"]
+    command = ["trtbuild", "health", "startup", "--config", "/etc/trtbuild/engine.yaml", "--timeout", "9"]
+    assert probe["exec"]["command"] == command
 
 
 def test_grace_covers_drain() -> None:
     spec = pod_of({"budgets": {"drain": 300}})
     command = container(spec, "server")["lifecycle"]["preStop"]["exec"]["command"]
-    assert command == ["/bin/sh", "-c", "sleep 5; exec trtbuild drain --timeout 300"]
+    assert command == ["trtbuild", "drain", "--config", "/etc/trtbuild/engine.yaml", "--timeout", "305"]
     assert spec["terminationGracePeriodSeconds"] == 340
 
 
@@ -226,6 +227,14 @@ def test_host_paths_are_prepared_without_privileges() -> None:
     assert [mount["name"] for mount in prepare["volumeMounts"]] == ["engines"]
     names = [item["name"] for item in pod_of({"storage": {"prepareHostPath": False}})["initContainers"]]
     assert names == ["init"]
+
+
+def test_shared_group_owns_the_store() -> None:
+    values = merge(ONE, {"storage": {"group": 20000}})
+    assert engine_config(render(values), "a100")["store_group"] == 20000
+    spec = pod_of({"storage": {"group": 20000}})
+    assert spec["securityContext"]["supplementalGroups"] == [20000]
+    assert container(spec, "prepare-host-path")["command"][1] == "10001:20000"
 
 
 def test_read_only_store_has_no_budget() -> None:
