@@ -207,10 +207,10 @@ class HubStub:
             request.body_bytes += sent
             self._changed.notify_all()
 
-    def bytes_sent(self, match: str = "") -> int:
-        """Return the body bytes sent so far for GET requests whose path matches."""
+    def bytes_sent(self, match: str = "", *, since: int = 0) -> int:
+        """Return the body bytes sent so far for GET requests, from number ``since`` on, whose path matches."""
         with self._changed:
-            return sum(r.body_bytes for r in self.requests if r.method == "GET" and re.search(match, r.path))
+            return sum(r.body_bytes for r in self.requests[since:] if r.method == "GET" and re.search(match, r.path))
 
     def paths(self, method: str = "GET") -> list[str]:
         return [request.path for request in list(self.requests) if request.method == method]
