@@ -5,7 +5,7 @@ It decides what is impossible and says why. Whether a possible engine also fits 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trtbuild.catalog import (
@@ -20,6 +20,7 @@ from trtbuild.catalog import (
     trtllm_versions,
 )
 from trtbuild.memory import GpuMemory, Layout, Limits, gpu_memory
+from trtbuild.spec import HostInfo, JsonValue
 
 # What to offer instead of a preset that a GPU or a family lacks: about the same size first.
 _INSTEAD = {
@@ -264,6 +265,38 @@ def _sizes(max_gpus: int) -> Sequence[tuple[int, int]]:
     powers = [1 << n for n in range(max_gpus.bit_length()) if 1 << n <= max_gpus]
     cuts = [(tp, pp) for tp in powers for pp in powers if tp * pp <= max_gpus]
     return sorted(cuts, key=lambda cut: (cut[0] * cut[1], cut[1]))
+
+
+def engine_mismatches(fields: Mapping[str, JsonValue], host: HostInfo, *, world_size: int) -> tuple[str, ...]:
+    """Return what differs between the machine an engine was built on and this one; empty when it can be served.
+
+    TensorRT's own loader says some of this, late and in passing; a process that never reaches it says all of it.
+
+    Args:
+        fields: The engine's key, as kept in its manifest.
+        host: This machine.
+        world_size: Ranks of the engine.
+    """
+    found = []
+    for name, what in (("tensorrt_llm", "TensorRT-LLM"), ("tensorrt", "TensorRT"), ("cuda", "CUDA")):
+        built, here = fields.get(name), host.versions.get(name)
+        if built is not None and built != here:
+            found.append(f"built with {what} {built}, here is {here or 'none'}")
+    if fields.get("platform") not in {None, host.platform}:
+        found.append(f"built on {fields['platform']}, this is {host.platform}")
+    if len(host.gpus) < world_size:
+        found.append(f"it has {world_size} ranks, {len(host.gpus)} GPUs are visible")
+    for gpu in host.gpus[:world_size]:
+        here_is = {
+            "gpu_product": gpu.product,
+            "compute_capability": gpu.compute_capability,
+            "gpu_mig_profile": gpu.mig_profile,
+        }
+        for name, value in here_is.items():
+            if name in fields and fields[name] != value:
+                words = name.removeprefix("gpu_").replace("_", " ")
+                found.append(f"built for {words} {fields[name] or 'none'}, GPU {gpu.index} has {value or 'none'}")
+    return tuple(found)
 
 
 def is_parameter_count_known(model: ModelInfo) -> bool:

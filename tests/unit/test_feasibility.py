@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes.machines import gpu_host
 from trtbuild import catalog, feasibility
 from trtbuild.catalog import GpuSku, ModelInfo
 from trtbuild.memory import GIB, Layout, Limits
+from trtbuild.spec import HostInfo
 
 RELEASE = catalog.trtllm("1.2.1")
 LIMITS = Limits(max_batch_size=64, max_seq_len=2048, max_num_tokens=8192)
@@ -217,3 +219,36 @@ def test_pipeline_stages_are_used_when_heads_cannot_be_cut() -> None:
     )
     assert fit is not None
     assert (fit.layout.tp_size, fit.layout.pp_size) == (1, 2)
+
+
+KEY = {
+    "gpu_product": "NVIDIA-H100-80GB-HBM3",
+    "compute_capability": "9.0",
+    "gpu_mig_profile": None,
+    "tensorrt_llm": "1.2.1",
+    "tensorrt": "10.14.1.48",
+    "cuda": "13.1.0",
+    "platform": "linux/x86_64",
+}
+
+
+def test_an_engine_fits_the_machine_it_was_built_on() -> None:
+    assert feasibility.engine_mismatches(KEY, gpu_host("h100", 2), world_size=2) == ()
+
+
+@pytest.mark.parametrize(
+    ("host", "world_size", "said"),
+    [
+        (gpu_host("h200", 1), 1, "built for product NVIDIA-H100-80GB-HBM3, GPU 0 has NVIDIA-H200"),
+        (gpu_host("l40s", 1), 1, "built for compute capability 9.0, GPU 0 has 8.9"),
+        (gpu_host("h100", 1), 2, "it has 2 ranks, 1 GPUs are visible"),
+        (gpu_host("h100", 1, version="1.2.0"), 1, "built with TensorRT-LLM 1.2.1, here is 1.2.0"),
+        (gpu_host("h100", 1, tensorrt="10.9.0.34"), 1, "built with TensorRT 10.14.1.48, here is 10.9.0.34"),
+        (dataclasses.replace(gpu_host("h100", 1), versions={}), 1, "built with TensorRT-LLM 1.2.1, here is none"),
+        (dataclasses.replace(gpu_host("h100", 1), platform="linux/aarch64"), 1, "this is linux/aarch64"),
+    ],
+    ids=["product", "capability", "ranks", "trtllm", "tensorrt", "not-installed", "platform"],
+)
+def test_a_machine_that_an_engine_does_not_fit(host: HostInfo, world_size: int, said: str) -> None:
+    found = feasibility.engine_mismatches(KEY, host, world_size=world_size)
+    assert any(said in line for line in found)

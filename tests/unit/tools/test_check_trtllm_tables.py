@@ -1,0 +1,103 @@
+"""The checker of the TensorRT-LLM tables finds what differs, in source trees and in printed help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.toolchain import build_parser
+from tools import check_trtllm_tables as checker
+from trtbuild import catalog
+
+RELEASE = catalog.trtllm("1.2.1")
+
+
+def write_source(root: Path) -> Path:
+    """Write a source tree whose parsers have exactly the options of the 1.2.1 table."""
+    plugins = [name for name, o in RELEASE.build_options.items() if name.endswith("_plugin") or o.kind == "switch"]
+    lines = ["import argparse", "parser = argparse.ArgumentParser()"]
+    for name, option in RELEASE.build_options.items():
+        if name != option.name or name in plugins:
+            continue
+        spelled = ", ".join(repr(f"--{spelling}") for spelling in (name, *option.also))
+        choices = f", choices={list(option.choices)!r}" if option.choices else ""
+        default = ""
+        if option.default is not None:
+            default = f", default={int(option.default) if option.kind == 'int' else option.default!r}"
+        lines.append(f"parser.add_argument({spelled}{choices}{default})")
+    write(root / "tensorrt_llm" / "commands" / "build.py", lines)
+    write(root / "tensorrt_llm" / "plugin" / "plugin.py", [f"cli_plugin_args = {plugins!r}"])
+    tools = [(f.scripts[0], [*f.flags.values(), *f.options], f.dtypes, f.flags["dtype"]) for f in RELEASE.families]
+    quantize = RELEASE.quantize
+    tools.append((quantize.script, [*quantize.flags.values(), *quantize.options], quantize.dtypes, "--dtype"))
+    for script, options, dtypes, dtype_flag in tools:
+        lines = ["import argparse", "parser = argparse.ArgumentParser()"]
+        for option in options:
+            extra = f", choices={list(dtypes)!r}" if option == dtype_flag else ""
+            lines.append(f"parser.add_argument({option!r}{extra})")
+        write(root / "examples" / script, lines)
+    return root
+
+
+def write(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_an_equal_source_has_no_differences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checker.main(["--version", "1.2.1", "--source", str(write_source(tmp_path))]) == 0
+    assert capsys.readouterr().out == "TensorRT-LLM 1.2.1: 0 differences\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        (
+            "tensorrt_llm/commands/build.py",
+            "'--max_lora_rank'",
+            "'--max_lora_ranks'",
+            "--max_lora_rank is in the table, not in the source",
+        ),
+        ("tensorrt_llm/commands/build.py", "'--max_lora_rank'", "'--x'", "--x is in the source, not in the table"),
+        ("tensorrt_llm/commands/build.py", "default=2048", "default=256", "--max_batch_size: default 2048, source 256"),
+        ("tensorrt_llm/commands/build.py", "'detailed', ", "", "--profiling_verbosity: choices"),
+        ("tensorrt_llm/plugin/plugin.py", "'gemm_plugin', ", "", "--gemm_plugin is in the table, not in the source"),
+        ("examples/models/core/gemma/convert_checkpoint.py", "'--world-size'", "'--tp_size'", "--world-size is in"),
+        (
+            "examples/models/contrib/opt/convert_checkpoint.py",
+            "['float16', ",
+            "['auto', 'float16', ",
+            "--dtype: choices",
+        ),
+    ],
+    ids=["renamed", "new", "default", "choice", "plugin", "flag", "dtype"],
+)
+def test_differences_are_found(file: str, old: str, new: str, said: str, tmp_path: Path) -> None:
+    path = write_source(tmp_path) / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    lines = [*checker.check_build_source(RELEASE, tmp_path), *checker.check_scripts(RELEASE, tmp_path)]
+    assert any(said in line for line in lines)
+
+
+def test_a_missing_script_is_found(tmp_path: Path) -> None:
+    (write_source(tmp_path) / "examples" / "models" / "core" / "phi" / "convert_checkpoint.py").unlink()
+    assert any(line.startswith("phi: none of") for line in checker.check_scripts(RELEASE, tmp_path))
+
+
+def test_printed_help(tmp_path: Path) -> None:
+    text = build_parser("1.2.1").format_help()
+    assert list(checker.check_help(RELEASE, text)) == []
+    without = text.replace("--max_lora_rank", "--max_lora_size")
+    assert {line.rsplit(":", 1)[1].split()[0] for line in checker.check_help(RELEASE, without)} == {
+        "--max_lora_rank",
+        "--max_lora_size",
+    }
+
+
+def test_nothing_to_compare_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        checker.main(["--version", "1.2.1"])
+    assert "pass --source or --help-text" in capsys.readouterr().err
