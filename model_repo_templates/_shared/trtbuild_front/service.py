@@ -196,6 +196,9 @@ class Service:
     def _admit(self) -> None:
         while (generation := self._admission.next()) is not None:
             assert generation.prompt is not None
+            if self._is_abandoned(generation):
+                self._cancel(generation)
+                continue
             try:
                 connection = self._open_connection()
                 call = _Call(self, generation, connection)
@@ -205,6 +208,11 @@ class Service:
                 continue
             generation.call = call
             self.accounting.start(generation.account, self._now_s(), generation.prompt.token_count)
+
+    def _is_abandoned(self, generation: Generation) -> bool:
+        """Return whether a client that had to wait has gone: the engine is not to work for nobody."""
+        has_waited = self._now_s() - generation.account.arrived_s >= _UNCHECKED_S
+        return has_waited and generation.reply.is_cancelled()
 
     def _open_connection(self) -> Connection:
         current = self._connection

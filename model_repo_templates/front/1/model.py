@@ -57,12 +57,14 @@ class TritonReply:
 
     def fail(self, error: Exception) -> None:
         """Send an error; clients may retry what is unavailable and must not retry what is invalid."""
-        code = pb_utils.TritonError.INTERNAL
+        code, message = pb_utils.TritonError.INTERNAL, str(error)
         if isinstance(error, RequestError):
             code = pb_utils.TritonError.INVALID_ARG
         elif isinstance(error, OverloadError):
-            code = pb_utils.TritonError.UNAVAILABLE
-        self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code)), True)
+            # In the text too: the HTTP generate endpoint answers 400 to every error of a model, and a gRPC stream
+            # carries the text only.
+            code, message = pb_utils.TritonError.UNAVAILABLE, f"UNAVAILABLE: {error}"
+        self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)), True)
 
     def is_cancelled(self) -> bool:
         """Ask the server whether the client has gone."""

@@ -122,7 +122,7 @@ def test_only_good_ends_have_a_duration() -> None:
 def test_buckets_include_their_bound(value: float, first: str) -> None:
     distribution = Distribution((0.1, 0.5))
     distribution.observe(value)
-    assert [le for le, count in distribution.cumulative().items() if count][0] == first
+    assert next(le for le, count in distribution.cumulative().items() if count) == first
 
 
 def _live(books: Accounting, random_: random.Random, now_s: float, server: FakeServer) -> float:

@@ -1,8 +1,8 @@
 """An engine without a model, for tests: in-flight batching on a clock, and the prompt again as its answer.
 
 It speaks the tensor contract of an engine model. Every ``step_s`` seconds each running request gets one token: the
-prompt's tokens in turn. How each request went is appended to the file ``record`` as a JSON line. A prompt that begins
-with token 2 fails.
+prompt's tokens in turn. How each request went is appended to the file ``record`` as a JSON line. A prompt with token 2
+in it fails.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
             job = Job(request, self.lead)
-            if job.prompt[0] == FAILING_TOKEN:
+            if FAILING_TOKEN in job.prompt:
                 job.fail("the stand-in engine refuses this prompt")
             else:
                 self.waiting.append(job)
