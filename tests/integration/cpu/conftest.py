@@ -185,7 +185,7 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.stop_stream(cancel_requests=True)
+        self._client.stop_stream(cancel_requests=not all(answer.is_final for answer in self.answers.values()))
         self._client.close()
 
     def send(self, request_id: str, *, model: str = "tensorrt_llm", **values: Any) -> None:

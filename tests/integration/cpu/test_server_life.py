@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cpu.conftest import ask, start_server, until, workers, write_model
+from tests.integration.cpu.conftest import DEADLINE_S, ask, start_server, until, workers, write_model
 
 pytestmark = pytest.mark.integration
 
@@ -43,6 +43,8 @@ def test_no_engine_outlives_whoever_started_it(engine: Path, tmp_path: Path, vic
         (stub,) = _stubs(server.child.pid)
         assert len(workers(engine)) == 1
         os.kill(stub if victim == "stub" else server.child.pid, signal.SIGKILL)
+        if victim == "server":
+            server.child.wait()  # the stub looks whether its parent's process id exists, and that of a zombie does
         until(lambda: not workers(engine), "the engine process ends")
     finally:
         server.stop()
@@ -68,9 +70,8 @@ def test_an_engine_that_cannot_be_loaded_is_said_at_start(engine: Path, tmp_path
     (broken / "openvino_model.xml").write_text("<net>")
     server = start_server(tmp_path / "repository", tmp_path)
     try:
-        with pytest.raises(AssertionError, match="cannot be loaded"):
-            server.wait_ready()
-        assert server.child.wait(timeout=60) != 0
+        assert server.child.wait(timeout=DEADLINE_S) != 0
+        assert f"{broken} cannot be loaded" in server.log.read_text()
         assert workers(broken) == []
     finally:
         server.stop()
