@@ -6,7 +6,6 @@ warn. It does not read the machine.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -121,11 +120,10 @@ def _versions(host: HostInfo, fields: Mapping[str, JsonValue]) -> list[Check]:
     gpu = host.gpus[0] if host.gpus else None
     here: dict[str, object] = {name: host.versions.get(name) for name in ("tensorrt_llm", "tensorrt", "openvino")}
     if gpu is not None:
-        here |= {"product": gpu.product, "compute_capability": gpu.compute_capability}
-    built = {**_flatten(fields)}
+        here |= {"gpu_product": gpu.product, "compute_capability": gpu.compute_capability}
     checks = []
     for name, value in here.items():
-        wanted = built.get(name)
+        wanted = fields.get(name)
         if wanted is None or value is None:
             continue
         checks.append(
@@ -138,17 +136,6 @@ def _versions(host: HostInfo, fields: Mapping[str, JsonValue]) -> list[Check]:
             )
         )
     return checks
-
-
-def _flatten(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return the leaves of nested key fields by their last name (``gpu.product`` becomes ``product``)."""
-    leaves: dict[str, JsonValue] = {}
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            leaves |= _flatten(value)
-        else:
-            leaves.setdefault(name, value)
-    return leaves
 
 
 def _open_files(limits: Limits) -> Check:
@@ -175,8 +162,3 @@ def _locked_memory(limits: Limits, info: EngineInfo) -> list[Check]:
             remedy="docker: --ulimit memlock=-1; on nodes: containerd's LimitMEMLOCK=infinity",
         )
     ]
-
-
-def as_document(checks: tuple[Check, ...]) -> list[dict[str, object]]:
-    """Return checks as JSON values."""
-    return [dataclasses.asdict(check) for check in checks]

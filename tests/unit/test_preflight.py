@@ -14,8 +14,10 @@ from trtbuild.spec import CpuInfo, GpuInfo, HostInfo
 GOOD = Limits(open_files=65536, locked_bytes=None)
 H100 = GpuInfo(index=0, product="NVIDIA-H100-80GB-HBM3", compute_capability="9.0", memory_mib=81559)
 FIELDS = {
-    "gpu": {"product": "NVIDIA-H100-80GB-HBM3", "compute_capability": "9.0"},
-    "versions": {"tensorrt_llm": "1.2.1", "tensorrt": "10.14.1.48"},
+    "gpu_product": "NVIDIA-H100-80GB-HBM3",
+    "compute_capability": "9.0",
+    "tensorrt_llm": "1.2.1",
+    "tensorrt": "10.14.1.48",
 }
 
 
@@ -56,7 +58,7 @@ def test_everything_in_order_starts() -> None:
         ),
         pytest.param(
             {"gpus": (GpuInfo(index=0, product="NVIDIA-L40S", compute_capability="8.9", memory_mib=46068),) * 2}, {},
-            r"engine's product: the engine was built for NVIDIA-H100-80GB-HBM3, here is NVIDIA-L40S", id="gpu-product",
+            r"engine's gpu product: the engine was built for NVIDIA-H100-80GB-HBM3, here is NVIDIA-L40S", id="gpu-product",
         ),
     ],
 )  # fmt: skip
