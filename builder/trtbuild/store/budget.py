@@ -225,6 +225,7 @@ def act(store: Store, collection: Collection, *, hf_cache: Path | None) -> int:
         if done:
             freed += item.size_bytes
             log.get().debug("store-removed", f"removed {item.path}: {removal.reason}")
+    _prune(store)
     store.claims.sweep()
     store.downloads.sweep()
     leases.sweep(store.layout.leases)
@@ -513,7 +514,7 @@ def _remove_entry(store: Store, item: Item) -> bool:
         if leases.user(store.layout.leases, item.name):
             with contextlib.suppress(OSError):
                 disk.rename(moved, item.path)
-                disk.make_read_only(item.path)
+                store.close_entry(item.path)
                 return False
         disk.remove_tree(moved)
         store.forget(found)
@@ -536,10 +537,22 @@ def _remove_unless_building(store: Store, item: Item) -> bool:
         # A builder replaced it between looking and moving: put the good one back.
         with contextlib.suppress(OSError):
             disk.rename(moved, item.path)
-            disk.make_read_only(item.path)
+            store.close_entry(item.path)
             return False
     disk.remove_tree(moved)
     return True
+
+
+def _prune(store: Store) -> None:
+    """Remove empty directories above entries, and stamps of entries that are gone; a publisher makes its own anew."""
+    for model in _children(store.layout.engines):
+        for directory in (*_children(model), model):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+    there = {entry.digest for entry in store.ls()}
+    for stamp in _children(store.layout.used):
+        if stamp.name not in there and store.now() - _mtime(stamp) > DEBRIS_AGE_S:
+            disk.unlink(stamp)
 
 
 def _children(directory: Path) -> list[Path]:

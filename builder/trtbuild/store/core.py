@@ -193,6 +193,7 @@ class Store:
         self._group = group
         self._dir_mode = 0o2775 if is_group_writable else disk.DIR_MODE
         self._file_mode = 0o664 if is_group_writable else disk.FILE_MODE
+        self._entry_dir_mode = self._dir_mode if is_group_writable else 0o555
         self.claims = Claims(self.layout.claims, make_owner=self._owner, mode=self._file_mode, group=group)
         self.downloads = Claims(self.layout.downloads, make_owner=self._owner, mode=self._file_mode, group=group)
         self._my_claims: dict[str, Claim] = {}
@@ -437,7 +438,16 @@ class Store:
         for parent, _, _ in os.walk(staging.path, topdown=False):
             disk.sync_dir(Path(parent))
         entry = self._move_in(manifest.key, staging.path, manifest)
-        durations.record(self.layout.durations, manifest.key, manifest.provenance)
+        with contextlib.suppress(OSError):
+            self.prepare(self.layout.durations)
+            durations.record(
+                self.layout.durations,
+                manifest.key,
+                manifest.provenance,
+                dir_mode=self._dir_mode,
+                file_mode=self._file_mode,
+                group=self._group,
+            )
         return entry
 
     def _describe(self, key: EngineKey, staging: Staging, provenance: Mapping[str, JsonValue]) -> Manifest:
@@ -477,13 +487,17 @@ class Store:
                 self.set_aside(target, peer.reason)
                 continue
             disk.sync_dir(target.parent)
-            disk.make_read_only(target)
+            self.close_entry(target)
             self._touch(key.digest, target)
             return self._entry(target, manifest)
         raise StoreError(
             f"{target} keeps changing while it is replaced",
             hint="another program writes there; give trtbuild a directory of its own with --store",
         )
+
+    def close_entry(self, path: Path) -> None:
+        """Make a published entry read-only; in a group's store its directories stay writable for collection."""
+        disk.make_read_only(path, dir_mode=self._entry_dir_mode)
 
     def set_aside(self, path: Path, reason: str) -> None:
         """Move a bad entry to the quarantine, where nothing is ever used from."""
@@ -549,10 +563,14 @@ class Store:
             if path.is_dir():
                 with contextlib.suppress(OSError):
                     self.prepare(stamp.parent)
-                    stamp.touch(mode=self._file_mode)
+                    disk.write_file(stamp, b"", mode=self._file_mode)
                     os.utime(stamp, (moment, moment))
         except OSError as error:
-            log.get().debug("store-last-use", f"last use not noted: {error}")
+            # Another user's stamp can be set to the present, by those who may write it, but to no other time.
+            try:
+                os.utime(stamp)
+            except OSError:
+                log.get().debug("store-last-use", f"last use not noted: {error}")
 
     # -- using ------------------------------------------------------------------------------------------------------
 

@@ -187,13 +187,16 @@ def unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def make_read_only(directory: Path) -> None:
-    """Take write permission from a whole tree: nobody changes an engine after it was published."""
+def make_read_only(directory: Path, *, dir_mode: int = 0o555) -> None:
+    """Take write permission from a whole tree: nobody changes an engine after it was published.
+
+    ``dir_mode`` lets a group that shares the store keep the right to collect each other's entries.
+    """
     fault_hook("read-only", directory)
     for parent, _, files in os.walk(directory, topdown=False):
         for name in files:
             Path(parent, name).chmod(0o444)
-        Path(parent).chmod(0o555)
+        Path(parent).chmod(dir_mode)
 
 
 def remove_tree(directory: Path) -> None:
@@ -219,7 +222,7 @@ def move_aside(path: Path, into: Path, *, label: str, mode: int = DIR_MODE, grou
     target = into / f"{label}.{uuid.uuid4().hex[:8]}"
     with contextlib.suppress(FileNotFoundError, PermissionError):
         if not path.is_symlink():
-            path.chmod(path.stat().st_mode | stat.S_IRWXU)
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | stat.S_IRWXU)
     try:
         rename(path, target)
     except FileNotFoundError:

@@ -33,7 +33,15 @@ def phases_of(provenance: Mapping[str, JsonValue]) -> dict[str, float]:
     }
 
 
-def record(directory: Path, key: EngineKey, provenance: Mapping[str, JsonValue]) -> None:
+def record(
+    directory: Path,
+    key: EngineKey,
+    provenance: Mapping[str, JsonValue],
+    *,
+    dir_mode: int,
+    file_mode: int,
+    group: int | None,
+) -> None:
     """Keep the durations of a build; one that cannot be kept is no reason to fail."""
     phases = phases_of(provenance)
     if not phases:
@@ -41,8 +49,8 @@ def record(directory: Path, key: EngineKey, provenance: Mapping[str, JsonValue])
     target = _group(directory, key) / f"{key.digest}.json"
     body = json.dumps({"fields": dict(key.fields), "seconds": phases}, sort_keys=True)
     try:
-        disk.make_dir(target.parent)
-        disk.write_file(target, body.encode())
+        disk.make_dir(target.parent, mode=dir_mode, group=group)
+        disk.write_file(target, body.encode(), mode=file_mode)
     except OSError as error:
         log.get().debug("store-durations", f"durations not recorded: {error}")
 

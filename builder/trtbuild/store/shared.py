@@ -266,6 +266,7 @@ class _Parts:
 
     def write(self, digest: str, start: int, data: bytes) -> None:
         """Write one piece, then note that it is there."""
+        disk.fault_hook("part", self._directory / f"{digest}.part")
         with (self._directory / f"{digest}.part").open("r+b", buffering=0) as stream:
             stream.seek(start)
             view = memoryview(data)
@@ -299,7 +300,7 @@ class _Parts:
             names.setdefault(record.sha256, []).append(name)
         for digest, (first, *others) in names.items():
             (target / first).parent.mkdir(parents=True, exist_ok=True)
-            (self._directory / f"{digest}.part").rename(target / first)
+            disk.rename(self._directory / f"{digest}.part", target / first)
             (self._directory / f"{digest}.done").unlink(missing_ok=True)
             for other in others:
                 (target / other).parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key
 from trtbuild.errors import StoreError
 from trtbuild.plan import EngineKey
-from trtbuild.store import Entry, Store, beacon, budget, collect, disk
+from trtbuild.store import Entry, Shared, Store, beacon, budget, collect, disk, open_tier
 from trtbuild.store.claims import Claims, Held
 
 
@@ -195,12 +195,20 @@ def walk(root: str, fault: str, before: str) -> None:
         store, key = Store(top / "store"), make_key()
         if before == "damaged":
             _damage(store, key)
+        if before == "shared":
+            (top / "tier").mkdir()
+            origin = Store(top / "origin")
+            assert Shared(origin, open_tier(str(top / "tier"))).push(build(origin, key))
 
         def work(store: Store = store, step: int = step, top: Path = top) -> None:
             seen: list[str] = []
             _faulty(store, step, kill=fault == "kill", seen=seen)
             try:
-                get_or_build(store, make_key(), top)
+                if before == "shared":
+                    with store.lock(make_key()):
+                        Shared(store, open_tier(str(top / "tier"))).pull(make_key())
+                else:
+                    get_or_build(store, make_key(), top)
             except StoreError as error:
                 (top / "error").write_text(f"{error.message} | {error.hint}")
             finally:
@@ -229,6 +237,51 @@ def walk(root: str, fault: str, before: str) -> None:
             }
         )
     raise AssertionError("the steps did not end")
+
+
+def walk_collection(root: str) -> None:
+    """Die before each single change of a collection; every entry is absent or whole, and the next one ends it."""
+    budget.GRACE_S, budget.DEBRIS_AGE_S = 0.0, -1.0
+    steps: list[dict[str, object]] = []
+    for step in range(1000):
+        top = Path(root) / str(step)
+        top.mkdir()
+        store, keys = Store(top / "store"), [make_key(n) for n in range(3)]
+        for key in keys:
+            build(store, key)
+        fill(store.layout.staging / "dead.1", FILES)
+        fill(store.layout.trash / "dead.2", FILES)
+        _damage(store, keys[2])
+
+        def work(store: Store = store, step: int = step, top: Path = top) -> None:
+            seen: list[str] = []
+            _faulty(store, step, kill=True, seen=seen)
+            collect(store, max_bytes=0)
+            (top / "seen").write_text(json.dumps(seen))
+
+        wait(fork(work))
+        if (top / "seen").exists():
+            print(json.dumps(steps))
+            return
+        found = [store.get(key, verify="full") for key in keys[:2]]
+        bad = [miss.reason for miss in found if not isinstance(miss, Entry) and miss.path]
+        collect(store, max_bytes=0)
+        left = [
+            str(path)
+            for path in (store.layout.engines, store.layout.staging, store.layout.trash)
+            if any(path.iterdir())
+        ]
+        steps.append({"step": step, "bad": bad, "left": left, "there": sum(isinstance(one, Entry) for one in found)})
+    raise AssertionError("the steps did not end")
+
+
+def serve(root: str, ready: str) -> None:
+    """Lease an entry and become another program."""
+    store = Store(Path(root), label="pod-s")
+    entry = store.get(make_key())
+    assert isinstance(entry, Entry)
+    store.lease(entry).keep_over_exec()
+    os.execvp("sh", ["sh", "-c", f"echo > {ready}; exec sleep 1000"])
 
 
 def build_for_ever(root: str, ready: str) -> None:

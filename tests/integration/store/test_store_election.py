@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.integration.store.actors import until
-from tests.unit.store.store_helpers import REPOSITORY
+from tests.unit.store.store_helpers import REPOSITORY, build, make_key
 from trtbuild.process import Command, run, start, stop
-from trtbuild.store import Store
+from trtbuild.store import Store, collect
 
 pytestmark = pytest.mark.integration
 
@@ -69,8 +69,8 @@ def test_where_flock_grants_everything_there_is_still_one_build(tmp_path: Path) 
     assert (outcome["builds"], outcome["answers"], outcome["different"]) == (1, 16, 1)
 
 
-def test_many_keys_many_processes_and_a_collector(quick_path: Path) -> None:
-    outcome = result("hammer", quick_path, 8, 200, 1)
+def test_many_keys_many_processes_and_a_collector(tmp_path: Path) -> None:
+    outcome = result("hammer", tmp_path, 8, 200, 1)
     assert outcome["failed"] == 0
     assert outcome["problems"] == []
     assert outcome["broken"] == outcome["left"] == 0
@@ -142,3 +142,20 @@ def test_a_builder_that_hangs_is_not_robbed(builder: tuple[Any, Path]) -> None:
     finally:
         os.kill(child.pid, signal.SIGCONT)
         stop(waiter, grace_s=1)
+
+
+@pytest.mark.parametrize("where", ["same-pod", "other-pod"])
+def test_a_lease_lives_with_the_program_that_the_process_became(tmp_path: Path, where: str) -> None:
+    prefix = namespaces() if where == "other-pod" else ()
+    store = Store(tmp_path / "store")
+    entry = build(store, make_key())
+    child = start(actor("serve", store.root, tmp_path / "ready", prefix=prefix), log_path=tmp_path / "log")
+    try:
+        until((tmp_path / "ready").exists)
+        collect(store, max_bytes=0)
+        assert "pod-s" in (store.user(entry) or "")
+        assert store.ls()
+    finally:
+        stop(child, grace_s=1)
+    until(lambda: store.user(entry) is None)
+    assert not any(path.suffix != ".tmp" for path in store.layout.leases.iterdir())

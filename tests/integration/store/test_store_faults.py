@@ -20,8 +20,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize("before", ["cold", "damaged"])
-def test_kill_9_before_every_step_leaves_the_entry_absent_or_whole(quick_path: Path, before: str) -> None:
-    steps: list[dict[str, Any]] = result("walk", quick_path, "kill", before)
+def test_kill_9_before_every_step_leaves_the_entry_absent_or_whole(tmp_path: Path, before: str) -> None:
+    steps: list[dict[str, Any]] = result("walk", tmp_path, "kill", before)
     assert len(steps) >= 20, "too few steps: the hook is not called everywhere"
     assert {step["code"] for step in steps} == {-9}
     assert {step["answer"] for step in steps} == {"absent", "whole"}
@@ -29,8 +29,8 @@ def test_kill_9_before_every_step_leaves_the_entry_absent_or_whole(quick_path: P
 
 
 @pytest.mark.parametrize("before", ["cold", "damaged"])
-def test_an_io_error_at_every_step_is_an_error_for_people_and_leaves_nothing(quick_path: Path, before: str) -> None:
-    steps: list[dict[str, Any]] = result("walk", quick_path, "eio", before)
+def test_an_io_error_at_every_step_is_an_error_for_people_and_leaves_nothing(tmp_path: Path, before: str) -> None:
+    steps: list[dict[str, Any]] = result("walk", tmp_path, "eio", before)
     assert len(steps) >= 20
     assert {step["code"] for step in steps} == {0}
     assert {step["answer"] for step in steps} == {"absent", "whole"}
@@ -38,6 +38,19 @@ def test_an_io_error_at_every_step_is_an_error_for_people_and_leaves_nothing(qui
     errors = {step["error"] for step in steps if step["error"]}
     assert errors
     assert all("input/output error" in error and "check the disk" in error for error in errors), errors
+
+
+def test_kill_9_before_every_step_of_a_download_leaves_the_entry_absent_or_whole(tmp_path: Path) -> None:
+    steps: list[dict[str, Any]] = result("walk", tmp_path, "kill", "shared")
+    assert len(steps) >= 20
+    assert {step["answer"] for step in steps} == {"absent", "whole"}
+    assert [step for step in steps if not step["is_whole_after"] or step["left"]] == []
+
+
+def test_kill_9_before_every_step_of_a_collection_leaves_entries_absent_or_whole(tmp_path: Path) -> None:
+    steps: list[dict[str, Any]] = result("walk_collection", tmp_path)
+    assert len(steps) >= 15
+    assert [step for step in steps if step["bad"] or step["left"]] == []
 
 
 def mounted(tmp_path: Path, options: str, code: str) -> list[str]:
@@ -182,10 +195,14 @@ store = Store(Path(sys.argv[1]), group=7000, is_group_writable=True)
 build(store, make_key(n))
 for entry in store.ls():
     print(entry.key.fields["n"], store.verify(entry))
+    assert store.get(entry.key).digest == entry.digest
     store.pin(entry)
     store.unpin(entry)
     with store.lease(entry):
         pass
+if n:
+    store.remove(store.ls()[1:])
+    assert len(store.ls()) == 1
 """
     for n, uid in enumerate((12345, 23456)):
         done = run(

@@ -298,6 +298,41 @@ def test_an_interrupted_download_is_continued(tmp_path: Path, directory: Tier, m
     assert contents(taken.path) == BIG
 
 
+class Counting:
+    """A tier that counts whole files written and fails after some."""
+
+    def __init__(self, inner: Tier, good_writes: int) -> None:
+        self._inner = inner
+        self.left = good_writes
+        self.written: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def write_file(self, name: str, source: Path) -> None:
+        if self.left <= 0:
+            raise TierError("connection reset")
+        self.left -= 1
+        self._inner.write_file(name, source)
+        self.written.append(name)
+
+
+def test_an_interrupted_upload_is_continued_and_is_no_hit_before(
+    tmp_path: Path, directory: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "_WORKERS", 1)
+    counting = Counting(directory, good_writes=2)
+    store, pair = node(tmp_path, "a", counting)  # type: ignore[arg-type]
+    entry = build(store, make_key(), BIG)
+    assert not pair.push(entry)
+    other, other_pair = node(tmp_path, "b", directory)
+    assert isinstance(pull(other, other_pair, make_key()), Miss)
+    counting.left = 100
+    assert pair.push(entry)
+    assert len(counting.written) == len(set(counting.written)) == 5
+    assert isinstance(pull(other, other_pair, make_key()), Entry)
+
+
 def test_pieces_lost_in_a_power_cut_are_fetched_again(tmp_path: Path, directory: Tier) -> None:
     _pushed(tmp_path, directory)
     flaky = Flaky(directory, good_reads=6)
@@ -353,7 +388,7 @@ def test_a_tier_that_hangs_is_given_up(
     tmp_path: Path, directory: Tier, monkeypatch: pytest.MonkeyPatch, name: str, value: float, said: str
 ) -> None:
     _pushed(tmp_path, directory)
-    slow = Slow(directory, 30.0 if name == "STALL_S" else 0.3)
+    slow = Slow(directory, 30.0 if name == "STALL_S" else 2.0)
     monkeypatch.setattr(shared, name, value)
     store, pair = node(tmp_path, "b", slow)  # type: ignore[arg-type]
     missed = pull(store, pair, make_key())

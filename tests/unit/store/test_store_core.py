@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key
 from trtbuild.errors import StoreError
-from trtbuild.store import Entry, Miss, Store
+from trtbuild.store import Entry, Miss, Store, beacon, core
 
 
 @pytest.fixture
@@ -344,3 +346,51 @@ def test_estimates_come_from_the_builds_most_alike(
         entry = build(store, make_key(n, model=model, sku=sku), durations_s={"build": seconds})
         store.remove([entry])
     assert store.estimate(make_key(0)) == expected
+
+
+@pytest.mark.parametrize("record", ["another-boot", "unreadable", "reused-pid", "dead-pid"])
+def test_a_claim_whose_owner_is_dead_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch, record: str) -> None:
+    monkeypatch.setattr(beacon, "STALE_S", 0.3)
+    key, me = make_key(), beacon.current_owner("before-the-reboot", now=0.0).__dict__
+    store.prepare(store.layout.claims)
+    text = {
+        "another-boot": json.dumps(me | {"boot_id": "another"}),
+        "unreadable": "half a bea",
+        "reused-pid": json.dumps(me | {"start_ticks": 1}),
+        "dead-pid": json.dumps(me | {"pid": 2**22 + 1}),
+    }[record]
+    (store.layout.claims / f"{key.digest}.first").write_text(text)
+    heard: list[str] = []
+    with store.lock(key, on_wait=lambda owner, waited_s: heard.append(owner.describe())) as claim:
+        assert claim.is_held
+        inherited = len(list(store.layout.claims.iterdir()))
+        assert inherited == (1 if record == "unreadable" else 2)
+    assert list(store.layout.claims.iterdir()) == []
+    if record in {"another-boot", "unreadable"}:
+        assert heard, "it did not wait for a sign of life"
+
+
+def test_waiters_hear_who_builds_and_get_the_entry_without_building(store: Store) -> None:
+    key, heard, answers = make_key(), list[str](), list[object]()
+
+    def ask() -> None:
+        with store.lock(key, on_wait=lambda owner, waited_s: heard.append(owner.describe())) as claim:
+            answers.append((claim.is_held, isinstance(store.get(key), Entry)))
+
+    with store.lock(key), store.stage(key) as staging:
+        staging.set_phase("build")
+        waiter = threading.Thread(target=ask)
+        waiter.start()
+        while not heard:
+            time.sleep(0.01)
+        fill(staging.path)
+        store.publish(key, staging, {})
+        waiter.join(60)
+    assert answers == [(False, True)]
+    assert "phase build" in heard[0]
+    assert f"pid {os.getpid()}" in heard[0]
+
+
+def test_the_default_report_names_the_builder(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
+    core._report_wait(beacon.current_owner("pod-a", now=0.0), 75.0)
+    assert "waiting for pod-a pid" in capfd.readouterr().err
