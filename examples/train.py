@@ -51,7 +51,7 @@ CHAT_ROUNDS = 8
 CHAT_FRACTION = 0.4
 MAX_SAMPLE_TOKENS = 96
 MAX_LOGIT_DIFFERENCE = 1e-3  # float32 rounding of two orders of summation stays far below
-HELD_OUT_EVERY = 50  # every n-th document is no training text
+HELD_OUT_EVERY = 50  # every n-th document is kept out of the training text
 
 
 @dataclass(frozen=True, kw_only=True)
