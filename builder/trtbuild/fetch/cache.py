@@ -36,11 +36,11 @@ class RepoCache:
 
     def __init__(self, root: Path, model_id: str) -> None:
         folder = "--".join(["models", *check_model_id(model_id).split("/")])
-        self.root = root
+        self.root = root.expanduser().absolute()
         self.model_id = model_id
-        self.directory = root / folder
+        self.directory = self.root / folder
         self.blobs = self.directory / "blobs"
-        self.locks = root / ".locks" / folder
+        self.locks = self.root / ".locks" / folder
 
     def blob(self, file: RemoteFile) -> Path:
         """Return where the content of ``file`` is or will be."""
@@ -190,21 +190,29 @@ class BlobLock:
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.is_trusted = _excludes(self.path)
+            is_taken = self._take(descriptor)
             os.utime(descriptor)  # the file system's own clock, see now()
-        except BlockingIOError:
+        except BaseException:
             os.close(descriptor)
-            return False
-        except OSError as error:
-            if error.errno not in _NO_FLOCK:
-                os.close(descriptor)
-                raise
-        if not _is_same_file(self.path, descriptor):  # its last holder removed it while we took it
+            raise
+        if not is_taken:
             os.close(descriptor)
             return False
         self._descriptor = descriptor
         return True
+
+    def _take(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_FLOCK:
+                raise
+            return True  # no locks at all here: the journal's age has to do, see partial.is_leased
+        with contextlib.suppress(FileNotFoundError):
+            self.is_trusted = _excludes(self.path)
+        return _is_same_file(self.path, descriptor)  # or its last holder removed it while we took it
 
     def now(self) -> float:
         """Return the time of the last ``acquire`` by the clock that stamps files here (a server's, perhaps)."""

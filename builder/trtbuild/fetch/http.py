@@ -62,8 +62,8 @@ class Tuning:
     connections: int = 8
     range_bytes: int = 64 << 20
     sync_bytes: int = 64 << 20
-    journal_bytes: int = 1 << 20
-    read_bytes: int = 1 << 18
+    journal_bytes: int = 1 << 18
+    read_bytes: int = 1 << 19
     timeout_s: float = 30.0
     attempts: int = 8
     pause: Callable[[float], None] | None = None

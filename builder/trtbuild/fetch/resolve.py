@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
+from urllib.parse import urlsplit
 
 from trtbuild import log
 from trtbuild.errors import FetchError
@@ -114,19 +114,18 @@ def _ask_files(client: Client, resolved: Resolved) -> Iterator[RemoteFile]:
 
     subject = Subject(model_id=resolved.model_id, revision=resolved.revision)
     model = resolved.model_id.split("/")
-    url: str | None = client.hub.url("api", "models", *model, "tree", resolved.commit) + "?recursive=true"
+    query = "recursive=true"
     for _ in range(_MAX_PAGES):
-        if not url:
-            return
-        answer, headers = client.get_json(url, subject)
+        url = client.hub.url("api", "models", *model, "tree", resolved.commit)
+        answer, headers = client.get_json(f"{url}?{query}", subject)
         if not isinstance(answer, list):
             raise FetchError(f"{client.hub.host} gave no file list for {resolved.model_id}", hint=_NOT_A_HUB)
         for entry in answer:
             if isinstance(entry, dict) and entry.get("type") == "file":
                 yield _parse_entry(entry, client.hub)
-        url = _next_page(headers.get("Link", ""), url)
-        if url and not client.is_hub(url):
-            raise FetchError(f"{client.hub.host} continues its file list elsewhere: {url}", hint=_NOT_A_HUB)
+        query = _next_query(headers.get("Link", ""))
+        if not query:
+            return
     raise FetchError(f"{client.hub.host} lists files of {resolved.model_id} without end", hint=_NOT_A_HUB)
 
 
@@ -144,10 +143,13 @@ def _parse_entry(entry: dict[str, Any], hub: Hub) -> RemoteFile:
         raise FetchError(f"{hub.host} lists a file without path, size or id: {entry!r}", hint=_NOT_A_HUB) from error
 
 
-def _next_page(link: str, url: str) -> str | None:
-    """Return the address with ``rel="next"`` in a Link header. Source: RFC 8288."""
+def _next_query(link: str) -> str:
+    """Return the query of the ``rel="next"`` address in a Link header, or an empty string.
+
+    Only the query, because mirrors pass the header on as the public hub wrote it, with its address. Source: RFC 8288.
+    """
     for part in link.split(","):
         target, _, parameters = part.strip().partition(">")
         if target.startswith("<") and 'rel="next"' in parameters.replace("rel=next", 'rel="next"'):
-            return urljoin(url, target[1:])
-    return None
+            return urlsplit(target[1:]).query
+    return ""

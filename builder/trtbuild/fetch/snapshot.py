@@ -51,7 +51,7 @@ def snapshot(
     Raises:
         FetchError: Gated, not found, no network, wrong content, full disk, ...
     """
-    repo = RepoCache(_expand(cache), resolved.model_id)
+    repo = RepoCache(cache, resolved.model_id)
     wanted = _Wanted(repo, resolved, allow_pickle=allow_pickle, allow_code=allow_code)
     if not wanted.is_complete():
         if hub.is_offline:
@@ -75,7 +75,7 @@ def read_config(resolved: Resolved, *, cache: Path, hub: Hub, tuning: Tuning | N
     Raises:
         FetchError: As for :func:`snapshot`, or there is no readable ``config.json``.
     """
-    repo = RepoCache(_expand(cache), resolved.model_id)
+    repo = RepoCache(cache, resolved.model_id)
     directory = repo.snapshot(resolved.commit)
     if resolved.files is None and (directory / "config.json").is_file():
         return load_config(directory)
@@ -202,10 +202,6 @@ def _client(hub: Hub, tuning: Tuning | None) -> Iterator[Client]:
         yield client
     finally:
         client.close()
-
-
-def _expand(cache: Path) -> Path:
-    return cache.expanduser().absolute()
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -239,6 +240,18 @@ def test_a_cache_mounted_read_only_is_a_hit(hub: HubStub, client: Client, small_
     hub.add_repo("org/model", small_model(**{"config.json": b"{}"}))
     with pytest.raises(FetchError, match="cannot be written: Read-only file system"):
         client.fetch()
+
+
+def test_a_file_system_without_locks(hub: HubStub, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trtbuild.fetch import cache
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(cache.fcntl, "flock", refuse)
+    files = small_model()
+    hub.add_repo("org/model", files)
+    assert contents(client.fetch()) == {name: files[name] for name in NEEDED}
 
 
 def test_locks_that_exclude_nobody_cost_time_but_no_harm(
