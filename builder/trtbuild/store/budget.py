@@ -426,7 +426,9 @@ def _loose(store: Store) -> Iterator[Item]:
     )
     for directory, kind in kinds:
         for path in _children(directory):
-            yield Item(path=path, kind=kind, size_bytes=tree_bytes(path), last_used=_mtime(path))
+            written = _mtime(path)
+            keep = "written a moment ago" if kind == "log" and store.now() - written < GRACE_S else None
+            yield Item(path=path, kind=kind, size_bytes=tree_bytes(path), last_used=written, keep=keep)
     for path in _children(layout.downloads):
         if path.is_dir():
             builder = store.downloads.holder(path.name)

@@ -398,7 +398,7 @@ class Store:
         Args:
             key: What was built.
             staging: Where it was built.
-            provenance: What should be known later; ``durations_s: {phase: seconds}`` feeds :meth:`estimate`.
+            provenance: What should be known later; ``durations: {phase: seconds}`` feeds :meth:`estimate`.
                 Anything that looks like a secret is taken out.
             keep_work: Move the work directory (the checkpoint) to ``checkpoints/`` instead of removing it.
 
@@ -577,14 +577,14 @@ class Store:
     def lease(self, entry: Entry) -> Lease:
         """Keep an entry from being collected while this process, or the program it becomes, lives.
 
+        In a store that this process may only read, the lease is an empty one and a warning says so: such a store can
+        be collected by others.
+
         Raises:
             StoreError: The entry has been collected, or the lease cannot be written.
         """
         with disk.explained("take a lease", self.layout.leases):
-            self.prepare(self.layout.leases)
-            lease = leases.take(
-                self.layout.leases, entry.digest, make_owner=self._owner, mode=self._file_mode, group=self._group
-            )
+            lease = self._take_lease(entry)
             # A collector that has just moved the entry sees the lease and puts it back.
             deadline = time.monotonic() + _PUT_BACK_S
             while not (entry.path / MANIFEST).exists():
@@ -596,6 +596,18 @@ class Store:
                     )
                 time.sleep(_POLL_S[0])
         return lease
+
+    def _take_lease(self, entry: Entry) -> Lease:
+        try:
+            self.prepare(self.layout.leases)
+            return leases.take(
+                self.layout.leases, entry.digest, make_owner=self._owner, mode=self._file_mode, group=self._group
+            )
+        except OSError as error:
+            if error.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
+                raise
+            log.get().warning("store-no-lease", f"nothing keeps {entry.short} from being collected meanwhile: {error}")
+            return Lease(None)
 
     def user(self, entry: Entry) -> str | None:
         """Return who uses an entry, for people, or None."""
@@ -619,12 +631,21 @@ class Store:
         """Remove entries and return the bytes freed. Show them first: this acts.
 
         Raises:
-            StoreError: The root is not marked as a cache, or an entry is not below it; nothing was removed.
+            StoreError: The root is not marked as a cache, or an entry is not below it, pinned, or in use; nothing was
+                removed.
         """
         self.insist_on_tag()
         for entry in entries:
             if self.layout.engines not in entry.path.parents:
                 raise StoreError(f"{entry.path} is not in the store {self.root}", hint="trtbuild store ls")
+            if (self.layout.pins / entry.digest).exists():
+                raise StoreError(f"{entry.short} is pinned", hint=f"trtbuild store unpin {entry.short}")
+            user = self.user(entry)
+            if user:
+                raise StoreError(
+                    f"{entry.short} is in use by {user}",
+                    hint=f"stop it first; a lease that outlived its server is a file in {self.layout.leases}",
+                )
         freed = 0
         with disk.explained("remove an entry", self.root):
             for entry in entries:

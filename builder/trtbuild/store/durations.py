@@ -22,8 +22,8 @@ _MAX_RECORD_BYTES = 1 << 20
 
 
 def phases_of(provenance: Mapping[str, JsonValue]) -> dict[str, float]:
-    """Return the seconds per phase that provenance tells under ``durations_s``; empty when it tells none."""
-    durations = provenance.get("durations_s")
+    """Return the seconds per phase that provenance tells under ``durations``; empty when it tells none."""
+    durations = provenance.get("durations")
     if not isinstance(durations, Mapping):
         return {}
     return {

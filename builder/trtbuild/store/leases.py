@@ -25,21 +25,24 @@ class Lease:
     """A promise that an entry stays where it is. A context manager; ends with the process at the latest.
 
     Attributes:
-        path: The lease's file. Touch it at least daily where only its age can tell that the server lives.
+        path: The lease's file, or None in a store that can only be read. Touch it at least daily where only its age
+            can tell that the server lives.
     """
 
-    def __init__(self, lit: Beacon) -> None:
+    def __init__(self, lit: Beacon | None) -> None:
         self._beacon = lit
-        self.path = lit.path
+        self.path = lit.path if lit else None
 
     def keep_over_exec(self) -> None:
         """Let the lease go over to the program that this process becomes; call it right before ``exec``."""
-        self._beacon.set_phase("serve")
-        self._beacon.keep_over_exec()
+        if self._beacon:
+            self._beacon.set_phase("serve")
+            self._beacon.keep_over_exec()
 
     def release(self) -> None:
         """Give the entry back."""
-        self._beacon.close()
+        if self._beacon:
+            self._beacon.close()
 
     def __enter__(self) -> Self:
         return self

@@ -132,11 +132,15 @@ for action in (lambda: store.lock(make_key(2)).__enter__(), lambda: store.stage(
     except StoreError as error:
         print(error.message, "|", error.hint)
 print(store.explain(make_key(2)).is_hit)
+with store.lease(store.get(make_key(1))) as lease:
+    print(lease.path)
 """,
     )
     assert lines[0] == "()"
     assert all("read-only file system" in line and "--store" in line for line in lines[1:3]), lines
     assert lines[3] == "False"
+    assert "nothing keeps" in lines[4]
+    assert lines[5] == "None"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -184,7 +184,7 @@ def test_a_second_node_takes_what_the_first_built(tmp_path: Path, any_tier: Tier
     assert isinstance(missed, Miss)
     assert "does not have it" in missed.reason
     assert second_shared.describe(key).startswith("miss: ")
-    entry = build(first, key, BIG, durations_s={"build": 1800})
+    entry = build(first, key, BIG, durations={"build": 1800})
     assert first_shared.push(entry)
     assert second_shared.describe(key).startswith("hit: ")
     taken = pull(second, second_shared, key)

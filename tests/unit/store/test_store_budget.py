@@ -160,7 +160,7 @@ def test_logs_quarantine_downloads_and_checkpoints_are_counted_and_go_before_ent
     }
     for path in made.values():
         fill(path, {"data": b"y" * 500})
-        _old(path, clock, 60)
+        _old(path, clock, 3600)
     usage = measure(store, hf_cache=None)[1]
     assert {kind: usage.by_kind[kind] for kind in made} == dict.fromkeys(made, 500)
     collect(store, max_bytes=usage.total_bytes - 2000)
@@ -275,6 +275,26 @@ def test_leases_of_the_dead_do_not_count_and_unprovable_ones_count_for_a_day(sto
     os.utime(lease, (1, 1))
     assert store.user(entry) is None
     assert not lease.exists()
+
+
+def test_a_log_that_is_being_written_stays(store: Store, clock: Clock) -> None:
+    path = store.layout.logs / "serve-1.log"
+    fill(store.layout.logs, {"serve-1.log": b"y" * 500})
+    _old(path, clock, 60)
+    collect(store, max_bytes=0)
+    assert path.exists()
+
+
+def test_remove_refuses_what_is_pinned_or_in_use(store: Store) -> None:
+    (first,), (second,) = store.find(make_key(0).short), store.find(make_key(1).short)
+    store.pin(first)
+    with pytest.raises(StoreError, match="is pinned"):
+        store.remove([second, first])
+    with store.lease(second), pytest.raises(StoreError, match="is in use by .* pid"):
+        store.remove([second])
+    assert there(store) == {0, 1, 2, 3}
+    store.remove([second])
+    assert there(store) == {0, 2, 3}
 
 
 def test_a_lease_on_an_entry_that_was_collected_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,13 +38,13 @@ def test_a_cold_store_is_a_miss_and_get_writes_nothing(store: Store) -> None:
 
 def test_what_was_published_is_found_whole(store: Store) -> None:
     key = make_key()
-    entry = build(store, key, durations_s={"build": 12.5}, image="sha256:abc")
+    entry = build(store, key, durations={"build": 12.5}, image="sha256:abc")
     found = hit(store, key, verify="full")
     assert found == entry
     assert found.path == store.root / "engines" / "acme--tiny" / "NVIDIA-L4" / f"tp1-pp1-float16-{key.short}"
     assert contents(found.path) == FILES
     assert found.size_bytes == sum(map(len, FILES.values()))
-    assert found.manifest.provenance == {"durations_s": {"build": 12.5}, "image": "sha256:abc"}
+    assert found.manifest.provenance == {"durations": {"build": 12.5}, "image": "sha256:abc"}
     assert found.key == key
     assert found.last_used == 1_000_000.0
     assert (store.root / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
@@ -309,7 +309,7 @@ def test_remove_refuses_a_root_without_its_tag_and_entries_of_other_stores(store
 
 def test_explain_names_the_fields_in_which_the_nearest_entry_differs(store: Store) -> None:
     build(store, make_key(1, model="other/model"))
-    build(store, make_key(1, versions={"tensorrt": "10.11.0.33"}), durations_s={"fetch": 10, "build": 200})
+    build(store, make_key(1, versions={"tensorrt": "10.11.0.33"}), durations={"fetch": 10, "build": 200})
     told = store.explain(make_key(1))
     assert not told.is_hit
     assert [str(difference) for difference in told.differences] == [
@@ -343,7 +343,7 @@ def test_estimates_come_from_the_builds_most_alike(
     store: Store, recorded: list[tuple[str, str, int, float]], expected: float | None
 ) -> None:
     for model, sku, n, seconds in recorded:
-        entry = build(store, make_key(n, model=model, sku=sku), durations_s={"build": seconds})
+        entry = build(store, make_key(n, model=model, sku=sku), durations={"build": seconds})
         store.remove([entry])
     assert store.estimate(make_key(0)) == expected
 
