@@ -83,7 +83,7 @@ def find_target(host: HostInfo, world_size: int) -> Target:
             hint="docker: --gpus all; Kubernetes: request nvidia.com/gpu",
         )
     used = host.gpus[:world_size]
-    kinds = sorted({_label(gpu) for gpu in used})
+    kinds = sorted({gpu_label(gpu) for gpu in used})
     if len(kinds) > 1:
         raise HostError(
             f"the first {len(used)} GPUs are of several kinds: {', '.join(kinds)}",
@@ -95,11 +95,12 @@ def find_target(host: HostInfo, world_size: int) -> Target:
         gpu=gpu,
         gpus=len(host.gpus),
         architecture=gpu_architecture(gpu.compute_capability),
-        product=_label(gpu),
+        product=gpu_label(gpu),
     )
 
 
-def _label(gpu: GpuInfo) -> str:
+def gpu_label(gpu: GpuInfo) -> str:
+    """Return the product label of a GPU, its MIG profile included."""
     return ProductLabel(product=gpu.product, mig_profile=gpu.mig_profile).label
 
 
@@ -181,7 +182,7 @@ def _said(shape: EngineShape) -> dict[str, JsonValue]:
 
 
 def _shape(spec: EngineSpec, model: ModelInfo, layout: memory.Layout, target: Target, host: HostInfo) -> EngineShape:
-    batch, seq, inputs, tokens = _limits(spec, model)
+    batch, seq, inputs, tokens = choose_limits(spec, model)
     given = check_build_options(spec.build_option, target.release)
     shape = EngineShape(
         dtype=layout.dtype,
@@ -235,7 +236,7 @@ def split_calibration(text: str) -> tuple[str, str]:
     return (match["name"], match["pin"]) if match else (text, "")
 
 
-def _limits(spec: EngineSpec, model: ModelInfo) -> tuple[int, int, int, int]:
+def choose_limits(spec: EngineSpec, model: ModelInfo) -> tuple[int, int, int, int]:
     """Return max_batch_size, max_seq_len, max_input_len, max_num_tokens."""
     seq = spec.max_seq_len or min(DEFAULT_SEQ_LEN, model.context_tokens)
     if seq > model.context_tokens:

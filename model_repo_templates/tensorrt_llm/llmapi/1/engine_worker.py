@@ -1,0 +1,366 @@
+"""The engine process of the llmapi backend: TensorRT-LLM's LLM API (PyTorch) behind a socket.
+
+It decides when a request is admitted and when it is over; what is computed together is the LLM API's business. It
+does not know Triton: the model starts it, sends requests and passes tokens on. In a process of its own it can spawn the
+ranks of a tensor parallel model, and its end takes neither the server nor the other models along.
+
+Source: tensorrt_llm 1.x, ``llmapi/llm.py`` (LLM.generate_async), ``sampling_params.py``, ``executor/result.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine_wire import Reader, encode
+
+_PR_SET_PDEATHSIG = 1
+_POLICIES = {"guaranteed_no_evict": "GUARANTEED_NO_EVICT", "max_utilization": "MAX_UTILIZATION"}
+
+
+class RequestError(Exception):
+    """What is wrong with one request, for the client who sent it."""
+
+
+@dataclass
+class Request:
+    """One request from submission to its last token.
+
+    Attributes:
+        options: What the model sent, see ``model.py``.
+        handle: The LLM API's result, once admitted.
+        tokens: Generated so far, including a possible stop sequence, never ``end_id``.
+        read: Tokens of the LLM API's output that were looked at.
+        is_cancelled: The client has gone or asked to stop.
+    """
+
+    key: int
+    options: dict[str, Any]
+    handle: Any = None
+    tokens: list[int] = field(default_factory=list)
+    read: int = 0
+    is_cancelled: bool = False
+    first_scheduled_ns: int = 0
+    first_token_ns: int = 0
+    last_token_ns: int = 0
+
+
+def llm_arguments(engine_dir: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the LLM's arguments: those of ``model.yaml`` and what the repository decides."""
+    # Written as JSON, which is YAML too, so that this file needs no YAML reader.
+    arguments: dict[str, Any] = json.loads((engine_dir / "model.yaml").read_text(encoding="utf-8"))
+    arguments["model"] = str(engine_dir / arguments["model"])
+    cache = arguments.setdefault("kv_cache_config", {})
+    cache["enable_block_reuse"] = bool(options.get("enable_kv_cache_reuse", True))
+    if "kv_cache_free_gpu_mem_fraction" in options:
+        cache["free_gpu_memory_fraction"] = float(options["kv_cache_free_gpu_mem_fraction"])
+    arguments["enable_chunked_prefill"] = bool(options.get("enable_chunked_context", True))
+    policy = _POLICIES[options.get("batch_scheduler_policy", "guaranteed_no_evict")]
+    arguments["scheduler_config"] = {"capacity_scheduler_policy": policy}
+    return arguments
+
+
+def sampling_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ``SamplingParams`` for a request; absent ones keep the LLM API's greedy defaults."""
+    end_id = options.get("end_id")
+    arguments: dict[str, Any] = {
+        "max_tokens": options["request_output_len"],
+        "end_id": -1 if end_id is None else end_id,
+        "pad_id": 0 if end_id is None else end_id,
+        "detokenize": False,
+    }
+    for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+        neutral = 1.0 if name == "repetition_penalty" else 0.0
+        if options.get(name, neutral) != neutral:
+            arguments[name] = options[name]
+    if options.get("min_tokens"):
+        arguments["min_tokens"] = options["min_tokens"]
+    if options.get("bad_words"):
+        arguments["bad_token_ids"] = sorted({words[0] for words in options["bad_words"]})
+    # Longer stop sequences are found here, token by token; single ones end the request inside the engine.
+    single = [words[0] for words in options.get("stop_words", ()) if len(words) == 1]
+    if single and not options.get("min_tokens"):
+        arguments |= {"stop_token_ids": single, "include_stop_str_in_output": True}
+    if options.get("log_probs"):
+        arguments["logprobs"] = 1
+    if options.get("sample"):
+        arguments |= {"temperature": options["temperature"], "top_p": options["top_p"], "seed": options["seed"]}
+        if options["top_k"]:
+            arguments["top_k"] = options["top_k"]
+    return arguments
+
+
+class Engine:
+    """The LLM and the requests in it. Everything runs in one event loop."""
+
+    def __init__(self, engine_dir: Path, options: dict[str, Any]) -> None:
+        from tensorrt_llm import LLM, SamplingParams
+
+        config = json.loads((engine_dir / "config.json").read_text(encoding="utf-8"))
+        limits = config["build_config"]
+        self.vocab_size = int(config["pretrained_config"]["vocab_size"])
+        self.max_input_len, self.max_seq_len = int(limits["max_input_len"]), int(limits["max_seq_len"])
+        self.slots = int(options.get("max_batch_size") or limits["max_batch_size"])
+        self.make_params = SamplingParams
+        self.llm = LLM(**llm_arguments(engine_dir, options))
+        self.waiting: collections.deque[Request] = collections.deque()
+        self.active: dict[int, Request] = {}
+        self.events: list[dict[str, Any]] = []
+        self.on_event: Any = lambda: None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(self, options: dict[str, Any]) -> None:
+        """Queue a request, or refuse it."""
+        request = Request(key=int(options["key"]), options=options)
+        try:
+            self._check(options)
+        except RequestError as error:
+            self._tell({"key": request.key, "error": str(error), "invalid": True})
+            return
+        self.waiting.append(request)
+        self._admit()
+
+    def _check(self, options: dict[str, Any]) -> None:
+        prompt, new = options["input_ids"], options["request_output_len"]
+        if not prompt:
+            raise RequestError("the prompt is empty: input_ids has no tokens")
+        if len(prompt) > self.max_input_len:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens, the engine takes at most {self.max_input_len} (max_input_len)"
+            )
+        if len(prompt) + new > self.max_seq_len:
+            raise RequestError(
+                f"prompt and output need {len(prompt)} + {new} = {len(prompt) + new} tokens, the engine takes at most "
+                f"{self.max_seq_len} (max_seq_len)"
+            )
+        outside = next((token for token in prompt if not 0 <= token < self.vocab_size), None)
+        if outside is not None:
+            raise RequestError(f"input_ids has token {outside}, the vocabulary is 0..{self.vocab_size - 1}")
+        longer = next((words for words in options.get("bad_words", ()) if len(words) > 1), None)
+        if longer:
+            raise RequestError(f"bad_words_list: this engine forbids single tokens only, got the sequence {longer}")
+
+    def cancel(self, key: int) -> None:
+        """End a request wherever it is."""
+        for request in self.waiting:
+            if request.key == key:
+                self.waiting.remove(request)
+                self._tell(_last(request, [], [], "cancelled"))
+                return
+        active = self.active.get(key)
+        if active is not None:
+            active.is_cancelled = True
+            active.handle.abort()
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.active) < self.slots:
+            request = self.waiting.popleft()
+            request.first_scheduled_ns = time.monotonic_ns()
+            try:
+                params = self.make_params(**sampling_arguments(request.options))
+                prompt = request.options["input_ids"]
+                request.handle = self.llm.generate_async(prompt, sampling_params=params, streaming=True)
+            except (RuntimeError, ValueError, TypeError) as error:
+                self._tell({"key": request.key, "error": f"the engine refused the request: {error}", "invalid": True})
+                continue
+            self.active[request.key] = request
+            task = asyncio.get_running_loop().create_task(self._follow(request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _follow(self, request: Request) -> None:
+        """Pass a request's tokens on until it ends."""
+        event: dict[str, Any] | None = None
+        try:
+            async for output in request.handle:
+                event = self._take(request, output)
+                if "end" in event:
+                    break
+                if event["tokens"]:
+                    self._tell(event)
+        except (RuntimeError, ValueError) as error:
+            event = {"key": request.key, "error": f"the engine failed: {error}"}
+        if event is None or not {"end", "error"} & set(event):
+            reason = "cancelled" if request.is_cancelled else "length"
+            event = _last(request, [], [], reason)
+        elif not request.is_cancelled and "end" in event and not event.pop("finished"):
+            request.handle.abort()  # a stop sequence was found here; the engine would go on
+        del self.active[request.key]
+        self._tell(event)
+        self._admit()
+
+    def _take(self, request: Request, output: Any) -> dict[str, Any]:
+        completion = output.outputs[0]
+        arrived = list(completion.token_ids[request.read :])
+        log_probs = _log_probs(completion, request.read) if request.options.get("log_probs") else []
+        request.read += len(arrived)
+        fresh, reason = _accept(request, arrived)
+        now = time.monotonic_ns()
+        if fresh:
+            request.first_token_ns = request.first_token_ns or now
+            request.last_token_ns = now
+        if reason is None and output.finished:
+            reason = {"stop": "stop", "cancelled": "cancelled"}.get(completion.finish_reason or "", "length")
+        kept = log_probs[: len(fresh)]
+        if reason is not None:
+            return {**_last(request, fresh, kept, reason), "finished": bool(output.finished)}
+        event: dict[str, Any] = {"key": request.key, "tokens": fresh}
+        return {**event, "log_probs": kept} if kept else event
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        event.pop("finished", None)
+        self.events.append(event)
+        self.on_event()
+
+    def stats(self) -> dict[str, float]:
+        """Return the gauges of this moment; the LLM API's key/value cache is not visible from here."""
+        return {
+            "active": len(self.active) + len(self.waiting),
+            "scheduled": len(self.active),
+            "waiting": len(self.waiting),
+            "max": self.slots,
+        }
+
+
+def _accept(request: Request, tokens: list[int]) -> tuple[list[int], str | None]:
+    """Add new tokens up to where the request ends; return the accepted ones and why it ends, if it does."""
+    end_id, stops = request.options.get("end_id"), request.options.get("stop_words", [])
+    fresh: list[int] = []
+    for token in tokens:
+        if token == end_id:
+            return fresh, "stop"
+        request.tokens.append(token)
+        fresh.append(token)
+        is_stop = any(request.tokens[-len(stop) :] == stop for stop in stops)
+        if is_stop and len(request.tokens) >= request.options.get("min_tokens", 0):
+            return fresh, "stop"
+        if len(request.tokens) >= request.options["request_output_len"]:
+            return fresh, "length"
+    return fresh, None
+
+
+def _log_probs(completion: Any, start: int) -> list[float]:
+    """Return the log probabilities of the tokens from ``start`` on; the LLM API gives a mapping per position."""
+    found = []
+    for token, entry in zip(completion.token_ids[start:], completion.logprobs[start:], strict=False):
+        if isinstance(entry, dict):
+            best = entry.get(token) or next(iter(entry.values()))
+            found.append(float(best.logprob))
+        else:
+            found.append(float(entry))
+    return found
+
+
+def _last(request: Request, tokens: list[int], log_probs: list[float], reason: str) -> dict[str, Any]:
+    times = [request.first_scheduled_ns, request.first_token_ns, request.last_token_ns]
+    event: dict[str, Any] = {"key": request.key, "tokens": tokens, "end": reason, "times": times}
+    return {**event, "log_probs": log_probs} if log_probs else event
+
+
+async def serve(engine: Engine, connection: socket.socket) -> None:
+    """Move messages between the socket and the engine until the socket is closed."""
+    loop = asyncio.get_running_loop()
+    inbox: asyncio.Queue[list[dict[str, Any]] | None] = asyncio.Queue()
+    outbox = asyncio.Event()
+    engine.on_event = outbox.set
+
+    def read() -> None:
+        reader, messages = Reader(connection), []
+        while messages is not None:
+            messages = reader.read()
+            with contextlib.suppress(RuntimeError):  # the loop is gone: we are leaving
+                loop.call_soon_threadsafe(inbox.put_nowait, messages)
+
+    async def write() -> None:
+        told: dict[str, float] = {}
+        while True:
+            await outbox.wait()
+            outbox.clear()
+            message: dict[str, Any] = {"step": engine.events} if engine.events else {}
+            engine.events = []
+            stats = engine.stats()
+            if stats != told:
+                told = message["stats"] = stats
+            if message:
+                await loop.run_in_executor(None, connection.sendall, encode(message))
+
+    threading.Thread(target=read, name="read", daemon=True).start()
+    writer = loop.create_task(write())
+    while (messages := await inbox.get()) is not None and not writer.done():
+        for message in messages:
+            if "submit" in message:
+                engine.submit(message["submit"])
+            else:
+                engine.cancel(int(message["cancel"]))
+        outbox.set()
+    writer.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await writer
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel for SIGTERM when the parent dies, and leave if it is dead already.
+
+    SIGTERM, not SIGKILL: the LLM API ends the ranks it spawned when this interpreter ends in order.
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            raise SystemExit(1)
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(0)
+
+
+def main() -> None:
+    """Load the model, say so, serve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("engine_dir", type=Path)
+    parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
+    parser.add_argument("--parent", type=int, required=True, help="process id of the parent")
+    parser.add_argument("--options", type=json.loads, default={}, help="JSON")
+    arguments = parser.parse_args()
+    _die_with(arguments.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us in order
+    signal.signal(signal.SIGTERM, _leave)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the engine directory
+    connection = socket.socket(fileno=arguments.socket)
+
+    async def run() -> None:
+        try:
+            engine = Engine(arguments.engine_dir, arguments.options)
+        except (ImportError, RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
+            connection.sendall(encode({"fatal": f"{arguments.engine_dir} cannot be loaded: {error}"}))
+            raise SystemExit(1) from error
+        limits = {"slots": engine.slots, "vocab_size": engine.vocab_size, "stats": engine.stats()}
+        connection.sendall(encode({"ready": limits}))
+        try:
+            await serve(engine, connection)
+        finally:
+            engine.llm.shutdown()
+
+    try:
+        asyncio.run(run())
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the model is gone
+    finally:
+        connection.close()
+
+
+if __name__ == "__main__":  # MPI and spawn start this file again in the ranks
+    main()

@@ -1,0 +1,118 @@
+"""A stand-in for TensorRT-LLM's LLM API: the names, signatures and behaviour that the llmapi engine process relies on.
+
+It generates ``last token + 1, + 2, ...`` modulo the vocabulary, one token at a time, and ends at ``end_id``, a stop
+token or ``max_tokens``. A prompt that starts with token 13 makes it fail in the middle.
+Source of the shapes: tensorrt_llm 1.x, llmapi/llm.py, sampling_params.py, executor/result.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+VOCABULARY = 1000
+_KNOWN = {
+    "model", "dtype", "tensor_parallel_size", "pipeline_parallel_size", "max_batch_size", "max_input_len",
+    "max_seq_len", "max_num_tokens", "skip_tokenizer_init", "trust_remote_code", "kv_cache_config",
+    "enable_chunked_prefill", "scheduler_config",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True)
+class SamplingParams:
+    end_id: int
+    pad_id: int
+    max_tokens: int
+    detokenize: bool
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    min_tokens: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    bad_token_ids: list[int] | None = None
+    logprobs: int | None = None
+
+
+@dataclasses.dataclass
+class Logprob:
+    logprob: float
+    rank: int = 1
+
+
+@dataclasses.dataclass
+class CompletionOutput:
+    token_ids: list[int]
+    logprobs: list[dict[int, Logprob]]
+    finish_reason: str | None = None
+
+
+class RequestOutput:
+    def __init__(self, prompt: list[int], params: SamplingParams) -> None:
+        self.prompt, self.params = prompt, params
+        self.outputs = [CompletionOutput([], [])]
+        self.finished = False
+        self._is_aborted = False
+
+    def abort(self) -> None:
+        self._is_aborted = True
+
+    async def __aiter__(self) -> AsyncIterator[RequestOutput]:
+        completion, params = self.outputs[0], self.params
+        token = self.prompt[-1]
+        while not self.finished:
+            await asyncio.sleep(0.005)
+            if self._is_aborted:
+                completion.finish_reason, self.finished = "cancelled", True
+                yield self
+                return
+            if self.prompt[0] == 13 and len(completion.token_ids) == 3:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            token = (token + 1) % VOCABULARY
+            while token in (params.bad_token_ids or ()):
+                token = (token + 1) % VOCABULARY
+            if token == params.end_id:
+                completion.finish_reason, self.finished = "stop", True
+                yield self
+                return
+            completion.token_ids.append(token)
+            if params.logprobs is not None:
+                completion.logprobs.append({token: Logprob(-0.5)})
+            if token in (params.stop_token_ids or ()):
+                completion.finish_reason, self.finished = "stop", True
+            elif len(completion.token_ids) == params.max_tokens:
+                completion.finish_reason, self.finished = "length", True
+            yield self
+
+
+class LLM:
+    def __init__(self, **arguments: Any) -> None:
+        unknown = set(arguments) - _KNOWN
+        if unknown:
+            raise ValueError(f"unknown arguments {sorted(unknown)}")
+        if not (Path(arguments["model"]) / "config.json").is_file():
+            raise FileNotFoundError(f"no config.json in {arguments['model']}")
+        record = os.environ.get("TRTBUILD_TEST_LLM_RECORD")
+        if record:
+            Path(record).write_text(json.dumps(arguments))
+        self._record = record
+
+    def generate_async(self, inputs: list[int], sampling_params: SamplingParams, *, streaming: bool) -> RequestOutput:
+        assert streaming
+        assert isinstance(sampling_params, SamplingParams)
+        if sampling_params.top_p is not None and sampling_params.top_p > 1:
+            raise ValueError("top_p must be at most 1")
+        return RequestOutput(inputs, sampling_params)
+
+    def shutdown(self) -> None:
+        if self._record:
+            Path(self._record).with_suffix(".shutdown").touch()
