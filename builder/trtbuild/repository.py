@@ -45,6 +45,7 @@ _SHARED = "_shared/trtbuild_front"
 _LEFTOVERS = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache"})
 _ENGINE = "tensorrt_llm"
 _FULL = ("preprocessing", "postprocessing", "ensemble", "tensorrt_llm_bls")
+_LIKE_FRONT = frozenset({"tensorrt_llm_bls"})
 _WITH_SHARED = frozenset({"front", "preprocessing", "postprocessing", "tensorrt_llm_bls"})
 
 Files = dict[str, bytes]
@@ -198,9 +199,16 @@ def _front_variables(model: ServedModel, names: Mapping[str, str], engine: Any) 
         "parameters": [list(pair) for pair in parameters.items()],
         "models": dict(names),
         "engine_batch_size": engine.max_batch_size,
-        "slots": info.max_batch_size,
+        "engine_inputs": _tensors(engine.input),
+        "engine_outputs": _tensors(engine.output),
         "tokenizer_dir": str(model.tokenizer_dir),
     }
+
+
+def _tensors(tensors: Any) -> dict[str, JsonValue]:
+    """Return type and dims of a configuration's tensors by name."""
+    names = _model_config_module().DataType
+    return {tensor.name: {"type": names.Name(tensor.data_type), "dims": list(tensor.dims)} for tensor in tensors}
 
 
 def quote_pbtxt(value: object) -> str:
@@ -252,6 +260,8 @@ def _render_directory(template: str, name: str, variables: Mapping[str, JsonValu
         shared = TEMPLATES / _SHARED
         for path in _files_below(shared):
             files[f"{name}/1/{shared.name}/{path.relative_to(shared).as_posix()}"] = path.read_bytes()
+    if template in _LIKE_FRONT:
+        files[f"{name}/1/model.py"] = (TEMPLATES / "front/1/model.py").read_bytes()
     if not any(path.startswith(f"{name}/1/") for path in files):
         files[f"{name}/1/"] = b""  # the server wants a version directory, even an empty one
     return files

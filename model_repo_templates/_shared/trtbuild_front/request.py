@@ -149,9 +149,12 @@ def parse_request(values: Mapping[str, npt.NDArray[Any]]) -> GenerationRequest:
         for name, number in _SAMPLING.items()
         if (value := inputs.one(name)) is not None
     }
-    beam_width = inputs.integer("beam_width", 1)
-    if beam_width is not None and beam_width != 1:
-        raise RequestError(f"beam_width: this server does no beam search; expected 1, got {beam_width}")
+    for name in ("beam_width", "num_return_sequences"):
+        if (count := inputs.integer(name, 1)) not in {None, 1}:
+            raise RequestError(f"{name}: this server does no beam search; expected 1, got {count}")
+    for name in ("return_context_logits", "return_generation_logits"):
+        if inputs.flag(name, False):
+            raise RequestError(f"{name}: this model answers with text and log probabilities, not with logits")
     end_id = inputs.integer("end_id", -1)
     pad_id = inputs.integer("pad_id", -1)
     return GenerationRequest(

@@ -1,6 +1,7 @@
 """The front model as Triton sees it: inputs to arrays, answers to tensors, books to metrics.
 
-It decides nothing about requests; ``trtbuild_front.service`` does. Parameters are those of ``config.pbtxt``.
+It decides nothing about requests; ``trtbuild_front.service`` does. Parameters are those of ``config.pbtxt``. With a
+batch dimension (``max_batch_size: 1``) its tensors have the shapes of TensorRT-LLM's BLS template.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class TritonReply:
         is_last = bool(piece.finish_reason)
         outputs = [self._strings("text_output", piece.text), self._strings("finish_reason", piece.finish_reason)]
         if piece.log_probs:
-            outputs.append(self._numbers("output_log_probs", piece.log_probs, np.float32))
+            outputs.append(self._numbers("output_log_probs", piece.log_probs, np.float32, beams=self._lead))
         if is_last:
             outputs.append(self._numbers("prompt_tokens", (piece.prompt_tokens,), np.int32))
             outputs.append(self._numbers("completion_tokens", (piece.completion_tokens,), np.int32))
@@ -84,10 +85,10 @@ class TritonReply:
         array[...] = value.encode()
         return pb_utils.Tensor(name, array)
 
-    def _numbers(self, name: str, values: tuple[float, ...], dtype: type) -> Any:
+    def _numbers(self, name: str, values: tuple[float, ...], dtype: type, beams: tuple[int, ...] = ()) -> Any:
         if name not in self._wanted:
             return None
-        return pb_utils.Tensor(name, np.array(values, dtype).reshape((*self._lead, len(values))))
+        return pb_utils.Tensor(name, np.array(values, dtype).reshape((*self._lead, *beams, len(values))))
 
 
 class TritonSeries:

@@ -30,6 +30,8 @@ class Job:
         words = inputs.get("stop_words_list", np.zeros(0, np.int32))
         self.ends |= set(words[: words.size // 2].tolist())
         self.has_log_probs = bool(inputs.get("return_log_probs", np.array([False]))[0])
+        self.streaming = bool(inputs.get("streaming", np.array([False]))[0])
+        self.unsent: list[int] = []
         self.arrival_ns = time.time_ns()
         self.scheduled_ns = self.first_ns = self.last_ns = 0
         self.count = 0
@@ -42,9 +44,14 @@ class Job:
         self.last_ns = time.time_ns()
         self.first_ns = self.first_ns or self.last_ns
         is_last = self.left <= 0 or token in self.ends
-        outputs = [self.tensor("output_ids", [[token]], np.int32), self.tensor("sequence_length", [1], np.int32)]
+        self.unsent.append(token)
+        if not self.streaming and not is_last:
+            return False
+        tokens, self.unsent = self.unsent, []
+        outputs = [self.tensor("output_ids", [tokens], np.int32)]
+        outputs.append(self.tensor("sequence_length", [len(tokens)], np.int32))
         if self.has_log_probs:
-            outputs.append(self.tensor("output_log_probs", [[-0.5]], np.float32))
+            outputs.append(self.tensor("output_log_probs", [[-0.5] * len(tokens)], np.float32))
             outputs.append(self.tensor("cum_log_probs", [-0.5 * self.count], np.float32))
         if is_last:
             for name in ("arrival", "first_scheduled", "first_token", "last_token"):

@@ -1,0 +1,97 @@
+"""The two Python steps of TensorRT-LLM's ensemble, on arrays.
+
+It decides what its tensors hold. It does not know Triton.
+
+Source: TensorRT-LLM, ``triton_backend/all_models/inflight_batcher_llm/{preprocessing,postprocessing}/config.pbtxt``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trtbuild_front.engine import word_list
+from trtbuild_front.faults import RequestError
+from trtbuild_front.text import TextModel
+
+Int32 = npt.NDArray[np.int32]
+
+
+def _texts(array: npt.NDArray[Any] | None, rows: int) -> list[list[str]]:
+    """Return the strings of each row; empty ones mean "none", as clients send them."""
+    if array is None:
+        return [[] for _ in range(rows)]
+    try:
+        return [[value.decode() for value in row.reshape(-1) if value] for row in array]
+    except UnicodeDecodeError as error:
+        raise RequestError(f"expected UTF-8 text, got bytes that are not ({error})") from error
+
+
+def _word_lists(rows: Sequence[Sequence[Sequence[int]]]) -> Int32:
+    """Return ``int32[batch, 2, n]``, padded as the engine expects."""
+    lists = [word_list(row) for row in rows]
+    width = max(item.shape[1] for item in lists)
+    out = np.zeros((len(lists), 2, width), np.int32)
+    out[:, 1] = -1
+    for at, item in enumerate(lists):
+        out[at, :, : item.shape[1]] = item
+    return out
+
+
+def tokenize(
+    inputs: Mapping[str, npt.NDArray[Any]], text: TextModel, *, adds_special_tokens: bool = True
+) -> dict[str, Int32]:
+    """Return the outputs of ``preprocessing`` for inputs with a batch dimension.
+
+    Raises:
+        RequestError: A prompt is empty or no text.
+    """
+    rows = inputs["QUERY"].shape[0]
+    prompts = [
+        text.tokenizer.encode("".join(parts), add_special_tokens=adds_special_tokens).ids
+        for parts in _texts(inputs["QUERY"], rows)
+    ]
+    if not all(prompts):
+        raise RequestError("QUERY: the prompt is empty: it has no tokens")
+    stops = [[_word(word, text) for word in row] for row in _texts(inputs.get("STOP_WORDS_DICT"), rows)]
+    bad = [
+        [ids for word in row for ids in text.encode_word(word)] for row in _texts(inputs.get("BAD_WORDS_DICT"), rows)
+    ]
+    default_end = text.end_ids[0] if text.end_ids else -1
+    end_ids = np.array(inputs.get("END_ID", np.full((rows, 1), default_end)), np.int32).reshape(rows, 1)
+    if "END_ID" not in inputs:
+        stops = [[*row, *((number,) for number in text.end_ids[1:])] for row in stops]
+    default_pad = text.pad_id if text.pad_id is not None else max(default_end, 0)
+    pad_ids = np.array(inputs.get("PAD_ID", np.full((rows, 1), default_pad)), np.int32).reshape(rows, 1)
+    input_ids = np.tile(pad_ids, (1, max(len(ids) for ids in prompts)))
+    for at, ids in enumerate(prompts):
+        input_ids[at, : len(ids)] = ids
+    return {
+        "INPUT_ID": input_ids,
+        "REQUEST_INPUT_LEN": np.array([[len(ids)] for ids in prompts], np.int32),
+        "REQUEST_OUTPUT_LEN": np.array(inputs["REQUEST_OUTPUT_LEN"], np.int32).reshape(rows, 1),
+        "STOP_WORDS_IDS": _word_lists(stops),
+        "BAD_WORDS_IDS": _word_lists(bad),
+        "OUT_END_ID": end_ids,
+        "OUT_PAD_ID": pad_ids,
+    }
+
+
+def _word(word: str, text: TextModel) -> tuple[int, ...]:
+    return tuple(text.tokenizer.encode(word, add_special_tokens=False).ids)
+
+
+def detokenize(
+    tokens: Int32, lengths: Int32, text: TextModel, *, skips_special_tokens: bool = True
+) -> npt.NDArray[Any]:
+    """Return the text of each sequence, in the shape of ``lengths``."""
+    out = np.empty(lengths.shape, np.object_)
+    rows = tokens.reshape(lengths.size, -1) if lengths.size else tokens
+    for at, (ids, length) in enumerate(zip(rows.tolist(), lengths.reshape(-1).tolist(), strict=True)):
+        part = ids[:length]
+        decoded = text.decode(part) if skips_special_tokens else text.tokenizer.decode(part, skip_special_tokens=False)
+        out.reshape(-1)[at] = decoded.encode()
+    return out

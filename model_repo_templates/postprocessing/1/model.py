@@ -1,0 +1,39 @@
+"""Tokens to text, one Triton request at a time, with the tensor names of TensorRT-LLM's own template."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from trtbuild_front import text
+from trtbuild_front.steps import detokenize
+
+
+class TritonPythonModel:
+    """Called by the Python backend."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the tokenizer."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._text = text.load(Path(parameters["tokenizer_dir"]["string_value"]))
+        self._skips_special_tokens = parameters["skip_special_tokens"]["string_value"] == "true"
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Return the text of every request."""
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: Any) -> Any:
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        output = detokenize(
+            inputs["TOKENS_BATCH"],
+            inputs["SEQUENCE_LENGTH"],
+            self._text,
+            skips_special_tokens=self._skips_special_tokens,
+        )
+        return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", output)])

@@ -1,0 +1,47 @@
+"""Text to tokens, one Triton request at a time, with the tensor names of TensorRT-LLM's own template."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from trtbuild_front import text
+from trtbuild_front.faults import RequestError
+from trtbuild_front.steps import tokenize
+
+
+class TritonPythonModel:
+    """Called by the Python backend."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the tokenizer."""
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self._text = text.load(Path(parameters["tokenizer_dir"]))
+        self._adds_special_tokens = parameters["add_special_tokens"] == "true"
+        self._has_batch_dimension = int(config.get("max_batch_size", 0)) > 0
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Return the tokens of every request, or its error."""
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: Any) -> Any:
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if not self._has_batch_dimension:
+            inputs = {name: value[np.newaxis] for name, value in inputs.items()}
+        try:
+            outputs = tokenize(inputs, self._text, adds_special_tokens=self._adds_special_tokens)
+        except RequestError as error:
+            code = pb_utils.TritonError.INVALID_ARG
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+        tensors = [
+            pb_utils.Tensor(name, value if self._has_batch_dimension else value[0]) for name, value in outputs.items()
+        ]
+        return pb_utils.InferenceResponse(tensors)
