@@ -168,9 +168,12 @@ def server_command(
     argv = [mpirun, *(["--allow-run-as-root"] if is_root else []), "--oversubscribe"]
     silent = ["--allow-http=false", "--allow-grpc=false", "--allow-metrics=false", "--model-control-mode=explicit"]
     load = [f"--load-model={name}" for name in engine_models]
+    # mpirun puts its own directories before PATH and LD_LIBRARY_PATH of what it starts; env puts ours back in front.
+    own_paths = [f"{name}={server.env[name]}" for name in ("PATH", "LD_LIBRARY_PATH") if name in server.env]
+    wrapper = ["env", *own_paths] if own_paths else []
     for rank in range(world_size):
         own = listen if rank == 0 else [f"--id=rank{rank}", *silent, *load]
-        argv += [*([":"] if rank else []), "-n", "1", *common, *own, f"{prefix}{rank}_", *extra]
+        argv += [*([":"] if rank else []), "-n", "1", *wrapper, *common, *own, f"{prefix}{rank}_", *extra]
     return Command(argv=tuple(argv), env=server.env)
 
 
