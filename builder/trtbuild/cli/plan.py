@@ -144,13 +144,13 @@ def _release(version: str | None) -> str:
 
 def _show_table(spec: Spec, version: str | None, output: str) -> None:
     from trtbuild import catalog
-    from trtbuild.backends.tensorrt_llm_plan import _limits
+    from trtbuild.backends.tensorrt_llm_plan import choose_limits
     from trtbuild.log import format_bytes
     from trtbuild.memory import Limits
     from trtbuild.survey import COLUMNS, MAX_GPUS, survey
 
     model, release = _model_info(spec), catalog.trtllm(_release(version))
-    batch, seq, _, tokens = _limits(spec.engine, model)
+    batch, seq, _, tokens = choose_limits(spec.engine, model)
     limits = Limits(max_batch_size=batch, max_seq_len=seq, max_num_tokens=tokens)
     asked = spec.engine.quantization
     columns = COLUMNS if asked == "none" else (asked,)
