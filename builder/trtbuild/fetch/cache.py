@@ -27,6 +27,7 @@ from trtbuild.fetch.hub import RemoteFile, check_model_id, check_path, check_rev
 
 _CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n"  # Source: https://bford.info/cachedir/
 _TREE_FORMAT = 1
+_TEMPORARY_SUFFIX = ".trtbuild-tmp"
 _NO_SYMLINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -85,15 +86,17 @@ class RepoCache:
         """
         pointer, blob = self.pointer(commit, file.path), self.blob(file)
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pointer.with_name(f".{secrets.token_hex(8)}.trtbuild-tmp")
+        target = os.path.relpath(blob, pointer.parent)
         try:
-            temporary.symlink_to(os.path.relpath(blob, pointer.parent))
+            pointer.symlink_to(target)
+        except FileExistsError:  # to a blob of another length, or made by a peer in this moment
+            temporary = _temporary(pointer)
+            temporary.symlink_to(target)
+            temporary.replace(pointer)
         except OSError as error:
             if error.errno not in _NO_SYMLINKS:
                 raise
             blob.replace(pointer)  # SMB shares without links, e.g. Azure Files: huggingface_hub moves the blob, too
-        else:
-            temporary.replace(pointer)
 
     def read_ref(self, revision: str) -> str | None:
         """Return the commit that a branch or tag had when it was last looked up, or None."""
@@ -159,8 +162,15 @@ class RepoCache:
                 files.append(RemoteFile(path=pointer.name, size=size, oid=name, sha256=name if is_large else None))
         return tuple(files)
 
+    def remove_temporaries(self, *, before: float) -> None:
+        """Remove files that processes killed between writing and renaming left behind until ``before``."""
+        for path in self.directory.rglob(f"*{_TEMPORARY_SUFFIX}"):
+            with contextlib.suppress(OSError):
+                if path.lstat().st_mtime < before:
+                    path.unlink()
+
     def _write(self, path: Path, text: str) -> None:
-        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+        temporary = _temporary(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(text, encoding="utf-8")
@@ -224,6 +234,10 @@ class BlobLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}")
 
 
 def unwritable(path: Path, error: OSError) -> FetchError:

@@ -26,8 +26,6 @@ JOURNAL_SUFFIX = ".trtbuild-incomplete.journal"
 LEASE_S = 60.0
 """An untrusted lock is believed this long after its holder's last sign of life."""
 
-ABANDONED_S = 24 * 3600.0
-
 _FORMAT = 1
 _HASH_READ_BYTES = 4 << 20
 
@@ -264,11 +262,11 @@ def remove_leftovers(blob: Path) -> None:
             blob.with_name(blob.name + suffix).unlink()
 
 
-def remove_abandoned(blobs: Path, *, now: float) -> None:
-    """Remove unfinished downloads that nobody came back to for a day (the model has changed on the hub since)."""
+def remove_abandoned(blobs: Path, *, before: float) -> None:
+    """Remove unfinished downloads that nobody touched since ``before`` (the model has changed on the hub meanwhile)."""
     for path in blobs.glob(f"*{DATA_SUFFIX}"):
         with contextlib.suppress(OSError):
-            if now - path.stat().st_mtime > ABANDONED_S:
+            if path.stat().st_mtime < before:
                 remove_leftovers(path.with_name(path.name.removesuffix(DATA_SUFFIX)))
 
 

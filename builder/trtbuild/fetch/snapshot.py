@@ -25,6 +25,8 @@ from trtbuild.fetch.select import CONFIG_FILES, TOKENIZER_FILES, Selection, sele
 if TYPE_CHECKING:
     from trtbuild.fetch.http import Client, Tuning
 
+ABANDONED_S = 24 * 3600.0
+
 
 def snapshot(
     resolved: Resolved,
@@ -61,7 +63,8 @@ def snapshot(
             if wanted.has_index():
                 _bring(client, repo, wanted.resolved, wanted.first())
             _bring(client, repo, wanted.resolved, wanted.all())
-        remove_abandoned(repo.blobs, now=time.time())
+        remove_abandoned(repo.blobs, before=time.time() - ABANDONED_S)
+        repo.remove_temporaries(before=time.time() - ABANDONED_S)
     for file in wanted.all():  # a process killed in its very last step leaves a journal beside the finished blob
         remove_leftovers(repo.blob(file))
     return repo.snapshot(resolved.commit)

@@ -302,6 +302,9 @@ def test_leftovers_of_a_file_that_changed_are_removed_after_a_day(hub: HubStub, 
         data.write_bytes(b"")
         (blobs / f"{name}.trtbuild-incomplete.journal").write_text("")
         os.utime(data, (0, time.time() - age_s))
+    temporary = blobs.parent / "refs" / ".0123.trtbuild-tmp"
+    temporary.write_text("")
+    os.utime(temporary, (0, 0))
     hub.add_repo("org/model", small_model(**{"config.json": b"{}"}))
     client.fetch()
     assert client.leftovers() == ["b" * 64 + s for s in (".trtbuild-incomplete", ".trtbuild-incomplete.journal")]

@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,16 @@ def test_an_interrupted_download_stops_soon_and_keeps_what_it_has(
     assert contents(client.fetch()) == {name: files[name] for name in NEEDED}
     assert hub.bytes_sent("/storage/", since=since) < len(files["model.safetensors"]) - MIB
     assert client.leftovers() == []
+
+
+def test_a_model_larger_than_any_disk_is_refused_before_the_first_byte(hub: HubStub, client: Client) -> None:
+    commit = hub.add_repo("org/model", small_model())
+    tree = hub.repos["org/model"].commits[commit]
+    tree["model.safetensors"] = replace(tree["model.safetensors"], size=1 << 60)
+    with pytest.raises(FetchError, match=r"does not fit: 1048576\.0 TiB in 3 files .* too little") as caught:
+        client.fetch()
+    assert "HF_HUB_CACHE" in caught.value.hint
+    assert hub.bytes_sent("/resolve/") == hub.bytes_sent("/storage/") == 0
 
 
 @pytest.fixture
