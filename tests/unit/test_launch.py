@@ -53,7 +53,9 @@ def test_several_ranks_run_under_mpirun_and_only_the_first_serves() -> None:
 
 
 def test_mpirun_does_not_change_where_models_find_python() -> None:
-    server = Server(path=Path("/w/tritonserver"), kind="wheel", env={"PATH": "/venv/bin:/bin", "LD_LIBRARY_PATH": "/lib"})
+    server = Server(
+        path=Path("/w/tritonserver"), kind="wheel", env={"PATH": "/venv/bin:/bin", "LD_LIBRARY_PATH": "/lib"}
+    )
     command = server_command(server, Path("/r"), ServerSpec(), PORTS, world_size=2, mpirun="mpirun")
     start = command.argv.index("env")
     assert command.argv[start : start + 4] == ("env", "PATH=/venv/bin:/bin", "LD_LIBRARY_PATH=/lib", "/w/tritonserver")

@@ -58,7 +58,7 @@ def test_everything_in_order_starts() -> None:
         ),
         pytest.param(
             {"gpus": (GpuInfo(index=0, product="NVIDIA-L40S", compute_capability="8.9", memory_mib=46068),) * 2}, {},
-            r"engine's gpu product: the engine was built for NVIDIA-H100-80GB-HBM3, here is NVIDIA-L40S", id="gpu-product",
+            r"gpu product: the engine was built for NVIDIA-H100-80GB-HBM3, here is NVIDIA-L40S", id="gpu",
         ),
     ],
 )  # fmt: skip
