@@ -280,8 +280,14 @@ def _refusal(version: str) -> HostError:
             f"TensorRT-LLM {version} (as in {images}) is too old: supported are {oldest} to {newest}",
             hint=_use_an_image(),
         )
+    last = image_name(data["last_engine_triton"])
+    if parse_version(newest) < parse_version(version) <= parse_version(data["last_engine_version"]):
+        return HostError(
+            f"TensorRT-LLM {version} is a pre-release whose options are in no table: "
+            f"supported are {oldest} to {newest}",
+            hint=f"use {last}, or --backend llmapi with this one",
+        )
     if parse_version(version) > parse_version(newest):
-        last = image_name(data["last_engine_triton"])
         return HostError(
             f"TensorRT-LLM {version} cannot build engines: trtllm-build was removed after {data['last_engine_version']}"
             f", and supported are {oldest} to {newest}",
