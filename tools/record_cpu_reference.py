@@ -59,6 +59,46 @@ def record(name: str, directory: Path) -> dict[str, Any]:
     return {"sha256": digest, "smallest_gap": gap, "tokens": tokens, "log_probs": log_probs}
 
 
+# What transformers calls an option, and what the engine's tensors call it; on the second prompt of "llama".
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "repetition_penalty": ({"repetition_penalty": 1.4}, {"repetition_penalty": 1.4}),
+    "bad_words": (
+        {"bad_words_ids": [[198], [149, 299], [204, 81], [110, 155, 161]]},
+        {"bad_words": [[198], [149, 299], [204, 81], [110, 155, 161]]},
+    ),
+    "min_tokens": ({"eos_token_id": 299, "min_new_tokens": 20}, {"end_id": 299, "min_tokens": 20}),
+    "min_tokens_and_bad_words": (
+        {"eos_token_id": 299, "min_new_tokens": 20, "bad_words_ids": [[189]]},
+        {"end_id": 299, "min_tokens": 20, "bad_words": [[189]]},
+    ),
+}
+
+
+def record_variants(directory: Path) -> dict[str, Any]:
+    """Return the tokens of options that change greedy decoding."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    checkpoints.write_checkpoint("llama", directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    prompt = checkpoints.prompts()[1]
+    variants = {}
+    for name, (theirs, ours) in VARIANTS.items():
+        output = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+            **{"eos_token_id": None, **theirs},
+        )
+        tokens = output[0, len(prompt) :].tolist()
+        if tokens[-1] == ours.get("end_id"):
+            tokens.pop()  # the engine's contract leaves the end out
+        variants[name] = {"options": ours, "tokens": tokens}
+    return variants
+
+
 def main() -> None:
     """Record every checkpoint, or the named ones."""
     import torch
@@ -77,6 +117,8 @@ def main() -> None:
         reference = known["checkpoints"][name]
         distinct = len({token for row in reference["tokens"] for token in row})
         print(f"{name}: {distinct} distinct tokens, smallest gap {reference['smallest_gap']:.5f}")
+    with tempfile.TemporaryDirectory() as scratch:
+        known["variants"] = record_variants(Path(scratch))
     known["checkpoints"] = {name: known["checkpoints"][name] for name in checkpoints.CONFIGS}
     path.write_text(json.dumps(known, separators=(",", ":")).replace('"},', '"},\n') + "\n")
 

@@ -132,6 +132,7 @@ class CpuBackend:
             "max_batch_size": str(info.max_batch_size),
             "max_queue_size": str(spec.max_queue_size),
             "enable_kv_cache_reuse": "true" if spec.enable_kv_cache_reuse else "false",
+            "enable_chunked_context": "true" if spec.enable_chunked_context else "false",
             "batch_scheduler_policy": spec.batch_scheduler_policy,
             **spec.template_parameter,
         }

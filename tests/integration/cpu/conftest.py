@@ -24,6 +24,7 @@ from trtbuild import backends, launch, process
 from trtbuild.catalog import ModelInfo
 from trtbuild.host import inspect_host
 from trtbuild.plan import ResolvedModel
+from trtbuild.repository import quote_pbtxt
 from trtbuild.spec import EngineSpec, RepositorySpec, ServerSpec
 
 pytest.importorskip("openvino_genai")
@@ -56,13 +57,14 @@ def write_model(repository: Path, name: str, engine: Path, **spec: Any) -> None:
     template = backend.template(backend.inspect(engine), engine, RepositorySpec(**spec))
     source, target = TEMPLATES / template.directory, repository / name
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    environment.filters["pbtxt"] = quote_pbtxt
     for path in source.rglob("*"):
         if path.is_dir() or "__pycache__" in path.parts:
             continue
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".j2":
-            text = environment.from_string(path.read_text()).render(model_name=name, **template.variables)
+            text = environment.from_string(path.read_text()).render(name=name, **template.variables)
             copy.with_suffix("").write_text(text)
         else:
             shutil.copyfile(path, copy)

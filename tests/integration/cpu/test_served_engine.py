@@ -78,7 +78,14 @@ def test_padding_after_input_lengths_is_not_part_of_the_prompt(server: Server, r
         pytest.param({"repetition_penalty": 0.0}, "repetition_penalty", id="repetition penalty"),
         pytest.param({"presence_penalty": 9.0}, "presence_penalty: expected -2 to 2", id="presence penalty"),
         pytest.param({"beam_width": 4}, "no beam search", id="beam search"),
-        pytest.param({"bad_words_list": word_list([5, 6])}, "forbids single tokens only", id="long bad word"),
+        pytest.param(
+            {"bad_words_list": word_list([5, 6]), "presence_penalty": 0.5},
+            "takes no presence_penalty",
+            id="bad words with penalties",
+        ),
+        pytest.param(
+            {"bad_words_list": word_list(*[[token] for token in range(320)])}, "forbids every token", id="all forbidden"
+        ),
         pytest.param({"stop_words_list": [[1, 2], [3, -1]]}, "offsets must rise", id="word list offsets"),
         pytest.param({"stop": True}, "needs the request id", id="stop what"),
     ],
@@ -118,12 +125,13 @@ def test_a_stop_sequence_ends_the_text_and_is_part_of_it(server: Server, referen
 
 def test_a_bad_word_is_never_generated(server: Server, reference: dict[str, Any]) -> None:
     expected = reference["tokens"][1]
-    bad = expected[5]
-    answer = ask(server, input_ids=PROMPT, request_output_len=48, bad_words_list=word_list([bad], [expected[20]]))
-    before = expected.index(bad)
+    single, pair = expected[20], expected[9:11]
+    answer = ask(server, input_ids=PROMPT, request_output_len=48, bad_words_list=word_list([single], pair))
+    before = min(expected.index(single), 10)
     assert answer.tokens[:before] == expected[:before]
     assert len(answer.tokens) == 48
-    assert not {bad, expected[20]} & set(answer.tokens)
+    assert single not in answer.tokens
+    assert pair not in [answer.tokens[at : at + 2] for at in range(47)]
 
 
 def test_a_seed_repeats_a_sample_alone_and_among_others(server: Server) -> None:

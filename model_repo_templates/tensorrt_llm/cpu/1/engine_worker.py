@@ -49,6 +49,9 @@ class Request:
         options: What the model sent, see ``model.py``.
         tokens: Generated so far, including a possible stop sequence, never ``end_id``.
         blocks: Key/value blocks it may need at its longest.
+        ban_ends: Length of ``tokens`` from which the pipeline forbids nothing any more.
+        run_began: Length of ``tokens`` when it was last given to the pipeline.
+        runs: How often it was given to the pipeline.
     """
 
     key: int
@@ -57,9 +60,30 @@ class Request:
     blocks: int
     handle: Any = None
     tokens: list[int] = field(default_factory=list)
+    ban_ends: int = 0
+    run_began: int = 0
+    runs: int = 0
     first_scheduled_ns: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0
+
+    def banned(self) -> tuple[set[int], int]:
+        """Return the tokens that may not come next, and for how many tokens at least that stays so."""
+        made, options = len(self.tokens), self.options
+        static = {word[0] for word in options.get("bad_words", ()) if len(word) == 1}
+        until = options["request_output_len"] if static else made
+        if made < options.get("min_tokens", 0) and "end_id" in options:
+            static.add(options["end_id"])
+            until = options["min_tokens"]
+        completing = {word[-1] for word in options.get("bad_words", ()) if len(word) > 1 and self._ends_with(word[:-1])}
+        return static | completing, made + 1 if completing - static else until
+
+    def completes_bad_word(self, token: int) -> bool:
+        """Tell whether ``token`` would complete a forbidden sequence."""
+        return any(word[-1] == token and self._ends_with(word[:-1]) for word in self.options.get("bad_words", ()))
+
+    def _ends_with(self, part: list[int]) -> bool:
+        return not part or self.tokens[-len(part) :] == part
 
 
 class Engine:
@@ -87,6 +111,8 @@ class Engine:
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(engine_dir), scheduler, "CPU", properties)
         self.waiting: collections.deque[Request] = collections.deque()
         self.active: dict[int, Request] = {}
+        self._resuming: list[Request] = []  # cut short by the last step, to be continued after the next
+        self._leaving_blocks = 0  # of cancelled requests; the pipeline frees them in its next step
         self._next_id = 0
 
     # -- taking requests ----------------------------------------------------------------------------------------
@@ -129,7 +155,7 @@ class Engine:
         """End a request wherever it is; return its last event, or None when it is over already."""
         request = self.active.pop(key, None)
         if request is not None:
-            request.handle.cancel()
+            self._cut(request)
             return self._last(request, [], [], "cancelled")
         for request in self.waiting:
             if request.key == key:
@@ -142,23 +168,36 @@ class Engine:
         events = []
         while self.waiting and len(self.active) < self.slots:
             request = self.waiting[0]
-            reserved = sum(other.blocks for other in self.active.values())
-            if not self.evicts and self.active and reserved + request.blocks > self.total_blocks:
-                break  # guaranteed_no_evict: whoever starts can finish
+            reserved = self._leaving_blocks + sum(other.blocks for other in self.active.values())
+            # guaranteed_no_evict: whoever starts can finish. And with either policy the pipeline gives up a request
+            # that does not fit beside blocks that are about to be freed, so it has to wait for a step.
+            must_fit = not self.evicts or self._leaving_blocks
+            if must_fit and reserved + request.blocks > self.total_blocks:
+                break
             self.waiting.popleft()
             request.first_scheduled_ns = time.monotonic_ns()
-            self._next_id += 1
-            prompt = openvino.Tensor(np.array([request.prompt], np.int64))
             try:
-                request.handle = self.pipeline.add_request(self._next_id, prompt, _generation_config(request.options))
+                self._start(request)
             except RuntimeError as error:
                 reason = str(error).strip().splitlines()[-1]
-                events.append(
-                    {"key": request.key, "error": f"the engine refused the request: {reason}", "invalid": True}
-                )
+                message = f"the engine refused the request: {reason}"
+                events.append({"key": request.key, "error": message, "invalid": True})
                 continue
             self.active[request.key] = request
         return events
+
+    def _start(self, request: Request) -> None:
+        """Give a request to the pipeline, with what it has generated so far as part of its prompt."""
+        self._next_id += 1
+        request.runs += 1
+        request.run_began = len(request.tokens)
+        prompt = openvino.Tensor(np.array([request.prompt + request.tokens], np.int64))
+        request.handle = self.pipeline.add_request(self._next_id, prompt, _generation_config(request))
+
+    def _cut(self, request: Request) -> None:
+        """Take a running request out of the pipeline."""
+        request.handle.cancel()
+        self._leaving_blocks += request.blocks
 
     # -- computing ----------------------------------------------------------------------------------------------
 
@@ -170,11 +209,17 @@ class Engine:
     def step(self) -> list[dict[str, Any]]:
         """Compute one step for everything that is running; return what happened."""
         events = self._admit()
+        resuming, self._resuming = self._resuming, []
         if self.pipeline.has_non_finished_requests():
             self.pipeline.step()
+            self._leaving_blocks = 0
+        for request in resuming:
+            if request.key in self.active:  # not cancelled meanwhile
+                self._start(request)
         now = time.monotonic_ns()
         for request in list(self.active.values()):
-            events += self._collect(request, now)
+            if request not in self._resuming:
+                events += self._collect(request, now)
         return events
 
     def _collect(self, request: Request, now: int) -> Iterator[dict[str, Any]]:
@@ -185,38 +230,48 @@ class Engine:
                 tokens += output.generated_ids
                 log_probs += output.generated_log_probs
         status = request.handle.get_status()
-        finished = status != openvino_genai.GenerationStatus.RUNNING
-        if not tokens and not finished:
+        is_over = status != openvino_genai.GenerationStatus.RUNNING
+        if not tokens and not is_over:
             return
         fresh, reason = self._accept(request, tokens)
         if fresh:
             request.first_token_ns = request.first_token_ns or now
             request.last_token_ns = now
-        if reason is None and finished:
-            reason = "length" if len(request.tokens) >= request.options["request_output_len"] else "lost"
         fresh_log_probs = log_probs[: len(fresh)] if request.options.get("log_probs") else []
-        if reason is None:
-            event: dict[str, Any] = {"key": request.key, "tokens": fresh}
-            if fresh_log_probs:
-                event["log_probs"] = fresh_log_probs
-            yield event
+        if reason is None and is_over:
+            reason = "lost"
+        if reason == "resume":
+            self._resuming.append(request)
+        if reason is None or reason == "resume":
+            if not is_over and reason:
+                self._cut(request)
+            if fresh:
+                yield {"key": request.key, "tokens": fresh, "log_probs": fresh_log_probs}
             return
         del self.active[request.key]
-        if not finished:
-            request.handle.cancel()
+        if not is_over:
+            self._cut(request)
         if reason == "lost":
             message = (
                 f"the engine gave up after {len(request.tokens)} tokens ({status.name}): its key/value pool is full"
             )
             yield {"key": request.key, "error": message}
+        elif reason == "stuck":
+            yield {"key": request.key, "error": "bad_words_list forbids every token there is", "invalid": True}
         else:
             yield self._last(request, fresh, fresh_log_probs, reason)
 
     def _accept(self, request: Request, tokens: list[int]) -> tuple[list[int], str | None]:
-        """Add new tokens up to where the request ends; return the accepted ones and why it ends, if it does."""
+        """Add new tokens up to where the request ends or has to be started anew.
+
+        Returns the accepted tokens and ``stop``, ``length``, ``resume``, ``stuck`` or None.
+        """
         end_id, stops = request.options.get("end_id"), request.options.get("stop_words", [])
         fresh: list[int] = []
         for token in tokens:
+            if request.completes_bad_word(token):
+                # At the start of a run it was forbidden already: then nothing else was left to choose from.
+                return fresh, "stuck" if len(request.tokens) == request.run_began else "resume"
             if token == end_id:
                 return fresh, "stop"
             request.tokens.append(token)
@@ -226,6 +281,8 @@ class Engine:
                 return fresh, "stop"
             if len(request.tokens) >= request.options["request_output_len"]:
                 return fresh, "length"
+            if len(request.tokens) == request.ban_ends and request.banned()[1] > len(request.tokens):
+                return fresh, "resume"
         return fresh, None
 
     @staticmethod
@@ -251,24 +308,25 @@ class Engine:
         }
 
 
-def _generation_config(options: dict[str, Any]) -> openvino_genai.GenerationConfig:
-    """Return OpenVINO's options for a request.
+def _generation_config(request: Request) -> openvino_genai.GenerationConfig:
+    """Return OpenVINO's options for the rest of a request.
 
-    OpenVINO gives its stop tokens probability 0 for the first ``min_new_tokens``. That is what ``min_tokens`` means,
-    and, over the whole length, what forbidden tokens need; then the end is found by ``_accept`` alone.
+    OpenVINO can forbid one set of tokens for the first tokens of a run: its stop tokens for ``min_new_tokens``. When
+    the set has to change, ``_accept`` has the request started anew; most requests never need that.
     Source: openvino.genai 2026.4, src/cpp/src/sampling (EOSPenaltyTransform).
     """
+    options, made = request.options, len(request.tokens)
     config = openvino_genai.GenerationConfig()
-    config.max_new_tokens = options["request_output_len"]
-    banned, end_id = set(options.get("bad_tokens", ())), options.get("end_id")
-    config.ignore_eos = bool(banned) or end_id is None
-    if banned:
-        config.stop_token_ids = banned
-        config.min_new_tokens = options["request_output_len"]
-    else:
-        config.min_new_tokens = options.get("min_tokens", 0) if end_id is not None else 0
-    # An end id must be set; which one does not matter where it is ignored.
-    config.set_eos_token_id(min(banned) if banned else end_id or 0)
+    config.max_new_tokens = options["request_output_len"] - made
+    banned, until = request.banned()
+    request.ban_ends = until
+    end_id = options.get("end_id")
+    # With its end ignored, the pipeline does not take a forbidden token for one later; _accept finds the end.
+    config.ignore_eos = end_id is None or bool(banned - {end_id})
+    config.min_new_tokens = until - made
+    config.stop_token_ids = banned
+    # One of the stop tokens must be called the end, even where it is ignored.
+    config.set_eos_token_id(min(banned) if config.ignore_eos and banned else end_id or 0)
     config.repetition_penalty = options.get("repetition_penalty", 1.0)
     config.presence_penalty = options.get("presence_penalty", 0.0)
     config.frequency_penalty = options.get("frequency_penalty", 0.0)
@@ -279,7 +337,7 @@ def _generation_config(options: dict[str, Any]) -> openvino_genai.GenerationConf
         config.top_p = options["top_p"]
         if options["top_k"]:
             config.top_k = options["top_k"]
-        config.rng_seed = options["seed"]
+        config.rng_seed = (options["seed"] + request.runs - 1) % 2**64
     return config
 
 

@@ -158,7 +158,9 @@ def read_options(inputs: _Inputs) -> dict[str, Any]:
     end_id = inputs.number("end_id", -1, -(2**31), 2**31 - 1)
     if end_id >= 0:
         options["end_id"] = end_id
-    return {**options, **_sampling(inputs), **_bad_words(inputs, options["min_tokens"])}
+    options["bad_words"] = inputs.words("bad_words_list")
+    _check_bad_words(options)
+    return {**options, **_sampling(inputs)}
 
 
 def _sampling(inputs: _Inputs) -> dict[str, Any]:
@@ -182,16 +184,15 @@ def _sampling(inputs: _Inputs) -> dict[str, Any]:
     }
 
 
-def _bad_words(inputs: _Inputs, min_tokens: int) -> dict[str, Any]:
-    words = inputs.words("bad_words_list")
-    longer = [word for word in words if len(word) > 1]
-    if longer:
+def _check_bad_words(options: dict[str, Any]) -> None:
+    """Refuse what would have to count tokens across the restarts that some bad words need (see ``engine_worker``)."""
+    words = options["bad_words"]
+    needs_restarts = any(len(word) > 1 for word in words) or bool(words and options["min_tokens"])
+    if needs_restarts and (options["presence_penalty"] or options["frequency_penalty"]):
         raise InvalidRequestError(
-            f"bad_words_list: this engine forbids single tokens only, got the sequence {longer[0]}"
+            "bad_words_list: with sequences of tokens or min_tokens, this engine takes no presence_penalty and no "
+            "frequency_penalty"
         )
-    if words and min_tokens:
-        raise InvalidRequestError("bad_words_list and min_tokens: this engine takes one of them at a time")
-    return {"bad_tokens": sorted({word[0] for word in words})} if words else {}
 
 
 class TritonPythonModel:
@@ -365,6 +366,8 @@ class TritonPythonModel:
         }
         if self._parameters.get("inference_num_threads"):
             options["inference_num_threads"] = int(self._parameters["inference_num_threads"])
+        if self._parameters.get("kv_cache_free_gpu_mem_fraction"):  # engines on GPUs
+            options["kv_cache_free_gpu_mem_fraction"] = float(self._parameters["kv_cache_free_gpu_mem_fraction"])
         return options
 
     def _on_ready(self, ready: dict[str, Any], connection: socket.socket) -> None:
@@ -525,6 +528,8 @@ def _set_gauges(gauges: dict[tuple[str, str], Any], stats: dict[str, float]) -> 
     requests, blocks = (family for family, _, _ in _GAUGES)
     for name in ("active", "waiting", "scheduled", "max"):
         gauges[requests, name].set(stats[name])
+    if "blocks_max" not in stats:  # an engine whose cache cannot be seen
+        return
     used, most = stats["blocks_used"], stats["blocks_max"]
     values = {
         "max": most,
