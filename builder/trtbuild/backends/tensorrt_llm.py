@@ -231,7 +231,6 @@ def _template_variables(info: EngineInfo, engine_dir: Path, spec: RepositorySpec
             f"kv_cache_free_gpu_mem_fraction: expected more than 0 and at most 1, got {fraction:g}",
             hint=f"upstream's default is {KV_FRACTION:g}",
         )
-    _check_reuse(spec, build)
     ours = {
         "gpt_model_type": "inflight_fused_batching",
         "gpt_model_path": str(engine_dir),
@@ -239,9 +238,8 @@ def _template_variables(info: EngineInfo, engine_dir: Path, spec: RepositorySpec
         "max_beam_width": str(build.get("max_beam_width", 1)),
         "kv_cache_free_gpu_mem_fraction": f"{fraction:g}",
         "batch_scheduler_policy": spec.batch_scheduler_policy,
-        "enable_kv_cache_reuse": "true" if spec.enable_kv_cache_reuse else "false",
-        "enable_chunked_context": "true" if spec.enable_chunked_context else "false",
         "exclude_input_in_output": "true",
+        **_reuse(spec, build),
     }
     logits = _TRITON_TYPES[str(pretrained.get("logits_dtype") or "float32")]
     types = {
@@ -262,23 +260,21 @@ def _template_variables(info: EngineInfo, engine_dir: Path, spec: RepositorySpec
     }
 
 
-def _check_reuse(spec: RepositorySpec, build: dict[str, JsonValue]) -> None:
-    """Refuse options that the engine's own build forbids, which the backend would only log."""
+def _reuse(spec: RepositorySpec, build: dict[str, JsonValue]) -> dict[str, str]:
+    """Return the parameters that need paged context attention; off, with a warning, where the engine lacks it."""
     plugins = build.get("plugin_config")
-    is_paged = not isinstance(plugins, dict) or plugins.get("use_paged_context_fmha", True)
-    wanted = [
-        name
-        for name, is_wanted in (
-            ("enable_kv_cache_reuse", spec.enable_kv_cache_reuse),
-            ("enable_chunked_context", spec.enable_chunked_context),
+    is_paged = not isinstance(plugins, dict) or bool(plugins.get("use_paged_context_fmha", True))
+    wanted = {
+        "enable_kv_cache_reuse": spec.enable_kv_cache_reuse,
+        "enable_chunked_context": spec.enable_chunked_context,
+    }
+    off = [name for name, is_wanted in wanted.items() if is_wanted and not is_paged]
+    if off:
+        log.get().warning(
+            "no_paged_context",
+            f"{' and '.join(off)} stay off: the engine was built with use_paged_context_fmha=disable",
         )
-        if is_wanted
-    ]
-    if wanted and not is_paged:
-        raise SpecError(
-            f"{' and '.join(wanted)}: the engine was built with use_paged_context_fmha=disable",
-            hint=f"pass {' '.join('--no-' + name.replace('_', '-') for name in wanted)}, or build without that option",
-        )
+    return {name: "true" if is_wanted and is_paged else "false" for name, is_wanted in wanted.items()}
 
 
 def _tensor(tensor: TensorInfo, types: dict[str, str]) -> dict[str, JsonValue]:

@@ -100,15 +100,17 @@ def chosen_build_options(shape: EngineShape) -> dict[str, str]:
     """Return the options trtbuild chooses when the user does not.
 
     Plugins carry the type by name, so that a release whose ``auto`` means something else cannot change it; paged
-    context attention is what cache reuse and chunked context need at run time.
+    context attention is what cache reuse and chunked context need at run time. Fused attention has kernels for 16 bits
+    only. Source: cpp/tensorrt_llm/common/attentionOp.cpp falls back to unfused attention for float32.
     """
+    fused = "disable" if shape.dtype == "float32" else "enable"
     return {
         "gpt_attention_plugin": shape.dtype,
         "gemm_plugin": "disable" if shape.quantization in _OWN_GEMM else shape.dtype,
         "kv_cache_type": "paged",
         "remove_input_padding": "enable",
-        "context_fmha": "enable",
-        "use_paged_context_fmha": "enable",
+        "context_fmha": fused,
+        "use_paged_context_fmha": fused,
         "max_beam_width": "1",
     }
 

@@ -129,6 +129,7 @@ def test_the_type_reaches_every_command(alias: str, dtype: str, version: str) ->
     assert f"--dtype {dtype} " in convert
     assert f"--gpt_attention_plugin {dtype} " in build
     assert f"--gemm_plugin {dtype} " in build
+    assert ("--use_paged_context_fmha enable" in build) == (dtype != "float32")
 
 
 @pytest.mark.parametrize(
