@@ -136,6 +136,7 @@ class HubStub:
     ) -> None:
         self.token, self.granted, self.page_size, self.bytes_per_s = token, set(granted), page_size, bytes_per_s
         self.repos: dict[str, Repo] = {}
+        self.renamed: dict[str, str] = {}
         self.storage: dict[str, Blob] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
@@ -299,6 +300,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer_hub(path, query, fault)
 
     def answer_hub(self, path: str, query: str, fault: Fault | None) -> None:
+        for old, new in self.server.stub.renamed.items():
+            if match := re.fullmatch(rf"(/api/models)?/{re.escape(old)}(/(?:revision|tree|resolve)/.*)", path):
+                location = f"{match[1] or ''}/{new}{match[2]}" + (f"?{query}" if query else "")
+                return self.reply(307, b"", {"Location": location})
         if match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+))?", path):
             model_id, kind, revision = match[1], match[2] or "revision", unquote(match[3] or "main")
             if found := self.find(model_id, revision):
@@ -309,6 +314,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_file(*found, name, fault)
         else:
             self.refuse(404, "", "Not found")
+        return None
 
     def find(self, model_id: str, revision: str, *, for_file: bool = False) -> tuple[str, dict[str, Blob]] | None:
         stub = self.server.stub

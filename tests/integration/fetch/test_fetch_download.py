@@ -103,6 +103,15 @@ def test_files_with_equal_content(
     assert len(hub.requests) == before
 
 
+def test_a_model_that_was_renamed_is_found_by_its_old_name(hub: HubStub, client: Client) -> None:
+    files = small_model()
+    commit = hub.add_repo("openai-community/gpt2", files)
+    hub.renamed["gpt2"] = "openai-community/gpt2"
+    path = client.fetch("gpt2")
+    assert path == client.cache / "models--gpt2" / "snapshots" / commit
+    assert contents(path) == {name: files[name] for name in NEEDED}
+
+
 def test_pickles_only_when_allowed_and_nothing_better_is_there(hub: HubStub, client: Client) -> None:
     files = small_model()
     del files["model.safetensors"]
