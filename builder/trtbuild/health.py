@@ -106,6 +106,19 @@ def probe_generation(url: str, model: str, *, timeout_s: float = PROBE_TIMEOUT_S
     return "".join(str(piece.get("text_output", "")) for piece in pieces)
 
 
+def read_json(url: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> Any:
+    """Return the JSON document at ``url``.
+
+    Raises:
+        LaunchError: No answer, or no JSON.
+    """
+    try:
+        with _OPENER.open(url, timeout=timeout_s) as answer:
+            return json.load(answer)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise LaunchError(f"{url} did not answer: {error}", hint="is the address right?") from error
+
+
 def read_metrics(url: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
     """Return the text of a Prometheus metrics endpoint.
 

@@ -69,18 +69,20 @@ def run(
     log_path: Path | None = None,
     on_line: Callable[[str], None] | None = None,
     timeout_s: float | None = None,
+    tail_lines: int | None = TAIL_LINES,
 ) -> Completed:
     """Run ``command`` to its end, following its output line by line.
 
     The child gets its own process group, which is ended with the caller's exception (Ctrl-C, SIGTERM raised as
-    SystemExit) or when ``timeout_s`` passes, so that no grandchild outlives a cancelled build.
+    SystemExit) or when ``timeout_s`` passes, so that no grandchild outlives a cancelled build. ``tail_lines`` says how
+    much of the output is returned; None for all of it.
 
     Raises:
         OSError: The program does not exist or cannot be executed.
         TimeoutError: ``timeout_s`` passed; the group was killed.
     """
     started = time.monotonic()
-    tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+    tail: collections.deque[str] = collections.deque(maxlen=tail_lines)
     timed_out = threading.Event()
 
     def expire(pid: int) -> None:
@@ -103,9 +105,7 @@ def run(
         assert child.stdout is not None
         stack.enter_context(child.stdout)
         if timeout_s:
-            timer = threading.Timer(timeout_s, expire, (child.pid,))
-            timer.start()
-            stack.callback(timer.cancel)
+            stack.callback(_start_timer(timeout_s, expire, child.pid).cancel)
         try:
             for raw in child.stdout:
                 line = raw.rstrip("\n")
@@ -120,8 +120,8 @@ def run(
             raise
     if timed_out.is_set():
         raise TimeoutError(f"{command.argv[0]} did not end within {timeout_s:g} s")
-    elapsed_s = time.monotonic() - started
-    return Completed(exit_code=shell_exit_code(returncode), tail=tuple(tail), elapsed_s=elapsed_s, log_path=log_path)
+    code, elapsed_s = shell_exit_code(returncode), time.monotonic() - started
+    return Completed(exit_code=code, tail=tuple(tail), elapsed_s=elapsed_s, log_path=log_path)
 
 
 def start(command: Command, *, log_path: Path) -> subprocess.Popen[bytes]:
@@ -162,6 +162,12 @@ def replace(command: Command) -> NoReturn:
     if command.cwd is not None:
         os.chdir(command.cwd)
     os.execvpe(command.argv[0], command.argv, {**os.environ, **command.env})  # noqa: S606 - no shell is the point
+
+
+def _start_timer(seconds: float, act: Callable[[int], None], pid: int) -> threading.Timer:
+    timer = threading.Timer(seconds, act, (pid,))
+    timer.start()
+    return timer
 
 
 def _end_group(child: subprocess.Popen[str]) -> None:

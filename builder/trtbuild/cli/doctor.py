@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
     from trtbuild.spec import HostInfo
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @output_options
-def doctor(output: str, log_format: str, log_level: str) -> None:
+@click.pass_context
+def doctor(ctx: click.Context, output: str, log_format: str, log_level: str) -> None:
     """Show this machine as trtbuild sees it: versions, GPUs, tools, and which backends work here.
 
-    Exits 3 when nothing can be built or served.
+    Exits 3 when nothing can be built or served. `trtbuild doctor autoscaling` looks at a cluster instead.
     """
     configure_log(log_format, log_level)
+    if ctx.invoked_subcommand is not None:
+        return
     from trtbuild.host import inspect_host
 
     host = inspect_host(os.environ)
@@ -42,6 +46,59 @@ def doctor(output: str, log_format: str, log_level: str) -> None:
         raise HostError(
             "this machine cannot build and serve", hint="pip install 'trtbuild[cpu]', or run in NVIDIA's Triton image"
         )
+
+
+@doctor.command()
+@click.option("--metrics-url", metavar="URL", help="A server's metrics port, e.g. http://127.0.0.1:8002.")
+@click.option("--prometheus", metavar="URL", help="Prometheus, e.g. http://127.0.0.1:9090.")
+@click.option("--namespace", "-n", default="default", help="Namespace of the pods.")
+@click.option("--metric", default="triton:demand:ratio", help="The recorded series the autoscaler follows.")
+@click.option("--hpa", "hpa_name", metavar="NAME", help="HorizontalPodAutoscaler to ask kubectl for.")
+@click.option("--selector", metavar="LABELS", help="Label selector of the pods, for kubectl.")
+@click.option(
+    "--from",
+    "directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Directory with saved answers: metrics.txt, targets.json, rules.json, series.json, custom_metrics.json, "
+    "hpa.json, pods.json.",
+)
+@output_options
+def autoscaling(
+    metrics_url: str | None,
+    prometheus: str | None,
+    namespace: str,
+    metric: str,
+    hpa_name: str | None,
+    selector: str | None,
+    directory: Path | None,
+    output: str,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Walk from a server's metrics to its autoscaler and name the first hop that is broken, with the fix.
+
+    metrics endpoint, scrape target, recording rule, recorded series, custom metrics API, autoscaler. A hop that was not
+    asked is passed over. Exits 3 at the first broken hop.
+    """
+    configure_log(log_format, log_level)
+    from trtbuild.cli.evidence import gather
+    from trtbuild.signal_path import walk
+
+    evidence = gather(
+        metric=metric, namespace=namespace, metrics_url=metrics_url, prometheus=prometheus, hpa_name=hpa_name,
+        selector=selector, directory=directory,
+    )  # fmt: skip
+    hops = walk(evidence)
+    if output == "json":
+        echo_json([asdict(hop) for hop in hops])
+    else:
+        for hop in hops:
+            click.echo(f"{ {True: 'ok', False: 'BROKEN', None: '-'}[hop.is_ok]:<8}{hop.name:<20}{hop.text}")
+    if all(hop.is_ok is None for hop in hops):
+        raise click.UsageError("nothing was asked: pass --prometheus, --metrics-url, --hpa or --from")
+    broken = hops[-1]
+    if broken.is_ok is False:
+        raise HostError(f"{broken.name}: {broken.text}", hint=broken.fix)
 
 
 def backend_checks(host: HostInfo) -> list[tuple[str, bool, str]]:
