@@ -24,6 +24,7 @@ import socket
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from trtbuild.store import disk
 
 HEARTBEAT_S = 2.0
 STALE_S = 20.0
+SILENT_S = 15 * 60.0
 _RECORD_BYTES = 2048
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
@@ -76,6 +78,19 @@ class Owner:
         began = time.strftime("%H:%M:%SZ", time.gmtime(self.since))
         phase = f", phase {self.phase}" if self.phase else ""
         return f"{self.label} pid {self.pid} since {began} ({format_duration(self.elapsed_s)}){phase}"
+
+
+UNKNOWN = Owner(
+    token="unknown",  # noqa: S106 - the name of a beacon
+    label="somebody (unreadable beacon)",
+    pid=0,
+    start_ticks=0,
+    boot_id="",
+    pid_namespace="",
+    uid=0,
+    since=0.0,
+)
+"""Stands for the owner of a beacon that cannot be read: nothing can be proven about it but silence."""
 
 
 def current_owner(label: str | None, *, now: float) -> Owner:
@@ -221,6 +236,20 @@ def can_be_judged(path: Path, owner: Owner) -> bool:
     return locks_work(path.parent)
 
 
+def is_silent(path: Path, owner: Owner) -> bool:
+    """Say whether an owner that cannot be judged has not been heard of for :data:`SILENT_S`.
+
+    A look at the file's age by its file system's clock, for those who cannot watch. No proof: a jump of that clock
+    makes a living owner look silent until its next heartbeat, so nothing it would miss may depend on this alone.
+    """
+    if can_be_judged(path, owner):
+        return False
+    try:
+        return disk.file_system_now(path.parent) - path.stat().st_mtime > SILENT_S
+    except OSError:
+        return False
+
+
 def proof_of_death(path: Path, owner: Owner, *, unchanged_s: float) -> str | None:
     """Return why the owner of a beacon must be dead, in words, or None while it may live.
 
@@ -277,6 +306,7 @@ class Beacon:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"beacon-{path.name[:12]}", daemon=True)
         self._thread.start()
+        _lit.add(self)
 
     def set_phase(self, phase: str) -> None:
         """Tell those who look what is being done now."""
@@ -290,11 +320,11 @@ class Beacon:
 
     def close(self, *, remove: bool = True) -> None:
         """Stop the heartbeat and remove the file (unless its place is to be kept)."""
+        if self._fd < 0:
+            return
         self._stop.set()
         self._thread.join()
         with self._lock:
-            if self._fd < 0:
-                return
             try:
                 if remove:
                     with disk.explained("remove a beacon", self.path):
@@ -302,6 +332,13 @@ class Beacon:
             finally:
                 os.close(self._fd)
                 self._fd = -1
+
+    def drop_in_fork(self) -> None:
+        """Let go of the beacon in a forked child: it is the parent's, and must not burn on when the parent dies."""
+        self._lock = threading.Lock()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _beat(self) -> None:
         with self._lock:
@@ -333,6 +370,17 @@ class Beacon:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_lit: weakref.WeakSet[Beacon] = weakref.WeakSet()
+
+
+def _drop_all_in_fork() -> None:
+    for lit in list(_lit):
+        lit.drop_in_fork()
+
+
+os.register_at_fork(after_in_child=_drop_all_in_fork)
 
 
 def light(path: Path, owner: Owner, *, mode: int = disk.FILE_MODE, group: int | None = None) -> Beacon | None:

@@ -35,7 +35,6 @@ QUARANTINE_KEPT_S = 7 * 86400.0
 LOGS_KEPT_S = 30 * 86400.0
 DOWNLOADS_KEPT_S = 86400.0
 DEBRIS_AGE_S = 3600.0
-SILENT_S = 15 * 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,21 +398,10 @@ def _staging_owner(directory: Path) -> tuple[str | None, bool]:
     try:
         owner = beacon.read(path)
     except ValueError:
-        owner = None
-        readable = False
-    else:
-        readable = True
-    if owner is None and readable:
+        owner = beacon.UNKNOWN
+    if owner is None or beacon.proof_of_death(path, owner, unchanged_s=0.0):
         return None, False
-    if owner is not None and beacon.can_be_judged(path, owner):
-        dead = beacon.proof_of_death(path, owner, unchanged_s=0.0)
-        return (None if dead else f"being built by {owner.describe()}"), False
-    try:
-        age_s = disk.file_system_now(path.parent) - path.stat().st_mtime
-    except FileNotFoundError:
-        return None, False
-    who = owner.describe() if owner else "somebody (unreadable beacon)"
-    return f"being built by {who}", age_s > SILENT_S
+    return f"being built by {owner.describe()}", beacon.is_silent(path, owner)
 
 
 def _loose(store: Store) -> Iterator[Item]:

@@ -13,7 +13,7 @@ created its beacon on a removed chain sees that it is not reachable and withdraw
 from __future__ import annotations
 
 import contextlib
-import time
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +91,11 @@ class Claims:
         """Return who builds ``digest`` now, as far as can be seen without waiting."""
         chain = self._chain(digest)
         if isinstance(chain, Holder):
-            return chain.owner
+            return None if _seems_dead(chain) else chain.owner
         if not chain:
             return None
         last = chain[-1]
-        return None if beacon.proof_of_death(last.path, last.owner, unchanged_s=0.0) else last.owner
+        return None if _seems_dead(last) else last.owner
 
     def digests(self) -> set[str]:
         """Return every digest that has a claim, dead or alive."""
@@ -109,9 +109,13 @@ class Claims:
         """Remove the claims of all that are proven dead."""
         for digest in self.digests():
             outcome = self.try_claim(digest)
-            if isinstance(outcome, Holder):
-                continue
-            self.release(outcome)
+            if isinstance(outcome, Held):
+                self.release(outcome)
+            elif _seems_dead(outcome):
+                # Removing the claim of a living builder costs a second build, no more.
+                chain = self._chain(digest)
+                for link in chain if isinstance(chain, list) else []:
+                    disk.unlink(link.path)
             # Links that no chain reaches: their owner died while it released or withdrew.
             for path in self._directory.glob(f"{digest}.*"):
                 with contextlib.suppress(ValueError):
@@ -135,7 +139,7 @@ class Claims:
                 if unchanged_s >= beacon.STALE_S:
                     disk.unlink(path)
                     continue
-                return Holder(path=path, owner=_unknown(unchanged_s))
+                return Holder(path=path, owner=dataclasses.replace(beacon.UNKNOWN, elapsed_s=unchanged_s))
             if owner is None:
                 return links
             links.append(Holder(path=path, owner=owner))
@@ -143,15 +147,6 @@ class Claims:
         return links
 
 
-def _unknown(elapsed_s: float) -> Owner:
-    return Owner(
-        token="unknown",  # noqa: S106 - the name of a beacon
-        label="somebody (unreadable claim)",
-        pid=0,
-        start_ticks=0,
-        boot_id="",
-        pid_namespace="",
-        uid=0,
-        since=time.time(),
-        elapsed_s=elapsed_s,
-    )
+def _seems_dead(claim: Holder) -> bool:
+    proof = beacon.proof_of_death(claim.path, claim.owner, unchanged_s=0.0)
+    return proof is not None or beacon.is_silent(claim.path, claim.owner)

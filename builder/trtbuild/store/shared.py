@@ -148,17 +148,19 @@ class Shared:
         layout = self._store.layout
         with disk.explained("download an engine", layout.downloads):
             self._store.prepare(layout.downloads)
-            outcome = self._store.downloads.try_claim(key.digest)
-            is_mine = isinstance(outcome, Held)
-            place = layout.downloads / (key.digest if is_mine else f"{key.digest}-{os.urandom(4).hex()}")
+            name = key.digest
+            outcome = self._store.downloads.try_claim(name)
+            while not isinstance(outcome, Held):
+                name = f"{key.digest}-{os.urandom(4).hex()}"
+                outcome = self._store.downloads.try_claim(name)
+            place = layout.downloads / name
             try:
                 self._store.prepare(place)
                 yield place
             finally:
-                if not is_mine or not any(place.glob("*.part")):
+                if name != key.digest or not any(place.glob("*.part")):
                     disk.remove_tree(place)
-                if isinstance(outcome, Held):
-                    self._store.downloads.release(outcome)
+                self._store.downloads.release(outcome)
 
     def _fetch(self, key: EngineKey, parts: _Parts) -> None:
         todo = list(parts.missing())
@@ -291,7 +293,6 @@ class _Parts:
         for digest in digests:
             (self._directory / f"{digest}.part").unlink(missing_ok=True)
             (self._directory / f"{digest}.done").unlink(missing_ok=True)
-        self.was_resumed = False
 
     def move_to(self, target: Path) -> None:
         """Move the files to where they belong; equal files of different names are copied."""

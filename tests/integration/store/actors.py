@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key
 from trtbuild.errors import StoreError
 from trtbuild.plan import EngineKey
-from trtbuild.store import Entry, Shared, Store, beacon, budget, collect, disk, open_tier
+from trtbuild.store import Entry, Shared, Store, beacon, budget, collect, core, disk, open_tier
 from trtbuild.store.claims import Claims, Held
 
 
@@ -106,6 +107,47 @@ def crowd(root: str, count: str, mode: str) -> None:
                 "is_mixed": mode == "broken" and len(ranks) != 1,
                 "left": len(list(store.layout.staging.iterdir())),
             }
+        )
+    )
+
+
+def contend(root: str, sections: str) -> None:
+    """Processes take one claim again and again and are often killed while they have it; never do two have it."""
+    top, key = Path(root), make_key()
+    inside, count, violations = top / "inside", top / "count", top / "violations"
+    inside.mkdir()
+    core._POLL_S = (0.001, 0.005)
+
+    def work(seed: int) -> None:
+        store, chance = Store(top / "store"), random.Random(seed)
+        while not count.exists() or count.stat().st_size < int(sections):
+            with store.lock(key):
+                for other in inside.iterdir():
+                    if beacon.process_is_dead(int(other.name), 0) is False and other.exists():
+                        with violations.open("a") as stream:
+                            stream.write(f"{os.getpid()} met {other.name}\n")
+                    other.unlink(missing_ok=True)
+                mine = inside / str(os.getpid())
+                mine.touch()
+                time.sleep(chance.random() * 0.003)
+                with count.open("a") as stream:
+                    stream.write("x")
+                if chance.random() < 0.2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                mine.unlink(missing_ok=True)
+
+    codes, running, started = [], set[int](), 0
+    while running or started == 0:
+        while len(running) < 8 and (not count.exists() or count.stat().st_size < int(sections)):
+            started += 1
+            running.add(fork(lambda seed=started: work(seed)))  # type: ignore[misc]
+        pid, status = os.wait()
+        running.discard(pid)
+        codes.append(os.waitstatus_to_exitcode(status))
+    told = violations.read_text() if violations.exists() else ""
+    print(
+        json.dumps(
+            {"killed": codes.count(-9), "failed": sum(code not in {0, -9} for code in codes), "violations": told}
         )
     )
 

@@ -56,6 +56,12 @@ def test_64_processes_that_ask_for_one_key_get_one_build_and_one_answer(tmp_path
     }
 
 
+def test_never_do_two_processes_have_a_claim_whoever_is_killed(tmp_path: Path) -> None:
+    outcome = result("contend", tmp_path, 100)
+    assert outcome["killed"] >= 5, "hardly anybody was killed: the test proves nothing"
+    assert (outcome["failed"], outcome["violations"]) == (0, "")
+
+
 def test_without_any_exclusion_builds_repeat_but_entries_never_mix(tmp_path: Path) -> None:
     outcome = result("crowd", tmp_path, 12, "broken")
     assert outcome["builds"] > 1, "the broken lock did not let anybody in twice: the test proves nothing"

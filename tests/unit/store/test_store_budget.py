@@ -224,6 +224,21 @@ def test_snapshots_are_not_collected_while_anything_is_being_built(store: Store)
     assert (cache / "models--acme--m1").exists()
 
 
+def test_the_claim_of_a_build_that_ended_with_the_node_keeps_nothing_for_ever(store: Store) -> None:
+    cache = store.root / "hub"
+    _hub_cache(cache, "m1")
+    claim = store.layout.claims / f"{make_key(9).digest}.first"
+    claim.write_text(json.dumps(current_owner("before-the-reboot", now=0.0).__dict__ | {"boot_id": "another"}))
+    assert "before-the-reboot" in (store.explain(make_key(9)).builder or "")
+    collect(store, max_bytes=0, hf_cache=cache)
+    assert (cache / "models--acme--m1").exists()
+    os.utime(claim, (1, 1))
+    assert store.explain(make_key(9)).builder is None
+    collect(store, max_bytes=0, hf_cache=cache)
+    assert not (cache / "models--acme--m1").exists()
+    assert not claim.exists()
+
+
 def test_snapshots_outside_the_store_are_counted_but_never_collected(store: Store, tmp_path: Path) -> None:
     _hub_cache(tmp_path / "hub", "m1")
     done = collect(store, max_bytes=0, hf_cache=tmp_path / "hub")

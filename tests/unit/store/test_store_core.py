@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key
+from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key, python
 from trtbuild.errors import StoreError
+from trtbuild.process import start, stop
 from trtbuild.store import Entry, Miss, Store, beacon, core
 
 
@@ -394,3 +395,35 @@ def test_waiters_hear_who_builds_and_get_the_entry_without_building(store: Store
 def test_the_default_report_names_the_builder(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
     core._report_wait(beacon.current_owner("pod-a", now=0.0), 75.0)
     assert "waiting for pod-a pid" in capfd.readouterr().err
+
+
+def test_a_forked_child_does_not_keep_its_parents_claim(store: Store) -> None:
+    key = make_key()
+    code = """
+        import os, sys, time
+        from pathlib import Path
+        from tests.unit.store.store_helpers import make_key
+        from trtbuild.store import Store
+        store = Store(Path(sys.argv[1]))
+        with store.lock(make_key()) as claim:
+            read, write = os.pipe()
+            if os.fork() == 0:
+                claim.set_phase("not mine")
+                os.close(read)
+                os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+                os.dup2(1, 2)
+                os.write(write, b"x")
+                time.sleep(600)
+            os.read(read, 1)
+            os._exit(0)
+    """
+    child = start(python(code, store.root), log_path=store.root.parent / "log")
+    try:
+        assert child.wait(60) == 0
+        claim = store.layout.claims / f"{key.digest}.first"
+        owner = beacon.read(claim)
+        assert owner
+        assert owner.phase == ""
+        assert beacon._flock_is_free(claim, owner.token)
+    finally:
+        stop(child, grace_s=0)
