@@ -142,6 +142,12 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argpar
     return None, printed.getvalue().splitlines()
 
 
+def _put(path: Path, data: bytes) -> None:
+    """Write a file unless it holds just that: the bulk tests build thousands of engines into few directories."""
+    if not path.is_file() or path.read_bytes() != data:
+        path.write_bytes(data)
+
+
 def _architecture(model: Path) -> str:
     return str(json.loads((model / "config.json").read_text())["architectures"][0])
 
@@ -163,10 +169,10 @@ def _write_checkpoint(
             "kv_cache_quant_algo": (getattr(args, "kv_cache_dtype", None) or "").upper() or None,
         },
     }
-    (output / "config.json").write_text(json.dumps(config))
+    _put(output / "config.json", json.dumps(config).encode())
     header = json.dumps({"w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
     for rank in range(world - 1 if is_partial else world):
-        (output / f"rank{rank}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\x01")
+        _put(output / f"rank{rank}.safetensors", struct.pack("<Q", len(header)) + header + b"\x01")
 
 
 def run_convert(
@@ -233,12 +239,12 @@ def run_build(argv: Sequence[str], release: TrtLlmRelease, *, is_partial: bool =
     }
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "config.json").write_text(json.dumps(document))
+    _put(output / "config.json", json.dumps(document).encode())
     lines = [f"[TensorRT-LLM] TensorRT-LLM version: {release.version}"]
     for rank in range(world - 1 if is_partial else world):
         lines.append(f"[TRT-LLM] [I] Serializing engine to {output}/rank{rank}.engine...")
-        (output / f"rank{rank}.engine").write_bytes(f"engine of rank {rank}\n".encode())
-    Path(args.output_timing_cache).write_bytes(b"timings\n")
+        _put(output / f"rank{rank}.engine", f"engine of rank {rank}\n".encode())
+    _put(Path(args.output_timing_cache), b"timings\n")
     return 0, [*lines, "[TRT-LLM] [I] Total time of building all engines: 00:00:01"]
 
 
@@ -286,7 +292,7 @@ class Recorder:
             if on_line:
                 on_line(line)
         if log_path:
-            log_path.write_text("".join(f"{line}\n" for line in lines))
+            _put(log_path, "".join(f"{line}\n" for line in lines).encode())
         return Completed(exit_code=exit_code, tail=tuple(lines), elapsed_s=0.0, log_path=log_path)
 
 

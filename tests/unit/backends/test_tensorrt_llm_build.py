@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fakes.machines import gpu_host, resolved
 from tests.fakes.toolchain import Mode, Recorder, lay_out_examples
-from trtbuild import catalog
+from trtbuild import catalog, log
 from trtbuild.backends.tensorrt_llm import TIMING_CACHE, TensorRtLlmBackend
 from trtbuild.backends.tensorrt_llm_engine import read_config
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError, TrtBuildError
@@ -45,6 +47,18 @@ def cannot(model: catalog.ModelInfo, version: str, tp: int, pp: int) -> bool:
     return bool(is_uneven or (pp > 1 and has_no_stages) or is_too_new)
 
 
+@pytest.fixture
+def no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads less for each of thousands of builds; progress itself is tested with the log."""
+
+    @contextlib.contextmanager
+    def progress(sink: log.Log, event: str, msg: str, *, total: int | None = None, unit: Any = "bytes") -> Any:
+        yield log.Progress(sink, event, msg, total=total, unit=unit)
+
+    monkeypatch.setattr(log.Log, "progress", progress)
+
+
+@pytest.mark.usefixtures("no_heartbeats")
 @pytest.mark.parametrize("version", catalog.trtllm_versions())
 def test_every_model_and_cut_builds_or_is_refused(version: str, tmp_path: Path) -> None:
     """Every argv passes the release's own option tables; every engine has every rank."""
