@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -71,6 +73,19 @@ class RunningServer:
         status, text = self.post(f"{model}/generate_stream", {**body, "stream": True})
         assert status == 200, text
         return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+
+    @contextlib.contextmanager
+    def open_streams(self, count: int, model: str = "chat", **body: Any) -> Iterator[list[http.client.HTTPConnection]]:
+        """Send streaming requests and hang up at the end of the block, whether they are done or not."""
+        connections = [http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60) for _ in range(count)]
+        try:
+            for connection in connections:
+                connection.request("POST", f"/v2/models/{model}/generate_stream", json.dumps({**body, "stream": True}))
+            yield connections
+        finally:
+            for connection in connections:
+                connection.sock.close()
+                connection.close()
 
     def metric(self, name: str, **labels: str) -> float:
         """Return one series of the metrics endpoint; it must be there exactly once."""
@@ -149,12 +164,12 @@ def front_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, front_tokenizer: Path) -> Iterator[RunningServer]:
-    """The full layout on the stand-in engine: 4 slots, 20 ms per token, at most 64 waiting."""
+    """One model on the stand-in engine: 4 slots, 10 ms per token, at most 64 waiting."""
     workspace = tmp_path_factory.mktemp("serve")
     record = workspace / "engine.jsonl"
     model = ServedModel(
         served_name="chat",
-        engine_template=standin(4, 0.02, record),
+        engine_template=standin(4, 0.01, record),
         engine_info=engine_info(4),
         tokenizer_dir=front_tokenizer,
         max_queue_size=64,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -162,11 +160,8 @@ def test_a_cancelled_grpc_stream_frees_the_engine(server: RunningServer) -> None
 
 def test_a_client_that_hangs_up_frees_the_engine(server: RunningServer) -> None:
     before, cancelled = len(server.records()), server.metric("trtbuild_requests_total", outcome="cancelled")
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
-    body = json.dumps({"text_input": "abc", "max_tokens": 500, "stream": True})
-    connection.request("POST", "/v2/models/chat/generate_stream", body)
-    assert connection.getresponse().read(10)
-    connection.close()
+    with server.open_streams(1, text_input="abc", max_tokens=500) as connections:
+        assert connections[0].getresponse().read(10)
     server.eventually(lambda: len(server.records()) > before, "the engine's slot is free")
     assert server.records()[-1]["how"] == "cancelled"
     server.eventually(
@@ -176,16 +171,8 @@ def test_a_client_that_hangs_up_frees_the_engine(server: RunningServer) -> None:
 
 def test_waiting_clients_that_hang_up_leave_the_line(server: RunningServer) -> None:
     before = len(server.records())
-    connections = []
-    for _ in range(10):
-        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
-        body = json.dumps({"text_input": "abc", "max_tokens": 500, "stream": True})
-        connection.request("POST", "/v2/models/chat/generate_stream", body)
-        connections.append(connection)
-    server.eventually(lambda: server.metric("trtbuild_requests_waiting") == 6, "six wait")
-    for connection in connections:
-        connection.sock.close()
-        connection.close()
+    with server.open_streams(10, text_input="abc", max_tokens=500):
+        server.eventually(lambda: server.metric("trtbuild_requests_waiting") == 6, "six wait")
     server.eventually(lambda: server.metric("trtbuild_requests_waiting") == 0, "the line is empty")
     server.eventually(lambda: server.metric("trtbuild_requests_running") == 0, "nothing runs")
     server.eventually(lambda: len(server.records()) >= before + 4, "the four that ran have ended")
@@ -209,7 +196,7 @@ def test_a_full_queue_refuses_at_once_and_retryably(server: RunningServer) -> No
     results: list[tuple[int, str]] = []
 
     def one() -> None:
-        results.append(server.post("chat/generate", {"text_input": "abc", "max_tokens": 20}))
+        results.append(server.post("chat/generate", {"text_input": "abc", "max_tokens": 8}))
 
     threads = [threading.Thread(target=one) for _ in range(4 + 64 + 20)]
     for thread in threads:
