@@ -1,6 +1,6 @@
 {{/*
-Static configuration of Envoy: the less busy of two random pods for every request (LEAST_REQUEST), pods found by a look-up of the
-headless Service. HTTP and gRPC are two listeners and two clusters; each counts its own requests.
+Static configuration of Envoy: the least busy pod for every request (LEAST_REQUEST), pods found by a look-up of the headless Service.
+HTTP and gRPC are two listeners and two clusters; each counts its own requests.
 */}}
 
 {{/* (dict "name" "http" "port" 8000 "codec" "AUTO") */}}
@@ -53,7 +53,14 @@ headless Service. HTTP and gRPC are two listeners and two clusters; each counts 
       dns_refresh_rate: 2s
       respect_dns_ttl: false
   connect_timeout: 2s
-  lb_policy: LEAST_REQUEST
+  # The least busy of all pods. Of two random ones, both draws may be the same busy pod: one time in four with two pods.
+  load_balancing_policy:
+    policies:
+      - typed_extension_config:
+          name: envoy.load_balancing_policies.least_request
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest
+            selection_method: FULL_SCAN
   typed_extension_protocol_options:
     envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
       "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.chart.helm import ALL_APIS, CHART, KUBE_VERSION, load_objects, render
+from tests.chart.helm import ALL_APIS, CHART, KUBE_VERSION, container, engine_config, load_objects, merge, render
 
 ROOT = CHART.parent
 TEXT = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -25,11 +26,35 @@ COMMANDS = [
 ON_CHART = [line for line in COMMANDS if line.startswith("helm ") and "./chart" in line]
 
 
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """plan.yaml, written by the very command that the document gives."""
+    [line] = [line for line in COMMANDS if line.startswith("trtbuild plan ")]
+    arguments, name = line.removeprefix("trtbuild ").split(" > ")
+    command = [sys.executable, "-m", "trtbuild", *shlex.split(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path_factory.mktemp("plan") / name
+    path.write_text(done.stdout)
+    return path
+
+
+def test_plan_fills_in_budgets_of_the_chart(plan: Path) -> None:
+    """trtbuild plan --values speaks the chart's language: its file renders, and sets what it promises."""
+    values = yaml.safe_load(plan.read_text())
+    rendered = render(merge(values, {"image": {"repository": "registry.example/trtbuild-server"}}))
+    [sku] = values["skus"]
+    spec = rendered.sku("Deployment", sku)["spec"]["template"]["spec"]
+    assert container(spec, "init")["resources"]["requests"]["memory"] == values["initResources"]["requests"]["memory"]
+    assert engine_config(rendered, sku)["max_batch_size"] == values["model"]["limits"]["maxBatchSize"]
+
+
 @pytest.mark.parametrize("line", ON_CHART)
-def test_command_on_the_chart_renders(line: str, helm3: str, tmp_path: Path) -> None:
+def test_command_on_the_chart_renders(line: str, helm3: str, plan: Path, tmp_path: Path) -> None:
     """Each install, upgrade and template runs as "helm template" with its own arguments."""
     [values] = [block for language, block in BLOCKS if language == "yaml" and block.startswith("image:")]
     (tmp_path / "values.yaml").write_text(values)
+    (tmp_path / "plan.yaml").symlink_to(plan)
     (tmp_path / "chart").symlink_to(CHART)
     arguments = shlex.split(line.split(">", maxsplit=1)[0])
     assert arguments[1] in {"install", "upgrade", "template"}

@@ -107,12 +107,15 @@ def envoy_config(values: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def test_envoy_chooses_the_less_busy_pod_and_never_repeats_a_generation() -> None:
+def test_envoy_chooses_the_least_busy_pod_and_never_repeats_a_generation() -> None:
     resources = envoy_config(THREE)["static_resources"]
     clusters = {cluster["name"]: cluster for cluster in resources["clusters"]}
     for name, port in (("http", 8000), ("grpc", 8001)):
         cluster = clusters[name]
-        assert (cluster["lb_policy"], cluster["cluster_type"]["name"]) == ("LEAST_REQUEST", "envoy.clusters.dns")
+        [policy] = cluster["load_balancing_policy"]["policies"]
+        assert policy["typed_extension_config"]["name"] == "envoy.load_balancing_policies.least_request"
+        assert policy["typed_extension_config"]["typed_config"]["selection_method"] == "FULL_SCAN"
+        assert cluster["cluster_type"]["name"] == "envoy.clusters.dns"
         [endpoint] = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
         assert endpoint["endpoint"]["address"]["socket_address"] == {
             "address": "llama-trtbuild-pods.inference.svc.cluster.local",

@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 
 from tests.chart.helm import Rendered, ci_values, merge, render
+from tests.chart.test_monitoring import DASHBOARDS, panels, substitute
 from tests.hub_stub import HubStub
 from tests.integration.chart.pod import Pod, Running, why_not
+from tests.integration.chart.prometheus import Prometheus
 
 pytestmark = [
     pytest.mark.integration,
@@ -197,6 +199,47 @@ def test_server_shows_what_autoscaling_reads(server: Running) -> None:
     metrics = server.exec(["python3", "-c", read]).stdout
     for name in ("trtbuild_requests_waiting", "trtbuild_request_slots", "trtbuild_request_queue_seconds_total"):
         assert name in metrics
+
+
+LOAD = """
+from concurrent.futures import ThreadPoolExecutor
+from trtbuild import health
+def one(number):
+    return list(health.generate("http://127.0.0.1:8000", "pydoc", {"text_input": f"Number {number}", "max_tokens": 16}))
+with ThreadPoolExecutor(8) as pool:
+    print(sum(bool(pieces) for pieces in pool.map(one, range(40))))
+"""
+
+
+@pytest.fixture(scope="module")
+def prometheus(server: Running, node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A real Prometheus with the rendered rules, scraping the live server."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("prometheus is not installed")
+    running = Prometheus(tmp_path_factory.mktemp("prometheus"), server, node.rendered)
+    try:
+        running.wait(lambda: running.ask(['up{job="server"} == 1'])[0] > 0)
+        yield running
+    finally:
+        running.stop()
+
+
+def test_dashboards_and_signals_show_data_of_the_live_server(prometheus: Prometheus, server: Running) -> None:
+    """Every expression of every panel, and every series an autoscaler may ask for, has a value."""
+    expressions = [substitute(t["expr"]) for path in DASHBOARDS for panel in panels(path) for t in panel["targets"]]
+    signals = ["triton:demand:ratio", "triton:demand_by_cost:ratio", "triton:queue_compute:ratio"]
+    signals += ["triton:waiting:requests", "triton:sku_demand:pods"]
+    expressions += [f'{name}{{namespace="inference",release="llama",sku="cpu"}}' for name in signals]
+    assert server.exec(["python3", "-c", LOAD], timeout_s=200).stdout == "40\n"
+    prometheus.wait(lambda: all(prometheus.ask(expressions)))
+    empty = [text for text, count in zip(expressions, prometheus.ask(expressions), strict=True) if not count]
+    assert empty == []
+
+
+def test_scaling_query_of_keda_has_one_number(prometheus: Prometheus) -> None:
+    values = {"autoscaling": {"enabled": True, "type": "keda"}}
+    trigger = render(merge(ci_values("cpu"), values)).one("ScaledObject")["spec"]["triggers"][0]
+    assert prometheus.ask([trigger["metadata"]["query"]]) == [1]
 
 
 def test_root_file_system_is_read_only(server: Running) -> None:
