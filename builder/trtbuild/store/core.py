@@ -159,6 +159,11 @@ class Staging:
         """Unique name of the staging directory."""
         return self._directory.name
 
+    @property
+    def owner(self) -> Owner:
+        """The process that builds here."""
+        return self._owner.owner
+
     def set_phase(self, phase: str) -> None:
         """Tell the waiters what is being done now: ``fetch``, ``convert``, ``build`` ..."""
         self._owner.set_phase(phase)
@@ -406,7 +411,8 @@ class Store:
             StoreError: Nothing was staged, or it cannot be written.
         """
         with disk.explained("publish an engine", staging.path):
-            manifest = self._describe(key, staging, provenance)
+            by: dict[str, JsonValue] = {"host": staging.owner.label, "uid": staging.owner.uid}
+            manifest = self._describe(key, staging, {"built_by": by, **provenance})
             entry = self._seal(staging, manifest)
             if keep_work:
                 self._keep_work(key, staging)

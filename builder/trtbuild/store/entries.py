@@ -6,6 +6,7 @@ It decides what counts as a hit. It changes nothing on disk.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from pathlib import Path
 from trtbuild.plan import EngineKey
 from trtbuild.spec import JsonValue
 from trtbuild.store.manifest import MANIFEST, Manifest, VerifyMode, check_files, parse_manifest
+
+# What a damaged entry, a failing sector or a replaced NFS directory answers; anything else is no entry's fault.
+_UNREADABLE = {errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EUCLEAN}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +148,12 @@ def look(directory: Path, key: EngineKey, mode: VerifyMode) -> Manifest | Miss:
         if not directory.is_dir():
             return Miss(reason="it was never built here, or has been collected")
         return Miss(reason=f"{MANIFEST} is missing", path=directory)
-    except NotADirectoryError as error:
-        return Miss(reason=str(error), path=directory)
     except ValueError as error:
         return Miss(reason=str(error), path=directory)
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+        return Miss(reason=f"{MANIFEST}: {error.strerror}", path=directory)
     if manifest.key.digest != key.digest:
         return Miss(reason=f"{directory.name} holds the engine of another key, {manifest.key.short}...", path=directory)
     problems = check_files(directory, manifest, mode)

@@ -57,6 +57,9 @@ while True:
         stop(child)
 
 
+_TRICKLE = -1
+
+
 class Proxy:
     """A TCP proxy before the S3 server that can be told to misbehave."""
 
@@ -93,6 +96,7 @@ class Proxy:
             with socket.create_connection(("127.0.0.1", self._target)) as server:
                 threading.Thread(target=self._pump, args=(client, server, None), daemon=True).start()
                 limit = int(mode.partition(":")[2]) if mode.startswith("cut:") else None
+                limit = _TRICKLE if mode == "trickle" else limit
                 self._pump(server, client, limit)
         except OSError:
             pass
@@ -103,7 +107,12 @@ class Proxy:
     def _pump(self, source: socket.socket, target: socket.socket, limit: int | None) -> None:
         sent = 0
         try:
-            while data := source.recv(16384):
+            while data := source.recv(1 if limit == _TRICKLE else 16384):
+                if limit == _TRICKLE:
+                    self.hits += 1
+                    time.sleep(0.2)
+                    target.sendall(data)
+                    continue
                 if limit is not None and sent + len(data) > limit:
                     target.sendall(data[: limit - sent])
                     self.hits += 1
@@ -419,7 +428,7 @@ def test_connections_that_are_cut_are_retried(tmp_path: Path, s3: Tier, proxy: P
     assert contents(taken.path) == BIG
 
 
-@pytest.mark.parametrize("mode", ["503", "hang"])
+@pytest.mark.parametrize("mode", ["503", "hang", "trickle"])
 def test_a_failing_server_costs_a_bounded_time_and_a_warning(
     tmp_path: Path,
     s3: Tier,

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 import stat
 import threading
 import time
@@ -45,7 +47,8 @@ def test_what_was_published_is_found_whole(store: Store) -> None:
     assert found.path == store.root / "engines" / "acme--tiny" / "NVIDIA-L4" / f"tp1-pp1-float16-{key.short}"
     assert contents(found.path) == FILES
     assert found.size_bytes == sum(map(len, FILES.values()))
-    assert found.manifest.provenance == {"durations": {"build": 12.5}, "image": "sha256:abc"}
+    by = {"host": socket.gethostname(), "uid": os.geteuid()}
+    assert found.manifest.provenance == {"built_by": by, "durations": {"build": 12.5}, "image": "sha256:abc"}
     assert found.key == key
     assert found.last_used == 1_000_000.0
     assert (store.root / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
@@ -104,6 +107,24 @@ def test_a_damaged_entry_is_a_miss_with_a_reason_and_is_replaced(
     assert hit(store, key, verify="full")
     assert store.broken() == ()
     assert len(list(store.layout.quarantine.iterdir())) == 1
+
+
+@pytest.mark.parametrize(("code", "is_miss"), [(errno.EIO, True), (errno.ESTALE, True), (errno.EACCES, False)])
+def test_a_manifest_that_the_disk_will_not_give_is_a_miss_and_a_forbidden_one_an_error(
+    store: Store, monkeypatch: pytest.MonkeyPatch, code: int, is_miss: bool
+) -> None:
+    key = make_key()
+    build(store, key)
+
+    def fail(self: Path) -> bytes:
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    if is_miss:
+        assert os.strerror(code) in miss(store, key).reason
+    else:
+        with pytest.raises(StoreError, match="permission denied"):
+            store.get(key)
 
 
 def test_a_flipped_bit_in_a_file_is_found_by_full_verification_only(store: Store) -> None:
