@@ -43,7 +43,7 @@ def demo(
     configure_log(log_format, log_level)
     with as_file(files("trtbuild").joinpath("_demo_model")) as directory:
         flags: dict[str, Any] = {"model": model or str(directory), "backend": "cpu", "store": store}
-        flags |= {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+        flags |= {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "served_name": None if model else "pydoc-llama"}
         requests = _requests(prompts, chat, max_tokens, Path(directory))
         _run(flags, requests, keep)
 
