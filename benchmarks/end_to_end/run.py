@@ -50,8 +50,9 @@ def main() -> None:
 def measure(model: str, scratch: Path) -> dict[str, float]:
     """Return seconds by phase of one run with a store below ``scratch``."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("TRTBUILD_")}
-    command = [sys.executable, "-m", "trtbuild", "serve", model, "--backend", "cpu", "--name", "bench", "--log-format", "json",
-               "--store", str(scratch / "store"), *"--http-port 0 --grpc-port 0 --metrics-port 0".split()]  # fmt: skip
+    ports = [word for name in ("http", "grpc", "metrics") for word in (f"--{name}-port", "0")]
+    command = [sys.executable, "-m", "trtbuild", "serve", model, "--backend", "cpu", "--name", "bench", *ports]
+    command += ["--log-format", "json", "--store", str(scratch / "store")]
     started = time.perf_counter()
     with (scratch / "serve.log").open("w+") as log_file:
         server = subprocess.Popen(command, env=env, stdout=log_file, stderr=log_file)
