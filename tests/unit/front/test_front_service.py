@@ -1,0 +1,465 @@
+"""The life of requests, with a played engine and played clients: order, limits, faults, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2
+from trtbuild_front import service, text
+from trtbuild_front.engine import EngineContract, prepare, read_update, word_list
+from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
+from trtbuild_front.generation import Piece
+from trtbuild_front.http2 import StreamEvents
+from trtbuild_front.request import as_inputs, parse_request
+from trtbuild_front.service import Service, Settings
+
+WAIT_S = 30.0
+INPUTS = """input_ids input_lengths request_output_len end_id pad_id streaming temperature min_length random_seed
+stop_words_list bad_words_list return_log_probs"""
+OUTPUTS = "output_ids sequence_length output_log_probs arrival_time_ns first_scheduled_time_ns last_token_time_ns"
+CONTRACT = EngineContract(
+    model="engine",
+    inputs=frozenset(INPUTS.split()),
+    outputs=frozenset(OUTPUTS.split()),
+    has_batch_dimension=True,
+    max_input_len=40,
+    max_seq_len=60,
+)
+
+
+def answer(*token_ids: int, error: str = "", times_ns: tuple[int, int, int] | None = None) -> bytes:
+    """Return a message of the engine."""
+    message = service_pb2.ModelStreamInferResponse(error_message=error)
+    outputs: dict[str, np.ndarray[Any, Any]] = {"output_ids": np.array([[token_ids]], np.int32)}
+    for name, value in zip(("arrival", "first_scheduled", "last_token"), times_ns or (), strict=False):
+        outputs[f"{name}_time_ns"] = np.array([[value]], np.int64)
+    for name, value in outputs.items():
+        datatype = "INT32" if value.dtype == np.int32 else "INT64"
+        message.infer_response.outputs.add(name=name, datatype=datatype, shape=value.shape)
+        message.infer_response.raw_output_contents.append(value.tobytes())
+    return message.SerializeToString()
+
+
+class FakeEngine:
+    """Stands in for the connection: calls are listed, what happens to them is said by the test."""
+
+    def __init__(self) -> None:
+        self.calls: dict[int, StreamEvents] = {}
+        self.bodies: dict[int, bytes] = {}
+        self.cancelled: list[int] = []
+        self.failure = ""
+        self.is_draining = False
+        self.has_calls = False
+        self.is_down = False
+        self._todo: list[Callable[[], None]] = []
+        self._wake = threading.Event()
+        self._last = 0
+
+    def connect(self) -> FakeEngine:
+        if self.is_down:
+            raise ConnectionRefusedError("nobody listens")
+        self.failure = ""
+        return self
+
+    def call(self, path: str, message: bytes, events: StreamEvents) -> int:
+        assert path.endswith("ModelStreamInfer")
+        self._last += 1
+        self.calls[self._last], self.bodies[self._last] = events, message
+        return self._last
+
+    def cancel(self, number: int) -> None:
+        if self.calls.pop(number, None) is not None:
+            self.cancelled.append(number)
+
+    def step(self, timeout_s: float) -> None:
+        self._wake.wait(timeout_s)
+        self._wake.clear()
+        while self._todo:
+            self._todo.pop(0)()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def close(self) -> None:
+        calls, self.calls = self.calls, {}
+        for events in calls.values():
+            events.on_end(14, "the connection was closed")
+
+    # What the test does, in the serving thread as a real connection does.
+
+    def say(self, number: int, message: bytes) -> None:
+        self._later(lambda: self.calls[number].on_message(message) if number in self.calls else None)
+
+    def end(self, number: int, status: int = 0, detail: str = "") -> None:
+        self._later(lambda: self.calls.pop(number).on_end(status, detail) if number in self.calls else None)
+
+    def lose(self) -> None:
+        def lost() -> None:
+            self.failure = "lost"
+            calls, self.calls = self.calls, {}
+            for events in calls.values():
+                events.on_end(14, "lost")
+
+        self._later(lost)
+
+    def _later(self, what: Callable[[], None]) -> None:
+        self._todo.append(what)
+        self._wake.set()
+
+
+class FakeReply:
+    """A client that remembers, and may be gone."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = []
+        self.error: Exception | None = None
+        self.is_gone = False
+        self.is_deaf = False
+        self.over = threading.Event()
+
+    def send(self, piece: Piece) -> None:
+        assert not self.over.is_set()
+        if self.is_deaf:
+            self.over.set()
+            raise ClientGoneError("gone")
+        self.pieces.append(piece)
+        if piece.finish_reason:
+            self.over.set()
+
+    def fail(self, error: Exception) -> None:
+        assert not self.over.is_set()
+        self.error = error
+        self.over.set()
+
+    def is_cancelled(self) -> bool:
+        return self.is_gone
+
+    def result(self) -> tuple[str, str]:
+        assert self.over.wait(WAIT_S)
+        assert self.error is None, self.error
+        return "".join(piece.text for piece in self.pieces), self.pieces[-1].finish_reason
+
+    def fault(self) -> Exception:
+        assert self.over.wait(WAIT_S)
+        assert self.error is not None
+        return self.error
+
+
+class Stage:
+    """A service with its played surroundings."""
+
+    def __init__(self, directory: Path, slots: int, max_waiting: int) -> None:
+        self.engine = FakeEngine()
+        self.text = text.load(directory)
+        self.service = Service(
+            text=self.text,
+            contract=CONTRACT,
+            settings=Settings(slots=slots, max_waiting=max_waiting, default_max_tokens=16),
+            connect=self.engine.connect,  # type: ignore[arg-type]
+        )
+        self.service.start()
+
+    def ask(self, prompt: str = "ab", **inputs: Any) -> FakeReply:
+        reply = FakeReply()
+        self.service.submit(as_inputs(text_input=prompt, **inputs), reply)
+        return reply
+
+    def call(self, number: int) -> int:
+        """Wait until the engine was called for the ``number``-th time."""
+        self.until(lambda: number in self.engine.bodies, f"call {number}")
+        return number
+
+    def until(self, is_so: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not is_so():
+            assert time.monotonic() < deadline, what
+            time.sleep(0.005)
+
+    def gauges(self) -> tuple[int, int]:
+        seen = self.service.accounting.snapshot(time.monotonic())
+        return seen.waiting, seen.running
+
+    def ids(self, words: str) -> list[int]:
+        return list(self.text.tokenizer.encode(words, add_special_tokens=False).ids)
+
+
+@pytest.fixture
+def make_stage(tokenizer_dir: Path) -> Iterator[Callable[..., Stage]]:
+    stages: list[Stage] = []
+
+    def make(slots: int = 2, max_waiting: int = 0) -> Stage:
+        stages.append(Stage(tokenizer_dir, slots, max_waiting))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.service.stop()
+
+
+def test_pieces_come_as_tokens_do_and_end_with_the_counts(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    reply = stage.ask(max_tokens=9, stream=True)
+    call = stage.call(1)
+    for token in stage.ids("xyz"):
+        stage.engine.say(call, answer(token))
+    stage.until(lambda: "".join(piece.text for piece in reply.pieces) == "xyz", "three pieces")
+    stage.engine.end(call)
+    assert reply.result() == ("xyz", "stop")
+    assert (reply.pieces[-1].prompt_tokens, reply.pieces[-1].completion_tokens) == (3, 3)
+    stage.until(lambda: stage.gauges() == (0, 0), "nothing is left")
+
+
+def test_tokens_that_came_together_are_one_piece(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    reply = stage.ask(max_tokens=9, stream=True)
+    stage.engine.say(stage.call(1), answer(*stage.ids("hello")))
+    stage.until(lambda: len(reply.pieces) == 1, "one piece")
+    assert reply.pieces[0].text == "hello"
+
+
+def test_without_stream_there_is_one_answer(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    ids = stage.ids("ab")
+    reply = stage.ask(max_tokens=len(ids))
+    call = stage.call(1)
+    for token in ids:
+        stage.engine.say(call, answer(token))
+    stage.engine.end(call)
+    assert reply.result() == ("ab", "length")
+    assert len(reply.pieces) == 1
+
+
+def test_only_as_many_as_there_are_slots_reach_the_engine(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(slots=2)
+    replies = [stage.ask() for _ in range(5)]
+    stage.until(lambda: stage.gauges() == (3, 2), "two run, three wait")
+    assert len(stage.engine.calls) == 2
+    for number in range(1, 6):
+        stage.engine.end(stage.call(number))
+    assert [reply.result()[1] for reply in replies] == ["stop"] * 5
+    assert stage.gauges() == (0, 0)
+
+
+def test_a_full_line_refuses_retryably(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(slots=1, max_waiting=2)
+    held = [stage.ask() for _ in range(3)]
+    refused = stage.ask()
+    assert isinstance(refused.fault(), OverloadError)
+    assert "the queue is full (2 requests are waiting)" in str(refused.fault())
+    assert stage.service.accounting.snapshot(time.monotonic()).outcomes["rejected"] == 1
+    assert not any(reply.over.is_set() for reply in held)
+
+
+@pytest.mark.parametrize("where", ["waiting", "running"])
+def test_a_client_that_has_gone_frees_its_place(make_stage: Callable[..., Stage], where: str) -> None:
+    stage = make_stage(slots=1)
+    first, second = stage.ask(), stage.ask()
+    stage.until(lambda: stage.gauges() == (1, 1), "one waits")
+    gone, stays = (second, first) if where == "waiting" else (first, second)
+    gone.is_gone = True
+    assert gone.result()[1] == "cancelled"
+    assert stage.engine.cancelled == ([] if where == "waiting" else [1])
+    stage.engine.end(stage.call(1 if where == "waiting" else 2))
+    assert stays.result()[1] == "stop"
+    assert stage.gauges() == (0, 0)
+
+
+def test_an_answer_that_cannot_be_delivered_cancels(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    reply = stage.ask(stream=True)
+    reply.is_deaf = True
+    stage.engine.say(stage.call(1), answer(*stage.ids("x")))
+    stage.until(lambda: stage.engine.cancelled == [1], "the engine stops")
+    assert stage.service.accounting.snapshot(time.monotonic()).outcomes["cancelled"] == 1
+
+
+def test_a_stop_string_cancels_the_engine_and_is_a_good_end(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    reply = stage.ask(stop_words=["ST"], max_tokens=30)
+    stage.engine.say(stage.call(1), answer(*stage.ids("abSTcd")))
+    assert reply.result() == ("ab", "stop")
+    stage.until(lambda: stage.engine.cancelled == [1], "the engine stops")
+    assert stage.service.accounting.snapshot(time.monotonic()).outcomes["ok"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "message", "expected"),
+    [
+        pytest.param(0, "", answer(error="no such luck"), EngineError, id="error-message"),
+        pytest.param(13, "internal", b"", EngineError, id="grpc-status"),
+        pytest.param(14, "unavailable", b"", OverloadError, id="unavailable"),
+        pytest.param(0, "", b"\xff\xff", EngineError, id="unreadable"),
+    ],
+)
+def test_faults_of_the_engine_end_one_request(
+    make_stage: Callable[..., Stage], status: int, detail: str, message: bytes, expected: type[Exception]
+) -> None:
+    stage = make_stage()
+    bad, good = stage.ask(), stage.ask()
+    if message:
+        stage.engine.say(stage.call(1), message)
+    stage.engine.end(stage.call(1), status, detail)
+    stage.engine.end(stage.call(2))
+    assert type(bad.fault()) is expected
+    assert good.result()[1] == "stop"
+    assert stage.gauges() == (0, 0)
+
+
+def test_a_lost_connection_fails_what_ran_and_is_opened_again(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(slots=1)
+    first, second = stage.ask(), stage.ask()
+    stage.call(1)
+    stage.engine.lose()
+    assert isinstance(first.fault(), OverloadError)
+    stage.engine.end(stage.call(2))
+    assert second.result()[1] == "stop"
+
+
+def test_no_connection_is_a_retryable_error(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    stage.engine.is_down = True
+    fault = stage.ask().fault()
+    assert isinstance(fault, OverloadError) and "no connection to the engine model: nobody listens" in str(fault)
+    stage.engine.is_down = False
+    reply = stage.ask()
+    stage.engine.end(stage.call(1))
+    assert reply.result()[1] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        pytest.param({"prompt": "x" * 50}, "has 51 tokens; this engine takes at most 40", id="too-long"),
+        pytest.param({"top_k": 3}, "runtime_top_k: the engine model 'engine' has no such input", id="not-the-engine-s"),
+        pytest.param({"max_tokens": 0}, "max_tokens: expected at least 1", id="bad-parameter"),
+    ],
+)
+def test_bad_requests_never_reach_the_engine(
+    make_stage: Callable[..., Stage], inputs: dict[str, Any], message: str
+) -> None:
+    stage = make_stage(slots=1)
+    fault = stage.ask(**inputs).fault()
+    assert isinstance(fault, RequestError) and message in str(fault)
+    assert not stage.engine.bodies
+    assert stage.service.accounting.snapshot(time.monotonic()).outcomes["failed"] == 1
+    stage.engine.end(1)
+    assert stage.gauges() == (0, 0)
+
+
+def test_stopping_ends_everybody_and_refuses_newcomers(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(slots=1)
+    replies = [stage.ask() for _ in range(3)]
+    stage.until(lambda: stage.gauges() == (2, 1), "two wait")
+    stage.service.stop()
+    assert all(isinstance(reply.fault(), OverloadError) for reply in replies)
+    assert isinstance(stage.ask().fault(), OverloadError)
+    assert stage.gauges() == (0, 0)
+
+
+def test_any_mixture_of_fates_leaves_nothing_behind(
+    make_stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_UNCHECKED_S", 0.0)
+    monkeypatch.setattr(service, "_SWEEP_PAUSE_S", 0.001)
+    random_ = random.Random(7)
+    stage = make_stage(slots=4, max_waiting=20)
+    replies: list[FakeReply] = []
+    handled = 0
+    while handled < 300:
+        for _ in range(random_.randrange(8)):
+            prompt = "x" * 60 if random_.random() < 0.1 else "ab"
+            replies.append(stage.ask(prompt, max_tokens=20, stream=random_.random() < 0.5))
+        for number in list(stage.engine.calls):
+            fate = random_.random()
+            if fate < 0.5:
+                stage.engine.say(number, answer(*stage.ids("hello")))
+            elif fate < 0.9:
+                handled += 1
+                stage.engine.end(number, random_.choice([0, 0, 0, 13, 14]))
+            else:
+                stage.engine.say(number, answer(1, times_ns=(5, 10, 20)))
+        for reply in random_.sample(replies, min(2, len(replies))):
+            reply.is_gone = random_.random() < 0.2
+        if random_.random() < 0.02:
+            stage.engine.lose()
+        time.sleep(0.001)
+    deadline = time.monotonic() + WAIT_S
+    while stage.gauges() != (0, 0):
+        assert time.monotonic() < deadline
+        for number in list(stage.engine.calls):
+            stage.engine.end(number)
+        time.sleep(0.005)
+    assert all(reply.over.wait(WAIT_S) for reply in replies)
+    outcomes = stage.service.accounting.snapshot(time.monotonic()).outcomes
+    assert sum(outcomes.values()) == len(replies)
+    assert all(count > 0 for count in outcomes.values()), outcomes
+
+
+def _decoded(directory: Path, **inputs: Any) -> dict[str, Any]:
+    """Return what the engine would be sent: input name to (shape, values)."""
+    request = parse_request(as_inputs(**inputs))
+    body = prepare(request, text.load(directory), CONTRACT, 16).body
+    message = service_pb2.ModelInferRequest.FromString(body)
+    types = {"INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32, "BOOL": np.bool_}
+    return {
+        tensor.name: np.frombuffer(raw, types[tensor.datatype]).reshape(tuple(tensor.shape)).tolist()
+        for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True)
+    }
+
+
+def test_the_engine_s_own_spelling_and_shapes_are_used(tokenizer_dir: Path) -> None:
+    sent = _decoded(
+        tokenizer_dir, text_input="ab", max_tokens=5, seed=2**63, min_tokens=2, temperature=0.5, bad_words=["ab"]
+    )
+    ids = text.load(tokenizer_dir).encode("ab")
+    assert sent["input_ids"] == [ids]
+    assert sent["input_lengths"] == [[len(ids)]]
+    assert sent["request_output_len"] == [[5]]
+    assert sent["random_seed"] == [[2**63]]
+    assert sent["min_length"] == [[2]]
+    assert sent["temperature"] == [[0.5]]
+    assert sent["end_id"] == [[1]]
+    assert sent["pad_id"] == [[0]]
+    assert sent["stop_words_list"] == [[[3], [1]]]  # the second end id
+    assert len(sent["bad_words_list"][0]) == 2
+    assert sent["streaming"] == [[True]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "tokens"),
+    [
+        pytest.param({"text_input": "ab"}, 16, id="default"),
+        pytest.param({"text_input": "x" * 38, "max_tokens": 21}, 21, id="what-fits"),
+        pytest.param({"text_input": "x" * 38, "max_tokens": 100}, 21, id="cut"),
+        pytest.param({"messages": json.dumps([{"role": "u", "content": "a"}])}, None, id="conversations-take-all"),
+    ],
+)
+def test_lengths(tokenizer_dir: Path, inputs: dict[str, Any], tokens: int | None) -> None:
+    sent = _decoded(tokenizer_dir, **inputs)
+    length = sent["request_output_len"][0][0]
+    assert length == (tokens if tokens is not None else 60 - sent["input_lengths"][0][0])
+
+
+def test_an_end_id_of_the_client_replaces_the_model_s(tokenizer_dir: Path) -> None:
+    sent = _decoded(tokenizer_dir, text_input="ab", end_id=9)
+    assert sent["end_id"] == [[9]] and "stop_words_list" not in sent
+    assert "end_id" not in _decoded(tokenizer_dir, text_input="ab", end_id=-1)
+
+
+def test_word_lists() -> None:
+    assert word_list([(1, 2), (3,)]).tolist() == [[1, 2, 3], [2, 3, -1]]
+    assert word_list([]).shape == (2, 0)
+
+
+def test_times_that_are_not_all_there_are_none_at_all() -> None:
+    assert read_update(answer(4, times_ns=(1, 2_000_000_001, 5_000_000_001))).times is not None
+    assert read_update(answer(4, times_ns=(0, 0, 0))).times is None
+    assert read_update(answer(4)).times is None
