@@ -132,8 +132,8 @@ def read_gpus(nvidia_smi: str | None, visible: str | None) -> tuple[GpuInfo, ...
     query = Command(argv=(nvidia_smi, f"--query-gpu={_GPU_QUERY}", "--format=csv,noheader,nounits"))
     listing = Command(argv=(nvidia_smi, "-L"))
     try:
-        answer = run(query, timeout_s=_SMI_TIMEOUT_S)
-        names = run(listing, timeout_s=_SMI_TIMEOUT_S) if answer.exit_code == 0 else answer
+        answer = run(query, timeout_s=_SMI_TIMEOUT_S, tail_lines=None)
+        names = run(listing, timeout_s=_SMI_TIMEOUT_S, tail_lines=None) if answer.exit_code == 0 else answer
     except (OSError, TimeoutError):
         return ()
     if answer.exit_code != 0:
@@ -164,12 +164,12 @@ def parse_gpus(query: str, listing: str) -> list[tuple[GpuInfo, str]]:
             gpu = GpuInfo(index=len(found), product=product, compute_capability=capability, memory_mib=whole)
             found.append((gpu, uuid))
         for profile, mig_uuid in slices.get(int(index), []):
-            gib = re.search(r"(\d+)gb", profile)
+            slice_mib = catalog.mig_memory_mib(profile)
             gpu = GpuInfo(
                 index=len(found),
                 product=product,
                 compute_capability=capability,
-                memory_mib=int(gib[1]) * 1024 if gib else whole,
+                memory_mib=slice_mib if slice_mib is not None else whole,
                 mig_profile=profile,
             )
             found.append((gpu, mig_uuid))

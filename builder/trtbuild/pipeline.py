@@ -5,13 +5,14 @@ The only file that knows the order. Every stage takes and returns frozen values;
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +20,12 @@ from typing import cast
 
 from trtbuild import __version__, backends, catalog, fetch, log
 from trtbuild.catalog import ModelInfo
-from trtbuild.errors import HostError, RepositoryError, SpecError
+from trtbuild.errors import HostError, RepositoryError, SpecError, TrtBuildError
 from trtbuild.fetch import Hub
-from trtbuild.plan import Backend, BuildPlan, EngineInfo, ResolvedModel, canonical_json
+from trtbuild.plan import Backend, BuildPlan, EngineInfo, ResolvedModel, canonical_json, path_part
 from trtbuild.repository import ServedModel, write_repository
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec
-from trtbuild.store import Entry, Shared, Store, VerifyMode, make_room, open_tier
+from trtbuild.store import Entry, Shared, Staging, Store, VerifyMode, make_room, open_tier
 
 AUTO_ORDER = ("tensorrt_llm", "llmapi", "cpu")
 """Backends in the order in which ``auto`` takes the first that this machine can run."""
@@ -134,12 +135,22 @@ def make_plan(spec: EngineSpec, ctx: Context) -> tuple[Backend, BuildPlan]:
     """
     with log.get().stage("plan"):
         model = resolve_model(spec, ctx)
+        spec = _pin_calibration(spec, ctx)
         backend = choose_backend(spec.backend, ctx.host)
         plan = backend.plan(spec, model, ctx.host)
         for warning in plan.warnings:
             log.get().warning("plan_warning", warning)
         log.get().bind(key=plan.key.short)
     return backend, plan
+
+
+def _pin_calibration(spec: EngineSpec, ctx: Context) -> EngineSpec:
+    """Pin local calibration data by its contents: what it says ends up in the engine's scales."""
+    directory = Path(spec.calibration).expanduser() if spec.calibration else None
+    if directory is None or not directory.is_dir():
+        return spec
+    pin = fetch.hash_directory(directory, memo=ctx.store.root / "hashes")
+    return replace(spec, calibration=f"{directory.resolve()}@{pin}")
 
 
 def provision(spec: Spec, ctx: Context) -> Provisioned:
@@ -236,7 +247,7 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
             staging.set_phase("fetch")
             snapshot = _fetch(spec.engine, plan, ctx)
             durations["fetch_s"] = round(time.monotonic() - started, 3)
-        with sink.stage("build"):
+        with sink.stage("build"), _kept_logs(staging, ctx.store), _timing_cache(plan, staging, ctx):
             staging.set_phase("build")
             started = time.monotonic()
             backend.build(plan, snapshot, staging.path, staging.work_dir)
@@ -246,6 +257,42 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
             sink.info("built", f"engine {plan.key.short} built in {log.format_duration(durations['build_s'])}")
         with sink.stage("store"):
             return ctx.store.publish(plan.key, staging, provenance(plan, ctx.host, durations))
+
+
+@contextlib.contextmanager
+def _kept_logs(staging: Staging, store: Store) -> Iterator[None]:
+    """Let errors name the place where the store keeps the logs of a failed build, not the one it sweeps."""
+    try:
+        yield
+    except TrtBuildError as error:
+        swept, kept = str(staging.work_dir), str(store.layout.logs / staging.name)
+        error.message, error.hint = error.message.replace(swept, kept), error.hint.replace(swept, kept)
+        error.args = (error.message,)
+        raise
+
+
+@contextlib.contextmanager
+def _timing_cache(plan: BuildPlan, staging: Staging, ctx: Context) -> Iterator[None]:
+    """Lend a TensorRT build the kernel timings of earlier ones on this SKU and TensorRT version, and keep its own.
+
+    A hint only: a lost or damaged cache costs time, never correctness, so nothing here fails a build.
+    """
+    version = ctx.host.versions.get("tensorrt")
+    if plan.backend != "tensorrt_llm" or version is None:
+        yield
+        return
+    from trtbuild.backends.tensorrt_llm import TIMING_CACHE
+
+    kept = ctx.store.root / "timing" / path_part(plan.sku) / f"{path_part(version)}.cache"
+    lent = staging.work_dir / TIMING_CACHE
+    with contextlib.suppress(OSError):
+        shutil.copyfile(kept, lent)
+    yield
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        draft = kept.with_name(f".{kept.name}.{staging.name}")
+        shutil.copyfile(lent, draft)
+        draft.rename(kept)
 
 
 def _fetch(spec: EngineSpec, plan: BuildPlan, ctx: Context) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trtbuild.errors import LaunchError
+from trtbuild.feasibility import engine_mismatches
 from trtbuild.log import format_bytes
 from trtbuild.plan import EngineInfo
 from trtbuild.spec import HostInfo, JsonValue
@@ -69,22 +70,21 @@ def preflight(
     """
     return (
         _shm(host, info),
-        *_gpus(host, info),
-        *_versions(host, key_fields),
+        *_match(host, info, key_fields),
         _open_files(limits),
         *_locked_memory(limits, info),
     )
 
 
 def refuse(checks: tuple[Check, ...]) -> None:
-    """Raise for the first check that would make the start fail.
+    """Raise when a check says that the start would fail, naming all that do.
 
     Raises:
         LaunchError: With what was seen, what was expected and what to do.
     """
-    for check in checks:
-        if check.is_fatal and not check.is_ok:
-            raise LaunchError(f"{check.name}: {check.text}", hint=check.remedy)
+    fatal = [check for check in checks if check.is_fatal and not check.is_ok]
+    if fatal:
+        raise LaunchError("; ".join(f"{check.name}: {check.text}" for check in fatal), hint=fatal[0].remedy)
 
 
 def _shm(host: HostInfo, info: EngineInfo) -> Check:
@@ -99,43 +99,20 @@ def _shm(host: HostInfo, info: EngineInfo) -> Check:
     )
 
 
-def _gpus(host: HostInfo, info: EngineInfo) -> list[Check]:
+def _match(host: HostInfo, info: EngineInfo, fields: Mapping[str, JsonValue]) -> list[Check]:
+    """Compare what the engine was built on with what is here; TensorRT's own message names neither side's GPU."""
     if info.backend == "cpu":
-        return []
-    seen = len(host.gpus)
-    return [
-        Check(
-            name="GPUs",
-            is_ok=seen >= info.world_size,
-            is_fatal=True,
-            text=f"{seen} visible, the engine has {info.world_size} ranks (tp {info.tp_size} x pp {info.pp_size})",
-            remedy=f"give this process {info.world_size} GPUs (docker: --gpus; Kubernetes: nvidia.com/gpu), "
-            "and look at CUDA_VISIBLE_DEVICES",
-        )
-    ]
-
-
-def _versions(host: HostInfo, fields: Mapping[str, JsonValue]) -> list[Check]:
-    """Compare what the engine was built for with what is here; TensorRT's own message names neither side's GPU."""
-    gpu = host.gpus[0] if host.gpus else None
-    here: dict[str, object] = {name: host.versions.get(name) for name in ("tensorrt_llm", "tensorrt", "openvino")}
-    if gpu is not None:
-        here |= {"gpu_product": gpu.product, "compute_capability": gpu.compute_capability}
-    checks = []
-    for name, value in here.items():
-        wanted = fields.get(name)
-        if wanted is None or value is None:
-            continue
-        checks.append(
-            Check(
-                name=f"engine's {name.replace('_', ' ')}",
-                is_ok=str(wanted) == str(value),
-                is_fatal=True,
-                text=f"the engine was built for {wanted}, here is {value}",
-                remedy="serve it where it was built for, or build again here: trtbuild explain shows every difference",
-            )
-        )
-    return checks
+        seen = [
+            f"built with {name} {fields[name]}, here is {host.versions.get(name) or 'none'}"
+            for name in ("openvino", "openvino_genai")
+            if name in fields and fields[name] != host.versions.get(name)
+        ]
+    else:
+        seen = list(engine_mismatches(fields, host, world_size=info.world_size))
+    remedy = "serve it where it was built for, or build again here: trtbuild explain shows every difference"
+    if not seen:
+        return [Check(name="engine", is_ok=True, is_fatal=True, text="it was built for this machine")]
+    return [Check(name="engine", is_ok=False, is_fatal=True, text=text, remedy=remedy) for text in seen]
 
 
 def _open_files(limits: Limits) -> Check:

@@ -59,8 +59,8 @@ def test_gpus_and_their_slices() -> None:
     found = parse_gpus(QUERY, LISTING)
     assert [(g.index, g.product, g.mig_profile, g.memory_mib, uuid) for g, uuid in found] == [
         (0, "NVIDIA-H100-80GB-HBM3", None, 81559, "GPU-aaa"),
-        (1, "NVIDIA-H100-80GB-HBM3", "3g.40gb", 40960, "MIG-ccc"),
-        (2, "NVIDIA-H100-80GB-HBM3", "3g.40gb", 40960, "MIG-ddd"),
+        (1, "NVIDIA-H100-80GB-HBM3", "3g.40gb", 36454, "MIG-ccc"),
+        (2, "NVIDIA-H100-80GB-HBM3", "3g.40gb", 36454, "MIG-ddd"),
     ]
 
 
