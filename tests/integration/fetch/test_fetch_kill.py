@@ -36,18 +36,21 @@ FETCH = textwrap.dedent(
     from trtbuild.fetch import Hub, resolve, snapshot
     from trtbuild.fetch.http import Tuning
 
-    endpoint, cache = sys.argv[1], Path(sys.argv[2])
+    endpoint, cache, range_bytes, sync_bytes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     hub = Hub(endpoint=endpoint)
-    tuning = Tuning(connections={CONNECTIONS}, range_bytes=1 << 20, sync_bytes=1 << 20, journal_bytes={JOURNAL_BYTES},
-                    read_bytes={READ_BYTES})
+    tuning = Tuning(connections={CONNECTIONS}, range_bytes=range_bytes, sync_bytes=sync_bytes,
+                    journal_bytes={JOURNAL_BYTES}, read_bytes={READ_BYTES})
     resolved = resolve("org/model", "main", hub=hub, cache=cache, tuning=tuning)
     print(snapshot(resolved, cache=cache, hub=hub, tuning=tuning), flush=True)
     """
 )
 
 
-def fetch_command(hub: HubStub, cache: Path) -> Command:
-    return Command(argv=(sys.executable, "-c", FETCH, hub.endpoint, str(cache)))
+def fetch_command(
+    hub: HubStub, cache: Path, *, range_bytes: int = MIB, sync_bytes: int = MIB, before: str = ""
+) -> Command:
+    arguments = (hub.endpoint, str(cache), str(range_bytes), str(sync_bytes))
+    return Command(argv=(sys.executable, "-c", before + FETCH, *arguments))
 
 
 @pytest.fixture
@@ -64,8 +67,10 @@ def test_kill_9_at_any_moment_repeats_little_and_leaves_nothing(
     size = len(files["model.safetensors"])
     rng = random.Random(20240817)
     kills = 0
+    client.tuning = replace(client.tuning, range_bytes=4 * MIB)
+    command = fetch_command(slow_hub, client.cache, range_bytes=4 * MIB, sync_bytes=64 * MIB)  # no sync helps out
     for _ in range(5):
-        child = start(fetch_command(slow_hub, client.cache), log_path=tmp_path / "log")
+        child = start(command, log_path=tmp_path / "log")
         sent_before = slow_hub.bytes_sent("/storage/")
         moment = sent_before + rng.randrange(1, 3 * MIB)
         while child.poll() is None and slow_hub.bytes_sent("/storage/") < moment:
@@ -156,9 +161,8 @@ def test_an_interrupted_download_stops_soon_and_keeps_what_it_has(
     files = small_model()
     hub.add_repo("org/model", files)
     stall = hub.add_fault("GET /storage/", "stall", after_bytes=500_000, times=None)
-    script = "import signal; signal.signal(signal.SIGTERM, lambda *_: exit(143))\n" + FETCH
-    command = Command(argv=(sys.executable, "-c", script, hub.endpoint, str(client.cache)))
-    child = start(command, log_path=tmp_path / "log")
+    before = "import signal; signal.signal(signal.SIGTERM, lambda *_: exit(143))\n"
+    child = start(fetch_command(hub, client.cache, before=before), log_path=tmp_path / "log")
     hub.wait_until(lambda: hub.bytes_sent("/storage/") >= 1_500_000 or child.poll() is not None)
     time.sleep(0.3)  # lets the last bytes reach the client; nothing depends on it but the size of the partial file
     child.send_signal(number)
