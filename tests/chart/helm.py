@@ -11,9 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import helm_python
+import pytest
 import yaml
-from helm_python import _native
+
+helm_python = pytest.importorskip("helm_python")
+_native = helm_python._native
 
 CHART = Path(__file__).resolve().parents[2] / "chart"
 CI = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*-values.yaml"))}
@@ -35,6 +37,8 @@ class Rendered:
 
     objects: tuple[Object, ...]
     notes: str = ""
+    files: frozenset[str] = frozenset()
+    """Templates that gave at least one object, relative to templates/ (Helm 4 only)."""
 
     def kind(self, kind: str) -> list[Object]:
         return [item for item in self.objects if item["kind"] == kind]
@@ -82,7 +86,7 @@ def load_objects(text: str) -> list[Object]:
 
 
 @cache
-def _chart() -> helm_python.Chart:
+def _chart() -> Any:
     return helm_python.Chart.load(str(CHART))
 
 
@@ -124,13 +128,14 @@ def render(
         raise RenderError(str(error)) from None
     files: dict[str, str] = json.loads(text)
     objects: list[Object] = []
-    notes = ""
+    used = set()
     for path, content in sorted(files.items()):
-        if path.endswith("NOTES.txt"):
-            notes = content
-        elif path.endswith(".yaml"):
-            objects.extend(load_objects(content))
-    return Rendered(tuple(objects), notes)
+        if path.endswith(".yaml"):
+            found = load_objects(content)
+            objects.extend(found)
+            if found:
+                used.add(path.split("/templates/")[1])
+    return Rendered(tuple(objects), files["trtbuild/templates/NOTES.txt"], frozenset(used))
 
 
 def render_helm3(helm: str, values: Path, *, release: str = "llama", apis: tuple[str, ...] = ALL_APIS) -> Rendered:

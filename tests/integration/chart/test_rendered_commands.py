@@ -194,6 +194,15 @@ def test_served_model_streams(server: Running) -> None:
     assert "".join(pieces).strip()
 
 
+def test_helm_test_generates(server: Running, node: Node) -> None:
+    """The command of the chart's test pod; the Service's name stands for the server itself here."""
+    [asking] = node.rendered.one("Pod")["spec"]["containers"]
+    command = ["127.0.0.1" if word == "llama-trtbuild" else word for word in asking["command"]]
+    assert command != asking["command"]
+    done = server.exec(command)
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+
+
 def test_server_shows_what_autoscaling_reads(server: Running) -> None:
     read = "from trtbuild import health; print(health.read_metrics('http://127.0.0.1:8002'))"
     metrics = server.exec(["python3", "-c", read]).stdout

@@ -1,0 +1,85 @@
+"""Each template has values that turn it on and values that turn it off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.chart.helm import CHART, KUBE_VERSION, RenderError, ci_values, merge, render
+
+ONE = ci_values("one-sku")
+ROUTE = {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]}}
+JOINED = {"service": {"create": False, "group": "llm"}}
+CLAIM = {"storage": {"engines": {"type": "persistentVolumeClaim"}}}
+ALWAYS: dict[str, Any] = {}
+SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    "configmap.yaml": (ALWAYS, None),
+    "deployment.yaml": (ALWAYS, None),
+    "balancer-configmap.yaml": ({"balancing": {"type": "envoy"}}, ALWAYS),
+    "balancer-deployment.yaml": ({"balancing": {"type": "envoy"}}, ALWAYS),
+    "balancer-poddisruptionbudget.yaml": (
+        {"balancing": {"type": "envoy"}},
+        {"balancing": {"type": "envoy", "envoy": {"replicas": 1}}},
+    ),
+    "dashboards.yaml": (ALWAYS, {"monitoring": {"dashboards": {"enabled": False}}}),
+    "horizontalpodautoscaler.yaml": (ALWAYS, {"autoscaling": {"enabled": False}}),
+    "httproute.yaml": (ROUTE, ALWAYS),
+    "ingress.yaml": ({"ingress": {"enabled": True}}, ALWAYS),
+    "networkpolicy.yaml": (ALWAYS, {"networkPolicy": {"enabled": False}}),
+    "persistentvolumeclaim.yaml": (CLAIM, ALWAYS),
+    "poddisruptionbudget.yaml": (ALWAYS, {"disruptionBudget": {"enabled": False}}),
+    "podmonitor.yaml": (ALWAYS, {"monitoring": {"scrape": "none"}}),
+    "prewarm-job.yaml": ({"prewarm": {"enabled": True}}, ALWAYS),
+    "prometheusrule-alerts.yaml": (ALWAYS, {"monitoring": {"rules": {"alerts": False}}}),
+    "prometheusrule-recording.yaml": (ALWAYS, {"monitoring": {"rules": {"enabled": False}}}),
+    "scaledobject.yaml": ({"autoscaling": {"type": "keda"}}, ALWAYS),
+    "service.yaml": (ALWAYS, JOINED),
+    "service-pods.yaml": ({"balancing": {"type": "envoy"}}, ALWAYS),
+    "service-sku.yaml": (merge(ROUTE, {"balancing": {"type": "gateway"}}), ROUTE),
+    "serviceaccount.yaml": (ALWAYS, {"serviceAccount": {"create": False}}),
+    "servicemonitor.yaml": ({"monitoring": {"scrape": "ServiceMonitor"}}, ALWAYS),
+    "test-pod.yaml": (ALWAYS, JOINED),
+}
+
+
+def test_every_template_is_listed() -> None:
+    folder = CHART / "templates"
+    assert set(SWITCHES) == {str(path.relative_to(folder)) for path in folder.rglob("*.yaml")}
+
+
+@pytest.mark.parametrize("template", SWITCHES)
+def test_template_turns_on_and_off(template: str) -> None:
+    on, off = SWITCHES[template]
+    assert template in render(merge(ONE, on)).files
+    if off is not None:
+        assert template not in render(merge(ONE, off)).files
+
+
+def test_a_sku_may_say_nothing() -> None:
+    assert render({**ONE, "skus": {"a100": {}}}) == render({**ONE, "skus": {"a100": None}})
+
+
+@pytest.mark.parametrize("version", ["v1.27.0", "v1.37.2", "v1.31.4-gke.1000", "v1.30.2+k3s1"])
+def test_vendors_versions_are_understood(version: str) -> None:
+    values = merge(ONE, {"service": {"trafficDistribution": "PreferClose"}})
+    service = render(values, kube_version=version).one("Service")
+    assert ("trafficDistribution" in service["spec"]) is (version.split(".")[1] >= "31")
+
+
+def test_helm_test_asks_the_service() -> None:
+    for values in (ONE, merge(ONE, {"balancing": {"type": "envoy"}})):
+        rendered = render(values)
+        pod = rendered.one("Pod")
+        [container] = pod["spec"]["containers"]
+        assert container["command"][container["command"].index("--host") + 1] == "llama-trtbuild"
+        assert "llama-trtbuild" in {item["metadata"]["name"] for item in rendered.kind("Service")}
+        selector = rendered.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+        assert not selector.items() <= pod["metadata"]["labels"].items()
+
+
+def test_refusal_is_short_enough_to_read() -> None:
+    with pytest.raises(RenderError) as refused:
+        render(merge(ONE, {"model": {"name": ""}}), kube_version=KUBE_VERSION)
+    last = str(refused.value).splitlines()[-1].strip()
+    assert last.endswith("--set model.name=llama-3-8b")
