@@ -171,9 +171,12 @@ class Shared:
 
             def job(digest: str, start: int, length: int) -> Callable[[], int]:
                 def work() -> int:
-                    data = self._tier.read_range(f"{_base(key)}/files/{digest}", start, length)
-                    with transfer.writing():
-                        parts.write(digest, start, data)
+                    offset = start
+                    with parts.open(digest) as part:
+                        for data in self._tier.read_range(f"{_base(key)}/files/{digest}", start, length):
+                            with transfer.writing():
+                                offset += _write_all(part, data, offset)
+                    parts.note(digest, start, length)
                     return length
 
                 return work
@@ -266,16 +269,21 @@ class _Parts:
                     found.add((int(start), int(length)))
         return found
 
-    def write(self, digest: str, start: int, data: bytes) -> None:
-        """Write one piece, then note that it is there."""
-        disk.fault_hook("part", self._directory / f"{digest}.part")
-        with (self._directory / f"{digest}.part").open("r+b", buffering=0) as stream:
-            stream.seek(start)
-            view = memoryview(data)
-            while view:
-                view = view[stream.write(view) :]
+    @contextlib.contextmanager
+    def open(self, digest: str) -> Iterator[int]:
+        """Open the part of one file for writing anywhere in it; gives the file descriptor."""
+        path = self._directory / f"{digest}.part"
+        disk.fault_hook("part", path)
+        fd = os.open(path, os.O_WRONLY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def note(self, digest: str, start: int, length: int) -> None:
+        """Note that a piece is there."""
         with self._lock, (self._directory / f"{digest}.done").open("a") as notes:
-            notes.write(f"{start} {len(data)}\n")
+            notes.write(f"{start} {length}\n")
 
     def verify(self) -> list[str]:
         """Hash every file; return the names (sha256) of those that are not what they should be."""
@@ -391,6 +399,14 @@ class _Transfer:
                     raise
                 time.sleep(0.2 * 4**attempt / 4)
         raise AssertionError("unreachable")
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> int:
+    """Write all of ``data`` at ``offset``; return its length in bytes."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+    return done
 
 
 _T = TypeVar("_T")

@@ -30,6 +30,7 @@ CLOUD_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
 CONNECT_TIMEOUT_S = 5
 REQUEST_TIMEOUT_S = 60
 _RETRY_FOR_S = 20
+_READ_BYTES = 1 << 20
 _MIN_PART_BYTES = 16 << 20
 _MAX_PARTS = 9000
 _PARTS_AT_ONCE = 6
@@ -60,8 +61,8 @@ class Tier(Protocol):
             TierError: It cannot be known.
         """
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        """Return exactly ``length`` bytes from ``start``.
+    def read_range(self, name: str, start: int, length: int) -> Iterator[memoryview]:
+        """Yield exactly ``length`` bytes from ``start`` in pieces; each is valid until the next one is asked for.
 
         Raises:
             TierError: They cannot be read, or there are fewer.
@@ -148,19 +149,19 @@ class DirectoryTier:
         except OSError as error:
             raise TierError(f"{self.name}: {error}") from error
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        """Return exactly ``length`` bytes from ``start``."""
+    def read_range(self, name: str, start: int, length: int) -> Iterator[memoryview]:
+        """Yield exactly ``length`` bytes from ``start``."""
+        buffer, left = memoryview(bytearray(min(length, _READ_BYTES))), length
         try:
             with (self._root / name).open("rb", buffering=0) as stream:
                 stream.seek(start)
-                data = bytearray()
-                while len(data) < length and (piece := stream.read(length - len(data))):
-                    data += piece
+                while left and (count := stream.readinto(buffer[: min(left, _READ_BYTES)])):
+                    yield buffer[:count]
+                    left -= count
         except OSError as error:
             raise TierError(f"{self.name}: {error}") from error
-        if len(data) != length:
-            raise TierError(f"{self.name}: {name} ends after {start + len(data)} bytes")
-        return bytes(data)
+        if left:
+            raise TierError(f"{self.name}: {name} ends after {start + length - left} bytes")
 
     def write_file(self, name: str, source: Path) -> None:
         """Copy a whole file, then rename it into place."""
@@ -265,7 +266,7 @@ class ObjectTier:
             return None
         if size > limit_bytes:
             raise TierError(f"{self.name}: {name} is larger than {limit_bytes} bytes")
-        return self.read_range(name, 0, size)
+        return b"".join(map(bytes, self.read_range(name, 0, size)))
 
     def size(self, name: str) -> int | None:
         """Return an object's size in bytes; None when there is none."""
@@ -278,19 +279,19 @@ class ObjectTier:
         except self._errors as error:
             raise TierError(f"{self.name}: {_first_line(error)}") from error
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        """Return exactly ``length`` bytes from ``start``."""
+    def read_range(self, name: str, start: int, length: int) -> Iterator[memoryview]:
+        """Yield exactly ``length`` bytes from ``start``."""
         import obstore
 
         if length == 0:
-            return b""
+            return
         try:
-            data = bytes(obstore.get_range(self._store, name, start=start, length=length))
+            data = obstore.get_range(self._store, name, start=start, length=length)
         except self._errors as error:
             raise TierError(f"{self.name}: {_first_line(error)}") from error
         if len(data) != length:
             raise TierError(f"{self.name}: {name} ends after {start + len(data)} bytes")
-        return data
+        yield memoryview(data)
 
     def write_file(self, name: str, source: Path) -> None:
         """Upload a whole file in parts; it appears when the last part is there."""

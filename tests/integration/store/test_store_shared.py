@@ -273,12 +273,11 @@ class Flaky:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        if "/files/" in name:
-            self.left -= 1
-            if self.left < 0:
-                raise TierError("connection reset")
-            self.read_bytes += length
+    def read_range(self, name: str, start: int, length: int) -> Iterator[memoryview]:
+        self.left -= 1
+        if self.left < 0:
+            raise TierError("connection reset")
+        self.read_bytes += length
         return self._inner.read_range(name, start, length)
 
 
@@ -385,7 +384,7 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
+    def read_range(self, name: str, start: int, length: int) -> Iterator[memoryview]:
         time.sleep(self._delay_s)
         return self._inner.read_range(name, start, length)
 
