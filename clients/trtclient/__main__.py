@@ -1,0 +1,5 @@
+"""``python -m trtclient``."""
+
+from trtclient.cli import main
+
+main()

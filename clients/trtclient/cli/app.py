@@ -1,0 +1,57 @@
+"""The command tree. Subcommands are imported when they are used, so that ``trtclient --help`` stays instant."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from trtbuild import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "chat": ("trtclient.cli.chat:chat", "Talk to a model in the terminal."),
+    "load": ("trtclient.cli.load:load", "Put a load on a model and measure it."),
+}
+"""Command name -> where it lives and its line in ``--help``."""
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+_EPILOG = """\b
+Examples:
+  trtclient chat http://127.0.0.1:8000 llama
+  trtclient load http://127.0.0.1:8000 llama --rate 2..20 --duration 2m --slo ttft=500ms,tpot=50ms --html report.html
+
+\b
+URL: http(s)://HOST:PORT is Triton's generate endpoint, grpc(s)://HOST:PORT its gRPC port, http(s)://HOST/v1 an
+OpenAI-style server. Exit codes: those of trtbuild (0, 1 bug, 2 request, 9 server, 130, 143) and 10: the command ran,
+but requests failed or the goal was missed.
+"""
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=_EPILOG,
+    no_args_is_help=True,
+)
+@click.version_option(__version__, prog_name="trtclient")
+def app() -> None:
+    """Talk to a served model, put a load on it."""

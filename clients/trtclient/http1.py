@@ -1,0 +1,371 @@
+"""HTTP/1.1 for answers that trickle: one connection per request, the arrival time of every byte, nothing else.
+
+Why not a general client: a load generator must not be what is slow. Bytes are stamped and parsed where they arrive, in
+the event loop's reader callback; a task is woken once per request, not once per token.
+
+Why a connection per request: a kept connection sticks to the pod it first met, so that pods which an autoscaler adds
+would never see the load; and closing the connection is how a request is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import socket
+import ssl
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from trtclient.errors import RequestFailure, SpecError, classify
+
+MAX_HEAD_BYTES = 64 * 1024
+CONNECT_TIMEOUT_S = 20.0
+RESOLVE_EVERY_S = 15.0
+LINGER_S = 1.0
+
+OnBody = Callable[[bytes], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Status and headers of an answer; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+def parse_head(raw: bytes) -> Head:
+    """Return the head of an answer from its bytes up to the empty line.
+
+    Raises:
+        RequestFailure: It is not HTTP/1.
+    """
+    first, *lines = raw.decode("latin-1").split("\r\n")
+    words = first.split(" ", 2)
+    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
+        raise RequestFailure("protocol", f"expected an HTTP/1.1 answer, got {first[:80]!r}")
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    return Head(status=int(words[1]), headers=headers)
+
+
+class AnswerParser:
+    """Turns the bytes of one answer into its head and its body, as they come."""
+
+    def __init__(self, on_body: OnBody) -> None:
+        self.head: Head | None = None
+        self.is_complete = False
+        self._on_body = on_body
+        self._buffer = bytearray()
+        self._is_chunked = False
+        self._left: int | None = None  # bytes left of the body or of the chunk; None: until the connection closes
+        self._is_chunk_open = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            RequestFailure: They are not HTTP/1.1.
+        """
+        if self.is_complete:
+            return
+        self._buffer += data
+        if self.head is None and not self._take_head():
+            return
+        if self._is_chunked:
+            self._take_chunks()
+        else:
+            self._take_plain()
+
+    def feed_eof(self) -> bool:
+        """Say that the connection was closed; return whether that completes the answer."""
+        if self.head is not None and not self._is_chunked and self._left is None:
+            self.is_complete = True
+        return self.is_complete
+
+    def _take_head(self) -> bool:
+        while True:
+            end = self._buffer.find(b"\r\n\r\n")
+            if end < 0:
+                if len(self._buffer) > MAX_HEAD_BYTES:
+                    raise RequestFailure("protocol", f"the head of the answer is over {MAX_HEAD_BYTES} bytes")
+                return False
+            head = parse_head(bytes(self._buffer[:end]))
+            del self._buffer[: end + 4]
+            if not 100 <= head.status < 200:  # an interim answer, e.g. 100 Continue: the real one follows
+                break
+        self.head = head
+        self._is_chunked = "chunked" in head.headers.get("transfer-encoding", "").lower()
+        length = head.headers.get("content-length", "")
+        self._left = 0 if self._is_chunked else int(length) if length.isdigit() else None
+        if head.status in {204, 304}:
+            self._left = 0
+        return True
+
+    def _take_plain(self) -> None:
+        body = bytes(self._buffer if self._left is None else self._buffer[: self._left])
+        self._buffer.clear()
+        if body:
+            self._on_body(body)
+        if self._left is not None:
+            self._left -= len(body)
+            self.is_complete = self._left == 0
+
+    def _take_chunks(self) -> None:
+        """Hand over whole and partial chunks; one call of ``on_body`` for all that came at once."""
+        buffer, position, parts = self._buffer, 0, []
+        while True:
+            if self._left:
+                part = bytes(buffer[position : position + self._left])
+                if not part:
+                    break
+                parts.append(part)
+                position += len(part)
+                self._left -= len(part)
+                continue
+            if self._is_chunk_open:  # the line end behind a chunk's data
+                if len(buffer) - position < 2:
+                    break
+                position += 2
+                self._is_chunk_open = False
+            end = buffer.find(b"\r\n", position)
+            if end < 0:
+                break
+            size = _chunk_size(bytes(buffer[position:end]))
+            if size == 0:
+                self.is_complete = True  # trailers are of no interest, and the connection ends here
+                break
+            position = end + 2
+            self._left, self._is_chunk_open = size, True
+        del buffer[:position]
+        if parts:
+            self._on_body(b"".join(parts))
+
+
+def _chunk_size(line: bytes) -> int:
+    try:
+        return int(line.split(b";", 1)[0], 16)
+    except ValueError:
+        raise RequestFailure("protocol", f"expected the size of a chunk, got {line[:40]!r}") from None
+
+
+class EventParser:
+    """Turns a body of type ``text/event-stream`` into the data of its events, as they come.
+
+    Source: WHATWG HTML, server-sent events: lines end in LF or CR LF, events in an empty line.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[bytes] = []
+
+    def feed(self, body: bytes) -> list[bytes]:
+        """Return the data of the events that ``body`` completes."""
+        *lines, self._rest = (self._rest + body).split(b"\n")
+        events = []
+        for line in lines:
+            text = line[:-1] if line.endswith(b"\r") else line
+            if text.startswith(b"data:"):
+                self._data.append(text[6:] if text[5:6] == b" " else text[5:])
+            elif not text and self._data:
+                events.append(b"\n".join(self._data))
+                self._data.clear()
+        return events
+
+
+class _Exchange(asyncio.Protocol):
+    """One request and its answer on a connection of their own."""
+
+    def __init__(
+        self, message: bytes, on_body: Callable[[Head, float, bytes], None], open_exchanges: set[_Exchange]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[Head] = loop.create_future()
+        self._open = open_exchanges
+        self._lingering: asyncio.TimerHandle | None = None
+        self._now = loop.time
+        self._message = message
+        self._on_body = on_body
+        self._parser = AnswerParser(self._body)
+        self._at_s = 0.0
+        self._transport: asyncio.Transport | None = None
+
+    def abort(self) -> None:
+        """Drop the connection now; the server takes that as a cancellation."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._open.add(self)
+        transport.write(self._message)
+
+    def data_received(self, data: bytes) -> None:
+        self._at_s = self._now()
+        try:
+            self._parser.feed(data)
+        except RequestFailure as failure:
+            self._end(failure)
+        else:
+            if self._parser.is_complete:
+                self._end(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open.discard(self)
+        if self._lingering is not None:
+            self._lingering.cancel()
+        if self._parser.feed_eof():
+            self._end(None)
+        else:
+            why = f": {exc}" if exc else ""
+            self._end(RequestFailure("disconnected", f"the server closed the connection before its answer ended{why}"))
+
+    def _body(self, body: bytes) -> None:
+        assert self._parser.head is not None
+        self._on_body(self._parser.head, self._at_s, body)
+
+    def _end(self, failure: RequestFailure | None) -> None:
+        if not self.done.done():
+            if failure:
+                self.done.set_exception(failure)
+            else:
+                assert self._parser.head is not None
+                self.done.set_result(self._parser.head)
+                # The side that closes first keeps the port for a minute: let that be the server, which was asked to.
+                self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+                return
+        self.abort()
+
+
+class HttpClient:
+    """Sends requests to one base URL, in turn to every address its name stands for."""
+
+    def __init__(self, url: str, *, headers: Mapping[str, str] | None = None, ca_file: str | None = None) -> None:
+        """Check the URL and prepare TLS; nothing is sent.
+
+        Raises:
+            SpecError: The URL is not ``http://`` or ``https://`` with a host.
+        """
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise SpecError(
+                f"expected an http:// or https:// URL, got {url!r}", hint="for example http://127.0.0.1:8000"
+            )
+        self._host = parts.hostname
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._path = parts.path.rstrip("/")
+        self._tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
+        extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        self._fixed = f"Host: {parts.netloc.rpartition('@')[2]}\r\nConnection: close\r\n{extra}"
+        self._addresses: list[str] = []
+        self._resolved_s = 0.0
+        self._open: set[_Exchange] = set()
+        self._turn = itertools.count()
+
+    async def request(
+        self,
+        path: str,
+        on_body: Callable[[Head, float, bytes], None],
+        *,
+        body: bytes | None = None,
+    ) -> Head:
+        """Send ``GET`` or, with a ``body`` of JSON, ``POST``; hand over the answer's body as it comes.
+
+        ``on_body(head, at_s, data)`` gets the loop's time at which ``data`` arrived. Cancelling closes the connection.
+
+        Raises:
+            RequestFailure: No whole answer came; or ``on_body`` raised it.
+        """
+        method = "GET" if body is None else "POST"
+        typed = "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        head = f"{method} {self._path}{path} HTTP/1.1\r\n{self._fixed}{typed}\r\n"
+        exchange = _Exchange(head.encode("latin-1") + (body or b""), on_body, self._open)
+        try:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self._connect(exchange)
+            except TimeoutError:
+                message = f"{self._host}:{self._port} did not accept the connection in {CONNECT_TIMEOUT_S:g} s"
+                raise RequestFailure("connect", message) from None
+            return await exchange.done
+        except BaseException:
+            exchange.done.cancel()  # or an unread exception is reported when the connection drops
+            exchange.abort()
+            raise
+
+    async def close(self) -> None:
+        """Drop the connections that the server has not closed yet."""
+        for exchange in tuple(self._open):
+            exchange.abort()
+        await asyncio.sleep(0)  # lets the transports close their sockets
+
+    async def _connect(self, exchange: _Exchange) -> None:
+        """Connect to the next address; to another one where nobody listens there (``localhost`` has two)."""
+        loop = asyncio.get_running_loop()
+        last: OSError | None = None
+        for address in await self._next_addresses():
+            try:
+                await loop.create_connection(
+                    lambda: exchange,
+                    address,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls else None,
+                )
+            except OSError as error:
+                last = error
+                if len(self._addresses) > 1 and address in self._addresses:
+                    self._addresses.remove(address)  # until the name is looked up again
+            else:
+                return
+        assert last is not None
+        raise RequestFailure("connect", f"{self._host}:{self._port}: {_reason(last)}") from last
+
+    async def _next_addresses(self) -> list[str]:
+        """Return the host's addresses, the next in turn first: a headless Service has one per pod, and they change."""
+        loop = asyncio.get_running_loop()
+        if not self._addresses or loop.time() - self._resolved_s > RESOLVE_EVERY_S:
+            try:
+                found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                raise RequestFailure("connect", f"{self._host}: {_reason(error)}") from error
+            self._resolved_s = loop.time()
+            self._addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        first = next(self._turn) % len(self._addresses)
+        return self._addresses[first:] + self._addresses[:first]
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's words for an error; asyncio's own name the address again."""
+    return (os.strerror(error.errno) if error.errno and error.errno > 0 else "") or str(error) or type(error).__name__
+
+
+def failure_of(head: Head, body: bytes) -> RequestFailure:
+    """Return the failure for an answer with an error status, in the server's words."""
+    after = head.headers.get("retry-after", "")
+    text = error_text(body) or "no explanation"
+    return RequestFailure(
+        classify(text, head.status),
+        f"HTTP {head.status}: {text}",
+        retry_after_s=float(after) if after.isdigit() else None,
+    )
+
+
+def error_text(body: bytes) -> str:
+    """Return what an error body says: Triton's ``{"error": "..."}``, also as an event, OpenAI's, or plain text."""
+    text = body.decode("utf-8", "replace").strip()
+    with contextlib.suppress(ValueError):
+        values = json.loads(text.removeprefix("data:"))
+        found = values.get("error") if isinstance(values, dict) else None
+        if isinstance(found, dict):
+            found = found.get("message")
+        if found:
+            return str(found)[:500]
+    return text[:500]
