@@ -414,7 +414,8 @@ def quantize_int4(values: Array) -> tuple[Array, Array]:
     grouped = values.reshape(rows, columns // group, group)
     # The value of largest magnitude becomes -8, the one level more that signed 4-bit numbers have on that side.
     extreme = np.take_along_axis(grouped, np.abs(grouped).argmax(axis=2)[..., None], axis=2)
-    scale = np.where(extreme == 0, 1, extreme / np.float32(-8)).astype(np.float16)
+    scale = (extreme / np.float32(-8)).astype(np.float16)
+    scale[scale == 0] = 1
     rounded = np.clip(np.rint(grouped / scale.astype(np.float32)), -8, 7).astype(np.int8)
     nibbles = rounded.reshape(-1).view(np.uint8) & 0x0F
     return (nibbles[0::2] | (nibbles[1::2] << 4)).astype(np.uint8), scale

@@ -115,7 +115,6 @@ def test_options_change_greedy_decoding_as_in_transformers(name: str, llama: Any
 def test_half_weights_keep_every_bit(stored: str, dtype: str, tmp_path: Path, worker: ModuleType) -> None:
     """A checkpoint of 16-bit weights gives the same tokens kept as it is and widened to float32 beforehand."""
     checkpoints.write_checkpoint("qwen3", tmp_path / "snapshot", dtype=stored, shards=3)
-    assert make_plan(tmp_path / "snapshot").shape.options["weights"] == dtype
     requests = [{"input_ids": prompt, "log_probs": True} for prompt in checkpoints.prompts()]
     as_stored, widened = (
         generate(worker.Engine(build(tmp_path / "snapshot", tmp_path / choice, dtype=choice), {}), requests)
