@@ -138,10 +138,10 @@ def render(
     return Rendered(tuple(objects), files["trtbuild/templates/NOTES.txt"], frozenset(used))
 
 
-def render_helm3(helm: str, values: Path, *, release: str = "llama", apis: tuple[str, ...] = ALL_APIS) -> Rendered:
+def render_helm3(helm: str, values: Path, *, chart: Path = CHART) -> Rendered:
     """Render a values file with the Helm 3 binary."""
-    command = [helm, "template", release, str(CHART), "-f", str(values), "--namespace", NAMESPACE]
-    command += ["--kube-version", KUBE_VERSION, *(part for api in apis for part in ("--api-versions", api))]
+    command = [helm, "template", "llama", str(chart), "-f", str(values), "--namespace", NAMESPACE]
+    command += ["--kube-version", KUBE_VERSION, *(part for api in ALL_APIS for part in ("--api-versions", api))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         raise RenderError(done.stderr)

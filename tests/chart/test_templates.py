@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chart.helm import CHART, KUBE_VERSION, RenderError, ci_values, merge, render
+from tests.chart.helm import CHART, CI, KUBE_VERSION, RenderError, ci_values, helm_python, merge, render, render_helm3
 
 ONE = ci_values("one-sku")
 ROUTE = {"httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]}}
@@ -83,3 +86,28 @@ def test_refusal_is_short_enough_to_read() -> None:
         render(merge(ONE, {"model": {"name": ""}}), kube_version=KUBE_VERSION)
     last = str(refused.value).splitlines()[-1].strip()
     assert last.endswith("--set model.name=llama-3-8b")
+
+
+@pytest.mark.parametrize("name", ["one-sku", "everything"])
+def test_chart_passes_lint(name: str, helm3: str) -> None:
+    command = [helm3, "lint", "--strict", str(CHART), "-f", str(CI[name])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    linted = helm_python.lint(str(CHART), ci_values(name), kube_version=KUBE_VERSION, strict=True)
+    assert linted["errors"] == []
+    assert [item["error"] for item in linted["messages"]] == ["icon is recommended"]
+
+
+def test_packaged_chart_renders_the_same(helm3: str, tmp_path: Path) -> None:
+    """What .helmignore leaves out of the package is not needed to render."""
+    done = subprocess.run(
+        [helm3, "package", str(CHART), "-d", str(tmp_path)], capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    [package] = tmp_path.glob("*.tgz")
+    with tarfile.open(package) as archive:
+        names = archive.getnames()
+    assert "trtbuild/files/rules/recording.yaml" in names
+    assert not [name for name in names if name.startswith(("trtbuild/ci/", "trtbuild/monitoring/"))]
+    packaged = render_helm3(helm3, CI["three-skus"], chart=package)
+    assert packaged.objects == render_helm3(helm3, CI["three-skus"]).objects
