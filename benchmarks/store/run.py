@@ -5,9 +5,11 @@
 - hit: ``get`` of a 1 MB engine and of a 16 GiB (sparse) one; the ratio should be 1.
 - publish: staging to entry (hash, sync, rename) against ``cp`` and ``sync`` of the same bytes.
 - verify: all hashes, in parallel, against one ``sha256sum`` of the same files.
-- push and pull: a directory tier, and with moto a real S3 server on this machine, against ``cp`` of the same bytes.
+- push and pull: a directory tier against ``cp`` of the same bytes (pull also hashes everything); and, where moto and
+  boto3 are installed, an S3 server on this machine against boto3's own managed transfers to and from it.
 
-Quote the ratios: absolute times are the machine's. All sides of a ratio run in turn, in one process, on one directory.
+``cpu`` rows are processor seconds. Quote the ratios: absolute times are the machine's. All sides of a ratio run in
+turn, in one process, on one directory.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from trtbuild import log
@@ -41,6 +44,13 @@ def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def cpu_of(work: Callable[[], object]) -> float:
+    """Return the processor seconds of ``work`` and its children: steadier than wall time on a busy machine."""
+    before = sum(os.times()[:4])
+    work()
+    return sum(os.times()[:4]) - before
 
 
 def plant(store: Store, name: str, size: int) -> EngineKey:
@@ -125,21 +135,97 @@ def bench_publish(root: Path, runs: int, size: int) -> tuple[dict[str, float], S
     )
 
 
-def bench_tier(name: str, url: str, root: Path, store: Store, entry: Entry, copied: float) -> dict[str, float]:
-    pushed = timed(lambda: Shared(store, open_tier(url)).push(entry))
-    other = Store(root / f"other-{name}")
-    pulled = timed(lambda: Shared(other, open_tier(url)).pull(entry.key))
-    found = other.get(entry.key)
-    assert isinstance(found, Entry) and not other.verify(found), found
-    return {
-        f"{name}: push": pushed,
-        f"{name}: pull": pulled,
-        f"{name}: push ratio to cp": pushed / copied,
-        f"{name}: pull ratio to cp": pulled / copied,
+def bench_tier(
+    name: str, make_url: Callable[[int], str], root: Path, store: Store, entry: Entry, runs: int, peer: Peer
+) -> dict[str, float]:
+    """Push to and pull from a fresh tier each time, in turn with a peer that moves the same files."""
+    times: dict[str, list[float]] = {}
+
+    def note(row: str, work: Callable[[], object]) -> None:
+        times.setdefault(row, []).append(timed(work))
+
+    for n in range(runs):
+        url, other = make_url(n), Store(root / f"other-{name}-{n}")
+        note(f"{peer.name} there", lambda n=n: peer.push(entry.path, n))  # type: ignore[misc]
+        note("push", lambda url=url: Shared(store, open_tier(url)).push(entry))  # type: ignore[misc]
+        back = root / f"back-{n}"
+        peer_cpu = cpu_of(lambda n=n, back=back: note(f"{peer.name} back", lambda: peer.pull(back, n)))  # type: ignore[misc]
+        own_cpu = cpu_of(
+            lambda url=url, other=other: note("pull", lambda: Shared(other, open_tier(url)).pull(entry.key))  # type: ignore[misc]
+        )
+        times.setdefault("pull cpu", []).append(own_cpu)
+        times.setdefault(f"{peer.name} back cpu", []).append(peer_cpu)
+        found = other.get(entry.key)
+        assert isinstance(found, Entry), found
+        assert not other.verify(found)
+        remove(other.root)
+        remove(back)
+    median = {row: statistics.median(values) for row, values in times.items()}
+    ratios = {
+        f"push / {peer.name}": median["push"] / median[f"{peer.name} there"],
+        f"pull / {peer.name}": median["pull"] / median[f"{peer.name} back"],
+        f"pull cpu / {peer.name} cpu": median["pull cpu"] / max(1e-9, median[f"{peer.name} back cpu"]),
     }
+    return {f"{name}: {row}": value for row, value in (median | ratios).items()}
 
 
-def with_s3(root: Path, store: Store, entry: Entry, copied: float) -> dict[str, float]:
+class Cp:
+    """``cp`` and ``sync`` into a directory and back."""
+
+    name = "cp"
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def push(self, source: Path, n: int) -> None:
+        copy(source, self._root / f"cp-{n}")
+
+    def pull(self, target: Path, n: int) -> None:
+        copy(self._root / f"cp-{n}", target)
+        remove(self._root / f"cp-{n}")
+
+
+class Boto3:
+    """boto3's managed transfers, four files at once, with its defaults."""
+
+    name = "boto3"
+
+    def __init__(self, bucket: str) -> None:
+        import boto3
+
+        self._client = boto3.client("s3")
+        self._bucket = bucket
+        self._files: list[str] = []
+
+    def push(self, source: Path, n: int) -> None:
+        self._files = sorted(path.name for path in source.glob("*.engine"))
+        with ThreadPoolExecutor(4) as pool:
+            list(
+                pool.map(
+                    lambda f: self._client.upload_file(str(source / f), self._bucket, f"peer-{n}/{f}"), self._files
+                )
+            )
+
+    def pull(self, target: Path, n: int) -> None:
+        target.mkdir()
+        with ThreadPoolExecutor(4) as pool:
+            list(
+                pool.map(
+                    lambda f: self._client.download_file(self._bucket, f"peer-{n}/{f}", str(target / f)), self._files
+                )
+            )
+
+
+Peer = Cp | Boto3
+
+
+def remove(directory: Path) -> None:
+    for parent, _, _ in os.walk(directory):
+        Path(parent).chmod(0o700)
+    shutil.rmtree(directory)
+
+
+def with_s3(root: Path, store: Store, entry: Entry, runs: int) -> dict[str, float]:
     code = (
         "import sys,time,pathlib;from moto.server import ThreadedMotoServer as S;s=S(port=0,verbose=False);s.start();"
         "pathlib.Path(sys.argv[1]).write_text(str(s.get_host_and_port()[1]));time.sleep(3600)"
@@ -153,15 +239,24 @@ def with_s3(root: Path, store: Store, entry: Entry, copied: float) -> dict[str, 
             time.sleep(0.1)
         endpoint = f"http://127.0.0.1:{port_file.read_text()}"
         os.environ.update(
-            AWS_ENDPOINT_URL=endpoint, AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x", AWS_REGION="us-east-1"
+            AWS_ENDPOINT_URL=endpoint,
+            AWS_ACCESS_KEY_ID="x",
+            AWS_SECRET_ACCESS_KEY="x",
+            AWS_REGION="us-east-1",
+            AWS_DEFAULT_REGION="us-east-1",
         )
         import urllib.request
 
         urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bench", method="PUT")).close()
-        return bench_tier("s3 (moto)", "s3://bench/engines", root, store, entry, copied)
+        return bench_tier("s3", lambda n: f"s3://bench/engines-{n}", root, store, entry, runs, Boto3("bench"))
     finally:
         child.terminate()
         child.wait()
+
+
+def make_tier(path: Path) -> str:
+    path.mkdir()
+    return str(path)
 
 
 def main() -> None:
@@ -177,16 +272,15 @@ def main() -> None:
         results = bench_hits(root, options.runs)
         published, store, entry = bench_publish(root, options.runs, options.size)
         results |= published
-        (root / "tier").mkdir()
-        results |= bench_tier("directory", str(root / "tier"), root, store, entry, published["cp + sync"])
-        results |= with_s3(root, store, entry, published["cp + sync"])
+        results |= bench_tier(
+            "directory", lambda n: make_tier(root / f"tier-{n}"), root, store, entry, options.runs, Cp(root)
+        )
+        results |= with_s3(root, store, entry, options.runs)
     finally:
-        for parent, _, _ in os.walk(root):
-            Path(parent).chmod(0o700)
-        shutil.rmtree(root)
+        remove(root)
     for name, value in results.items():
-        is_ratio = "ratio" in name or "/" in name
-        print(f"{name:<32} {value:>10.2f}" if is_ratio else f"{name:<32} {value * 1000:>10.2f} ms")
+        is_ratio = "ratio" in name or " / " in name
+        print(f"{name:<36} {value:>10.2f}" if is_ratio else f"{name:<36} {value * 1000:>10.2f} ms")
     if options.json:
         options.json.write_text(json.dumps({"size_bytes": options.size, "results": results}, indent=1))
 

@@ -156,6 +156,10 @@ def measure(store: Store, *, hf_cache: Path | None) -> tuple[list[Item], Usage]:
     for path in _children(store.root):
         if path.name not in known and not (inside and hf_cache and path in (hf_cache, *hf_cache.parents)):
             by_kind["other"] = by_kind.get("other", 0) + tree_bytes(path)
+    if inside and hf_cache:
+        # Unfinished downloads and whatever else lies beside the snapshots.
+        rest = tree_bytes(hf_cache) - sum(item.size_bytes for item in snapshots)
+        by_kind["other"] = by_kind.get("other", 0) + max(0, rest)
     usage = Usage(
         by_kind=by_kind,
         outside_bytes=0 if inside else sum(item.size_bytes for item in snapshots),

@@ -107,7 +107,7 @@ def _waiter(tmp_path: Path, *, stale_s: float, **env: str) -> Any:
     [
         ("same-pod", 10_000, {}),
         ("other-pod", 10_000, {}),
-        ("other-pod", 3, {"ACTOR_NO_LOCKS": "1"}),
+        ("other-pod", 8, {"ACTOR_NO_LOCKS": "1"}),
     ],
     ids=["same-pod-by-proc", "other-pod-by-lock", "other-pod-without-locks-by-silence"],
     indirect=["builder"],

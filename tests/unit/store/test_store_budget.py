@@ -206,9 +206,12 @@ def _hub_cache(cache: Path, *names: str) -> None:
 
 def test_snapshots_inside_the_store_are_counted_and_collected_before_entries(store: Store) -> None:
     cache = store.root / "hub"
+    other = measure(store, hf_cache=None)[1].by_kind["other"]
     _hub_cache(cache, "m1", "m2")
+    (cache / "models--acme--m1" / "blobs" / "x.incomplete").write_bytes(b"p" * 5000)
     usage = measure(store, hf_cache=cache)[1]
     assert usage.by_kind["snapshot"] == 800
+    assert 5000 <= usage.by_kind["other"] - other < 5500
     protected = cache / "models--acme--m1" / "snapshots" / ("a" * 39 + "1")
     make_room(store, {"engine": 1}, max_bytes=usage.total_bytes - 399, hf_cache=cache, protect=(protected,))
     assert (protected / "model.safetensors").read_bytes() == b"w" * 400
