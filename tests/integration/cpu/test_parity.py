@@ -91,6 +91,24 @@ def test_every_family_equals_the_reference(name: str, tmp_path: Path, worker: Mo
         np.testing.assert_allclose(log_probs, recorded, atol=1e-3)
 
 
+@pytest.mark.parametrize("spec", [{}, {"quantization": "int8-weight-only"}], ids=["float32", "int8"])
+def test_the_trained_example_says_what_it_was_trained_to_say(
+    spec: dict[str, Any], tmp_path: Path, worker: ModuleType
+) -> None:
+    lines = (ROOT / "examples/pydoc-llama/greedy.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line) for line in lines]
+    if spec:  # eight bits may decide otherwise where two tokens are nearly equal
+        answers = [answer for answer in answers if answer["smallest_gap"] > 0.5]
+    assert len(answers) >= 5
+    engine = worker.Engine(build(ROOT / "examples/pydoc-llama", tmp_path, **spec), {})
+    requests = [
+        {"input_ids": answer["prompt_ids"], "request_output_len": len(answer["output_ids"]) + answer["is_finished"]}
+        for answer in answers
+    ]
+    made = generate(engine, [{**request, "end_id": 2} for request in requests])
+    assert [tokens for tokens, _ in made] == [answer["output_ids"] for answer in answers]
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory, worker: ModuleType) -> Any:
     root = tmp_path_factory.mktemp("llama")

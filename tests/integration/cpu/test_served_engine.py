@@ -25,7 +25,6 @@ def test_streams_the_reference_tokens_of_several_requests_at_once(server: Server
         stream.finish()
     answers = [stream.answers[str(index)] for index in range(5)]
     assert [answer.tokens for answer in answers] == reference["tokens"]
-    assert all(answer.parts > 1 for answer in answers), "tokens came in one piece"
 
 
 def test_without_streaming_one_response_holds_everything(server: Server, reference: dict[str, Any]) -> None:
@@ -219,7 +218,9 @@ def test_a_client_that_leaves_frees_its_slots(server: Server) -> None:
 def test_stop_ends_another_request_by_its_id(server: Server, long_engine: Path) -> None:
     with Stream(server) as stream, Stream(server) as other:
         stream.send("victim", model="long", input_ids=PROMPT, request_output_len=50_000, streaming=True)
-        stream.take()
+        _, answer = stream.take()
+        assert not answer.is_final
+        assert 0 < len(answer.tokens) < 50_000, "tokens do not come while they are made"
         other.send("victim", model="long", input_ids=[1], stop=True)
         other.finish()
         assert other.answers["victim"].error == ""
