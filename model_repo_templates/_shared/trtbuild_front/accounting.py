@@ -67,7 +67,7 @@ class Distribution:
         return result
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Account:
     """One request's share. Made by :meth:`Accounting.arrive`; changed by :class:`Accounting` only."""
 

@@ -67,7 +67,7 @@ class Prompt:
     echo: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Update:
     """What one response of the engine brings.
 
@@ -167,6 +167,8 @@ def read_update(message: bytes) -> Update:
     response = kserve.decode_response(message)
     outputs = response.outputs
     ids = outputs.get("output_ids")
+    if len(outputs) == 1 and ids is not None and not response.error:  # all but the last message of a plain request
+        return Update(token_ids=tuple(ids.reshape(-1).tolist()))
     log_probs = outputs.get("output_log_probs")
     cumulative = outputs.get("cum_log_probs")
     return Update(

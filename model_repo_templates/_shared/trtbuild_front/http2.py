@@ -291,6 +291,9 @@ class Connection:
         if flags & _PADDED:
             payload = payload[1 : len(payload) - payload[0]]
         received = stream.received
+        if not received and len(payload) >= 5 and len(payload) - 5 == int.from_bytes(payload[1:5], "big"):
+            stream.events.on_message(bytes(payload[5:]))  # one frame, one message: the usual case
+            payload = payload[:0]
         received += payload
         at = 0
         while len(received) - at >= 5:

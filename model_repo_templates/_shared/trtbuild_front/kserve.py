@@ -8,6 +8,7 @@ Source: kserve/open-inference-protocol, grpc_predict_v2.proto (field numbers); p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -99,20 +100,30 @@ def _skip(data: bytes, at: int, wire_type: int) -> int:
     raise ValueError(f"unexpected protobuf wire type {wire_type}")
 
 
-def _fields(data: bytes) -> Iterable[tuple[int, bytes]]:
-    """Yield the length-delimited fields of a message; scalars outside of them are of no interest here."""
+def _fields(data: bytes) -> list[tuple[int, bytes]]:
+    """Return the length-delimited fields of a message; scalars outside of them are of no interest here."""
+    found: list[tuple[int, bytes]] = []
     at, end = 0, len(data)
     while at < end:
-        tag, at = _read_varint(data, at)
+        tag = data[at]
+        at += 1
+        if tag >= 0x80:
+            tag, at = _read_varint(data, at - 1)
         if tag & 7 == 2:
-            size, at = _read_varint(data, at)
-            yield tag >> 3, data[at : at + size]
+            size = data[at]
+            at += 1
+            if size >= 0x80:
+                size, at = _read_varint(data, at - 1)
+            found.append((tag >> 3, data[at : at + size]))
             at += size
         else:
             at = _skip(data, at, tag & 7)
+    return found
 
 
-def _tensor(data: bytes) -> tuple[str, str, list[int]]:
+@functools.lru_cache(maxsize=512)
+def _tensor(data: bytes) -> tuple[str, str, tuple[int, ...]]:
+    """Return name, type and shape of an output. Cached: they are the same at every token."""
     name = datatype = ""
     shape: list[int] = []
     for number, payload in _fields(data):
@@ -125,10 +136,10 @@ def _tensor(data: bytes) -> tuple[str, str, list[int]]:
             while at < len(payload):
                 size, at = _read_varint(payload, at)
                 shape.append(size)
-    return name, datatype, shape
+    return name, datatype, tuple(shape)
 
 
-def _array(raw: bytes, datatype: str, shape: list[int]) -> Array:
+def _array(raw: bytes, datatype: str, shape: tuple[int, ...]) -> Array:
     if datatype != "BYTES":
         return np.frombuffer(raw, _NUMPY_TYPES[datatype]).reshape(shape)
     values: list[bytes] = []
@@ -161,7 +172,7 @@ def decode_response(data: bytes) -> Response:
 
 
 def _decode_outputs(data: bytes, response: Response) -> None:
-    tensors: list[tuple[str, str, list[int]]] = []
+    tensors: list[tuple[str, str, tuple[int, ...]]] = []
     raw: list[bytes] = []
     for number, payload in _fields(data):
         if number == 5:

@@ -1,0 +1,79 @@
+"""The front model and the full layout on the real cpu engine, built here from the example checkpoint."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.integration.front.conftest import RunningServer, serve
+from trtbuild import process
+
+pytest.importorskip("openvino_genai", reason="the cpu engine (openvino-genai) is not installed")
+pytestmark = pytest.mark.integration
+
+CHECKPOINT = Path(__file__).resolve().parents[3] / "examples" / "pydoc-llama"
+PROMPT = "The assert statement"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    workspace = tmp_path_factory.mktemp("cpu")
+    repository = workspace / "repository"
+    command = process.Command(
+        argv=(
+            sys.executable, "-m", "trtbuild", str(CHECKPOINT), "--backend", "cpu", "--name", "chat", "--max-batch-size",
+            "4", "--layout", "full", "--store", str(workspace / "store"), "--repository", str(repository),
+        )
+    )  # fmt: skip
+    done = process.run(command)
+    assert done.exit_code == 0, "\n".join(done.tail)
+    with serve(repository, workspace, workspace / "none") as running:
+        yield running
+
+
+def test_streamed_and_whole_text_are_equal(server: RunningServer) -> None:
+    whole = server.generate(text_input=PROMPT, max_tokens=30)
+    events = server.stream(text_input=PROMPT, max_tokens=30)
+    assert len(whole["text_output"]) > 20
+    assert "".join(event["text_output"] for event in events) == whole["text_output"]
+    assert whole["finish_reason"] == events[-1]["finish_reason"] == "length"
+
+
+def test_a_stop_string_cuts_the_same_text(server: RunningServer) -> None:
+    whole = server.generate(text_input=PROMPT, max_tokens=30)["text_output"]
+    stop = whole[12:16]
+    cut = server.generate(text_input=PROMPT, max_tokens=30, stop_words=[stop])
+    assert cut["text_output"] == whole[: whole.index(stop)]
+    assert cut["finish_reason"] == "stop"
+
+
+def test_the_other_layout_s_models_say_the_same(server: RunningServer) -> None:
+    whole = server.generate(text_input=PROMPT, max_tokens=12)["text_output"]
+    for model in ("ensemble", "tensorrt_llm_bls"):
+        status, text = server.post(f"{model}/generate", {"text_input": PROMPT, "max_tokens": 12})
+        assert status == 200, text
+        assert json.loads(text)["text_output"] == whole
+
+
+def test_thirty_two_clients_at_once_get_the_same_text(server: RunningServer) -> None:
+    alone = server.generate(text_input=PROMPT, max_tokens=20)["text_output"]
+    with ThreadPoolExecutor(32) as pool:
+        together = list(pool.map(lambda _: server.generate(text_input=PROMPT, max_tokens=20)["text_output"], range(32)))
+    assert together == [alone] * 32
+    server.eventually(lambda: server.metric("trtbuild_requests_running") == 0, "nothing runs")
+    queue_s = server.metric("trtbuild_request_queue_seconds_total")
+    compute_s = server.metric("trtbuild_request_compute_seconds_total")
+    assert queue_s > compute_s > 0  # 32 clients at 4 slots: seven times as many wait as run
+
+
+def test_hanging_up_frees_the_engine(server: RunningServer) -> None:
+    with server.open_streams(8, text_input=PROMPT, max_tokens=400):
+        server.eventually(lambda: server.metric("trtbuild_requests_waiting") == 4, "four wait")
+    server.eventually(lambda: server.metric("trtbuild_requests_running") == 0, "nothing runs")
+    assert server.metric("trtbuild_requests_waiting") == 0
+    assert server.generate(text_input=PROMPT, max_tokens=3)["completion_tokens"] == 3
