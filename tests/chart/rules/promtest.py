@@ -101,8 +101,12 @@ class Case:
             "promql_expr_test": self.expressions,
             "alert_rule_test": self.alerts,
         }
+        order = [
+            group["name"] for path in rule_files for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+        ]
         return yaml.safe_dump(
             {
+                "group_eval_order": order,
                 "rule_files": [str(path) for path in rule_files],
                 "evaluation_interval": f"{self.step_s}s",
                 "tests": [test],
