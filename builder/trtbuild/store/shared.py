@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from trtbuild import log
+from trtbuild.errors import StoreError
 from trtbuild.log import Progress, format_bytes
 from trtbuild.plan import EngineKey
 from trtbuild.store import disk
@@ -64,17 +65,20 @@ class Shared:
 
         Args:
             key: The engine wanted.
-            make_room: Called with the bytes that are about to be written.
+            make_room: Called with the bytes that are about to be written; when it refuses them, it is a miss.
 
         Raises:
-            StoreError: The local store cannot be written, or has no room.
+            StoreError: The local store cannot be written.
         """
         try:
             manifest = _bounded(lambda: self._manifest(key), GRACE_S)
             if isinstance(manifest, Miss):
                 return self._missed(key, manifest)
             if make_room:
-                make_room(manifest.size_bytes)
+                try:
+                    make_room(manifest.size_bytes)
+                except StoreError as error:
+                    return Miss(reason=f"the engine in {self._tier.name} does not fit: {error.message}")
             free = shutil.disk_usage(disk.existing_parent(self._store.root)).free
             if manifest.size_bytes > free:
                 size = format_bytes(manifest.size_bytes)

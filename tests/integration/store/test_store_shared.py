@@ -374,6 +374,19 @@ def test_room_is_made_for_what_will_be_written(tmp_path: Path, directory: Tier) 
     assert asked == [entry.size_bytes]
 
 
+def test_what_does_not_fit_is_a_miss_not_a_failure(tmp_path: Path, directory: Tier) -> None:
+    _pushed(tmp_path, directory)
+    store, pair = node(tmp_path, "b", directory)
+
+    def refuse(size_bytes: int) -> None:
+        raise StoreError("there is not enough room", hint="none")
+
+    with store.lock(make_key()):
+        missed = pair.pull(make_key(), make_room=refuse)
+    assert isinstance(missed, Miss)
+    assert "does not fit: there is not enough room" in missed.reason
+
+
 class Slow:
     """A tier that answers after a while, or never."""
 
