@@ -22,10 +22,11 @@ _OVERLOAD_WORDS = (
     "exceeds maximum queue size",  # Source: Triton's dynamic batcher with max_queue_size, core/src/backend_model.cc
     "request timeout expired",  # Source: Triton's queue policy with default_timeout_microseconds, same place
     "queue is full",
+    "is not ready",  # a model that is still loading
     "too many requests",
 )
 _INVALID_WORDS = ("expected", "unexpected", "invalid", "unable to parse", "exceeds max", "too long")
-_MISSING_WORDS = ("unknown model", "is not found", "no version is available", "not ready")
+_MISSING_WORDS = ("unknown model", "is not found", "no version is available")
 
 _HINTS: dict[FailureKind, str] = {
     "connect": "is the server running, and is this its port? trtbuild health ready",

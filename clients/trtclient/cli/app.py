@@ -11,6 +11,7 @@ from trtbuild import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("trtclient.cli.chat:chat", "Talk to a model in the terminal."),
     "load": ("trtclient.cli.load:load", "Put a load on a model and measure it."),
+    "batch": ("trtclient.cli.batch:batch", "Run a file of requests through a model; resumable."),
 }
 """Command name -> where it lives and its line in ``--help``."""
 
@@ -38,6 +39,7 @@ _EPILOG = """\b
 Examples:
   trtclient chat http://127.0.0.1:8000 llama
   trtclient load http://127.0.0.1:8000 llama --rate 2..20 --duration 2m --slo ttft=500ms,tpot=50ms --html report.html
+  trtclient batch questions.jsonl -o answers.jsonl --url http://127.0.0.1:8000 --model llama
 
 \b
 URL: http(s)://HOST:PORT is Triton's generate endpoint, grpc(s)://HOST:PORT its gRPC port, http(s)://HOST/v1 an
@@ -54,4 +56,4 @@ but requests failed or the goal was missed.
 )
 @click.version_option(__version__, prog_name="trtclient")
 def app() -> None:
-    """Talk to a served model, put a load on it."""
+    """Talk to a served model, put a load on it, run a batch through it."""

@@ -1,0 +1,1 @@
+"""A file of requests through a model: bounded, retried, resumable, in order."""
