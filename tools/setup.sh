@@ -48,10 +48,10 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # Triton's Python backend loads libpython; Debian's interpreter does not bring it.
 "$python" -c 'import sysconfig, sys; sys.exit(not sysconfig.get_config_var("Py_ENABLE_SHARED"))' || apt "libpython$version"
 case "$("$python" -c 'import sys; print(sys.base_prefix)')" in /usr) apt "libpython$version" ;; esac
-[ "$what" = demo ] || apt openmpi-bin prometheus git npm
+[ "$what" = demo ] || apt git iproute2 nodejs npm openmpi-bin openssl prometheus util-linux
 
 extras=cpu
-[ "$what" = demo ] || extras=cpu,clients,test,dev
+[ "$what" = demo ] || extras=cpu,clients,shared,test,dev
 stamp="$venv/.trtbuild-$what"
 if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv" || fail "could not make the virtual environment $venv" "apt-get install python$version-venv"
