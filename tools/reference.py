@@ -26,6 +26,7 @@ SECTIONS = {
 }
 RESERVED_MEANINGS = {
     "TRTBUILD_CONFIG": "path of an engine.yaml, when `--config` is not given",
+    "TRTBUILD_IMAGE": "name and digest of the container image, recorded in the manifests of engines built in it",
     "TRTBUILD_LOG_FORMAT": "`auto`, `human`, `text` or `json`, when `--log-format` is not given",
     "TRTBUILD_LOG_LEVEL": "`debug`, `info`, `warning` or `error`, when `--log-level` is not given",
     "TRTBUILD_PYTHON": "set by `serve` for model processes: the interpreter that has the engine's packages",

@@ -48,7 +48,25 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # Triton's Python backend loads libpython; Debian's interpreter does not bring it.
 "$python" -c 'import sysconfig, sys; sys.exit(not sysconfig.get_config_var("Py_ENABLE_SHARED"))' || apt "libpython$version"
 case "$("$python" -c 'import sys; print(sys.base_prefix)')" in /usr) apt "libpython$version" ;; esac
-[ "$what" = demo ] || apt git iproute2 nodejs npm openmpi-bin openssl prometheus util-linux
+
+# tool COMMAND PACKAGE...: PACKAGEs bring COMMAND, unless it is there already, wherever it came from.
+packages=
+tool() {
+    command -v "$1" >/dev/null 2>&1 && return
+    shift
+    packages="$packages $*"
+}
+if [ "$what" != demo ]; then
+    tool git git
+    tool ip iproute2
+    tool mpirun openmpi-bin
+    tool npm nodejs npm
+    tool openssl openssl
+    tool promtool prometheus
+    tool unshare util-linux
+    # shellcheck disable=SC2086 # a list of names
+    [ -z "$packages" ] || apt $packages
+fi
 
 extras=cpu
 [ "$what" = demo ] || extras=cpu,clients,shared,test,dev

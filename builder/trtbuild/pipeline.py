@@ -55,12 +55,14 @@ class Context:
         hub: How to reach Hugging Face.
         store: The engine store.
         hf_cache: The Hugging Face cache directory (``.../hub``).
+        image: Container image that this process runs in, as its deployment calls it; for manifests.
     """
 
     host: HostInfo
     hub: Hub
     store: Store
     hf_cache: Path
+    image: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +258,8 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
             durations["build_s"] = round(time.monotonic() - started, 3)
             sink.info("built", f"engine {plan.key.short} built in {log.format_duration(durations['build_s'])}")
         with sink.stage("store"):
-            return ctx.store.publish(plan.key, staging, provenance(plan, ctx.host, durations))
+            facts = provenance(plan, ctx, durations)
+            return ctx.store.publish(plan.key, staging, facts, keep_work=spec.store.keep_checkpoint)
 
 
 @contextlib.contextmanager
@@ -314,7 +317,7 @@ def copy_tokenizer(snapshot: Path, target: Path) -> None:
             shutil.copyfile(source, target / name)
 
 
-def provenance(plan: BuildPlan, host: HostInfo, durations: Mapping[str, float]) -> dict[str, JsonValue]:
+def provenance(plan: BuildPlan, ctx: Context, durations: Mapping[str, float]) -> dict[str, JsonValue]:
     """Return what the manifest tells about a build besides its key; no secrets, no environment."""
     return {
         "model_id": plan.model.model_id,
@@ -326,7 +329,10 @@ def provenance(plan: BuildPlan, host: HostInfo, durations: Mapping[str, float]) 
         "quantization": plan.shape.quantization,
         "tp_size": plan.shape.tp_size,
         "pp_size": plan.shape.pp_size,
-        "versions": dict(host.versions),
+        "versions": dict(ctx.host.versions),
+        "gpus": [gpu.product for gpu in ctx.host.gpus],
+        "cpu": ctx.host.cpu.model,
+        "image": ctx.image,
         "trtbuild_version": __version__,
         "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "durations": dict(durations),

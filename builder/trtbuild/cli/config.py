@@ -10,7 +10,7 @@ from pathlib import Path
 from trtbuild.errors import SpecError
 from trtbuild.spec import OPTIONS_BY_NAME, Spec, closest, parse_spec
 
-RESERVED = ("TRTBUILD_CONFIG", "TRTBUILD_LOG_FORMAT", "TRTBUILD_LOG_LEVEL", "TRTBUILD_PYTHON")
+RESERVED = ("TRTBUILD_CONFIG", "TRTBUILD_IMAGE", "TRTBUILD_LOG_FORMAT", "TRTBUILD_LOG_LEVEL", "TRTBUILD_PYTHON")
 """Variables with our prefix that are not options of an engine."""
 
 # Kubernetes adds <SERVICE>_PORT and the like for every Service of the namespace; one named "trtbuild" is no typo.
@@ -88,11 +88,19 @@ def read_engine_yaml(path: Path) -> dict[str, tuple[object, int]]:
         if root is None:
             return {}
         if not isinstance(root, yaml.MappingNode):
-            raise SpecError(f"{path}: expected a mapping of options, got {root.tag}", hint="e.g.  model: llama-3-8b")
+            raise SpecError(
+                f"{path}: expected a mapping of options, got a {_kind(root)}", hint="e.g.  model: llama-3-8b"
+            )
         found: dict[str, tuple[object, int]] = {}
         loader = yaml.SafeLoader(text)
         for key_node, value_node in root.value:
-            name, line = str(key_node.value), key_node.start_mark.line + 1
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise SpecError(
+                    f"{path} line {line}: expected the name of an option, got a {_kind(key_node)}",
+                    hint="e.g.  model: llama-3-8b",
+                )
+            name = str(key_node.value)
             if name in found:
                 raise SpecError(f"{path} line {line}: {name!r} is given twice", hint="keep one of the two")
             if name not in OPTIONS_BY_NAME:
@@ -107,10 +115,14 @@ def read_engine_yaml(path: Path) -> dict[str, tuple[object, int]]:
     return found
 
 
+def _kind(node: object) -> str:
+    """Return what a YAML node is, for messages: ``scalar``, ``sequence`` or ``mapping``."""
+    return type(node).__name__.removesuffix("Node").lower()
+
+
 def default_store(environ: Mapping[str, str]) -> Path:
     """Return the default root of the engine store."""
-    base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - HOME may be unset
-    return Path(base) / "trtbuild"
+    return _user_cache(environ, "--store") / "trtbuild"
 
 
 def default_hf_cache(environ: Mapping[str, str]) -> Path:
@@ -120,5 +132,21 @@ def default_hf_cache(environ: Mapping[str, str]) -> Path:
     """
     if environ.get("HF_HUB_CACHE"):
         return Path(environ["HF_HUB_CACHE"])
-    base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    return Path(environ.get("HF_HOME") or Path(base) / "huggingface") / "hub"
+    if environ.get("HF_HOME"):
+        return Path(environ["HF_HOME"]) / "hub"
+    return _user_cache(environ, "--hf-cache") / "huggingface" / "hub"
+
+
+def _user_cache(environ: Mapping[str, str], flag: str) -> Path:
+    """Return the user's cache directory.
+
+    Raises:
+        SpecError: There is none; a relative path named ``~`` would be made in the working directory otherwise.
+    """
+    base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - HOME may be unset
+    if base.startswith("~"):
+        raise SpecError(
+            f"no default for {flag}: HOME is not set and user id {os.geteuid()} has no home directory",
+            hint=f"pass {flag} DIRECTORY, or set HOME",
+        )
+    return Path(base)

@@ -93,6 +93,7 @@ def make_context(spec: Spec) -> Context:
         hub=Hub.from_env(os.environ),
         store=Store(root, group=spec.store.store_group, is_group_writable=spec.store.store_group is not None),
         hf_cache=spec.store.hf_cache or default_hf_cache(os.environ),
+        image=os.environ.get("TRTBUILD_IMAGE"),
     )
 
 
