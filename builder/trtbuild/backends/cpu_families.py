@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from trtbuild.errors import SpecError
 
 Norm = Literal["rms", "rms_plus_one", "layer"]
@@ -57,12 +55,58 @@ class Rope:
     """Rotary position embedding.
 
     Attributes:
-        inverse_frequencies: One per pair of channels, float32 values.
+        kind: ``default``, ``linear``, ``llama3`` or ``longrope``.
+        head_dim: Channels that are rotated.
+        theta: Base of the frequencies.
+        factor: What frequencies are divided by (``linear``, ``llama3``).
+        low_freq_factor: Where ``llama3`` starts to scale.
+        high_freq_factor: Where ``llama3`` scales fully.
+        original_tokens: Context before it was extended (``llama3``).
+        short_factor: One divisor per pair of channels (``longrope``).
         attention_factor: What cosine and sine are multiplied with.
     """
 
-    inverse_frequencies: tuple[float, ...]
+    kind: str
+    head_dim: int
+    theta: float
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 1.0
+    original_tokens: float = 0.0
+    short_factor: tuple[float, ...] = ()
     attention_factor: float = 1.0
+
+    @property
+    def inverse_frequencies(self) -> tuple[float, ...]:
+        """Return one frequency per pair of channels, in float32 steps as the reference computes them.
+
+        Source: transformers, modeling_rope_utils.py
+        """
+        import numpy as np  # here: a plan, and so a hit, does not need it
+
+        one = np.float32(1.0)
+        exponents = np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim)
+        powers = np.power(np.float32(self.theta), exponents, dtype=np.float32)
+        found = one / powers
+        if self.kind == "linear":
+            found /= np.float32(self.factor)
+        elif self.kind == "llama3":
+            found = self._smoothed(found)
+        elif self.kind == "longrope":
+            found = one / (np.asarray(self.short_factor, dtype=np.float32) * powers)
+        return tuple(found.tolist())
+
+    def _smoothed(self, plain: Any) -> Any:
+        """Return Llama 3.1's frequencies: low ones divided by ``factor``, high ones kept, a smooth ramp between."""
+        import numpy as np
+
+        low, high, original = self.low_freq_factor, self.high_freq_factor, self.original_tokens
+        wavelengths = np.float32(2 * math.pi) / plain
+        scaled = np.where(wavelengths > original / low, plain / np.float32(self.factor), plain)
+        smooth = (np.float32(original) / wavelengths - np.float32(low)) / np.float32(high - low)
+        ramp = (np.float32(1) - smooth) * scaled / np.float32(self.factor) + smooth * scaled
+        is_medium = (wavelengths >= original / high) & (wavelengths <= original / low)
+        return np.where(is_medium, ramp, scaled).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,43 +305,35 @@ def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rope(architecture: str, config: Mapping[str, Any], head_dim: int) -> Rope:
-    """Return the frequencies, in float32 steps as the reference computes them.
-
-    Source: transformers, modeling_rope_utils.py
-    """
+    """Return what the frequencies are computed from; whatever is missing or wrong in it shows here."""
     settings = _rope_settings(config)
     kind = str(settings["rope_type"])
     if float(settings["partial_rotary_factor"]) != 1.0:
         raise _refuse_option(architecture, "partial_rotary_factor", settings["partial_rotary_factor"], "1.0")
-    one = np.float32(1.0)
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    plain = one / np.power(np.float32(settings["rope_theta"]), exponents, dtype=np.float32)
+    theta = float(settings["rope_theta"])
     if kind == "default":
-        return Rope(inverse_frequencies=tuple(plain.tolist()))
+        return Rope(kind=kind, head_dim=head_dim, theta=theta)
     if kind == "linear":
-        return Rope(inverse_frequencies=tuple((plain / np.float32(settings["factor"])).tolist()))
+        return Rope(kind=kind, head_dim=head_dim, theta=theta, factor=float(settings["factor"]))
     if kind == "llama3":
-        return Rope(inverse_frequencies=tuple(_llama3(plain, settings).tolist()))
+        return Rope(
+            kind=kind,
+            head_dim=head_dim,
+            theta=theta,
+            factor=float(settings["factor"]),
+            low_freq_factor=float(settings["low_freq_factor"]),
+            high_freq_factor=float(settings["high_freq_factor"]),
+            original_tokens=float(settings["original_max_position_embeddings"]),
+        )
     if kind == "longrope":
         original = int(config.get("original_max_position_embeddings") or settings["original_max_position_embeddings"])
         factor = float(settings.get("factor") or config["max_position_embeddings"] / original)
         default = 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
-        short = np.asarray(settings["short_factor"], dtype=np.float32)
-        powers = np.power(np.float32(settings["rope_theta"]), exponents, dtype=np.float32)
         return Rope(
-            inverse_frequencies=tuple((one / (short * powers)).tolist()),
+            kind=kind,
+            head_dim=head_dim,
+            theta=theta,
+            short_factor=tuple(float(divisor) for divisor in settings["short_factor"]),
             attention_factor=float(settings.get("attention_factor") or default),
         )
     raise _refuse_option(architecture, "rope_type", kind, "default, linear, llama3 or longrope")
-
-
-def _llama3(plain: np.ndarray[Any, np.dtype[np.float32]], settings: Mapping[str, Any]) -> Any:
-    """Return Llama 3.1's frequencies: low ones divided by ``factor``, high ones kept, a smooth ramp between."""
-    factor, low, high = (float(settings[name]) for name in ("factor", "low_freq_factor", "high_freq_factor"))
-    original = float(settings["original_max_position_embeddings"])
-    wavelengths = np.float32(2 * math.pi) / plain
-    scaled = np.where(wavelengths > original / low, plain / np.float32(factor), plain)
-    smooth = (np.float32(original) / wavelengths - np.float32(low)) / np.float32(high - low)
-    ramp = (np.float32(1) - smooth) * scaled / np.float32(factor) + smooth * scaled
-    is_medium = (wavelengths >= original / high) & (wavelengths <= original / low)
-    return np.where(is_medium, ramp, scaled).astype(np.float32)
