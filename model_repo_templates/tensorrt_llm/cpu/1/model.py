@@ -53,6 +53,7 @@ class Pending:
         sender: Where responses go.
         outputs: Names of the tensors the client wants.
         tokens: Arrived and not sent yet; with ``streaming`` off, all of them.
+        is_unwanted: Its client has gone or stopped it, and the engine was told.
         end: The engine's last event, once it is there.
     """
 
@@ -67,6 +68,7 @@ class Pending:
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     cumulated: float = 0.0
+    is_unwanted: bool = False
     end: dict[str, Any] | None = None
 
 
@@ -217,7 +219,8 @@ class TritonPythonModel:
         self._failure = ""
         self._is_stopping = threading.Event()
         self._first_start = threading.Event()
-        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        # Each message knows its engine: what was meant for a dead one must not reach the next.
+        self._outbox: queue.SimpleQueue[tuple[socket.socket, dict[str, Any]] | None] = queue.SimpleQueue()
         self._connection: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._threads: list[threading.Thread] = []
@@ -286,8 +289,7 @@ class TritonPythonModel:
                     wants_times=inputs.flag("return_perf_metrics"),
                     arrival_ns=time.monotonic_ns(),
                 )
-                if self._connection is not None:  # else the supervisor submits what waits, once there is an engine
-                    self._outbox.put(encode({"submit": self._pending[key].options}))
+                self._tell({"submit": self._pending[key].options})
         if refusal:
             _send_error(sender, refusal, pb_utils.TritonError.UNAVAILABLE)
 
@@ -306,9 +308,15 @@ class TritonPythonModel:
         if not request_id:
             raise InvalidRequestError("stop: needs the request id of the request to stop")
         with self._lock:
-            keys = [pending.key for pending in self._pending.values() if pending.request_id == request_id]
-        for key in keys:
-            self._outbox.put(encode({"cancel": key}))
+            for pending in self._pending.values():
+                if pending.request_id == request_id:
+                    pending.is_unwanted = True
+                    self._tell({"cancel": pending.key})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Queue a message to the engine, with the lock held. Without an engine, what waits is submitted to the next."""
+        if self._connection is not None:
+            self._outbox.put((self._connection, message))
 
     # -- the engine process -------------------------------------------------------------------------------------
 
@@ -355,7 +363,7 @@ class TritonPythonModel:
                         self._on_ready(message["ready"], ours)
                     else:
                         self._on_step(message)
-            return fatal or f"the engine process {_how_it_ended(self._process)}"
+            return fatal or f"the engine process ({python}) {_how_it_ended(self._process)}"
 
     def _engine_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {
@@ -377,8 +385,11 @@ class TritonPythonModel:
         with self._work:
             self._slots, self._stats = int(ready["slots"]), ready["stats"]
             self._connection = connection
-            for pending in self._pending.values():
-                self._outbox.put(encode({"submit": pending.options}))
+            for pending in list(self._pending.values()):
+                if pending.is_unwanted:  # while there was no engine to tell
+                    self._end(pending, {"end": "cancelled", "times": [0, 0, 0]})
+                else:
+                    self._tell({"submit": pending.options})
             self._work.notify_all()
         self._first_start.set()
 
@@ -392,31 +403,30 @@ class TritonPythonModel:
                 pending.tokens += event.get("tokens", ())
                 pending.log_probs += event.get("log_probs", ())
                 if "end" in event or "error" in event:
-                    pending.end = event
-                    del self._pending[pending.key]
-                if pending.is_streaming or pending.end:
+                    self._end(pending, event)
+                elif pending.is_streaming:
                     self._fresh[pending.key] = pending
             self._work.notify_all()
 
+    def _end(self, pending: Pending, event: dict[str, Any]) -> None:
+        """Let a request's last response be sent, with the lock held."""
+        pending.end = event
+        self._pending.pop(pending.key, None)
+        self._fresh[pending.key] = pending
+
     def _write(self) -> None:
         """Write queued messages to the engine process: it reads only between steps, so this may block."""
-        while (message := self._outbox.get()) is not None:
-            with self._lock:
-                connection = self._connection
-            if connection is None:
-                continue  # that engine is gone, and its requests were answered
+        while (entry := self._outbox.get()) is not None:
+            connection, message = entry
             try:
-                connection.sendall(message)
+                connection.sendall(encode(message))
             except OSError:
-                continue  # the reading side notices and cleans up
+                continue  # that engine is gone; the reading side answers its requests
 
     def _fail_all(self, reason: str) -> None:
         with self._work:
-            lost = list(self._pending.values())
-            self._pending.clear()
-            for pending in lost:
-                pending.end = {"error": reason}
-                self._fresh[pending.key] = pending
+            for pending in list(self._pending.values()):
+                self._end(pending, {"error": reason})
             self._work.notify_all()
         if self._is_stopping.is_set():
             self._send_fresh()
@@ -429,18 +439,21 @@ class TritonPythonModel:
         look_at_s = 0.0
         while not self._is_stopping.is_set():
             with self._work:
-                if not self._fresh and self._stats == shown:
-                    self._work.wait(self._cancel_period_s if self._pending else None)
+                if not self._fresh:
+                    is_due = bool(self._pending) or self._stats != shown
+                    self._work.wait(max(0.0, look_at_s - time.monotonic()) if is_due else None)
                 stats = self._stats
             self._send_fresh()
-            now = time.monotonic()
-            if now < look_at_s:
+            began = time.monotonic()
+            if began < look_at_s:
                 continue
-            look_at_s = now + self._cancel_period_s
             self._cancel_abandoned()
             if stats != shown:
                 _set_gauges(self._gauges, stats)
                 shown = stats
+            # Asking costs a round trip to the server per request; with very many it may take a tenth of the time.
+            now = time.monotonic()
+            look_at_s = now + max(self._cancel_period_s, 9 * (now - began))
 
     def _send_fresh(self) -> None:
         with self._lock:
@@ -456,10 +469,12 @@ class TritonPythonModel:
     def _cancel_abandoned(self) -> None:
         """End requests whose client has gone, so that their slots are free for others."""
         with self._lock:
-            everyone = list(self._pending.values())
+            everyone = [pending for pending in self._pending.values() if not pending.is_unwanted]
         for pending in everyone:
             if pending.sender.is_cancelled():
-                self._outbox.put(encode({"cancel": pending.key}))
+                pending.is_unwanted = True
+                with self._lock:
+                    self._tell({"cancel": pending.key})
 
 
 def _send_part(pending: Pending, tokens: list[int], log_probs: list[float], end: dict[str, Any] | None) -> None:
