@@ -1,0 +1,260 @@
+"""Live proof: a real server, a real Prometheus with the shipped rules, an open-loop load that steps up and down.
+
+    python -m benchmarks.autoscaling.live [--out DIR] [--trials 1]
+
+The server is ``trtbuild serve`` on the cpu backend with four slots. Its capacity is measured first; then the load is
+0.3, 2 and 0.3 times that. Every second the recorded series are read and the autoscaler's arithmetic is asked what it
+would do with one replica. Printed: seconds from the step until it asks for more (a sync of the real controller comes
+up to 15 s later), and until it would go back to one. Exit code 1 where the first is above 15 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.autoscaling.hpa import PodMetric, pods_metric_replicas
+from benchmarks.autoscaling.svg import Line, Panel, chart
+from benchmarks.prometheus import Prometheus, scoped_rules
+
+ROOT = Path(__file__).parents[2]
+SLOTS = 4
+TOKENS = 200
+TARGET = 0.8
+GOAL_S = 15.0
+LOW, HIGH = 0.3, 2.0
+PHASES_S = (60.0, 40.0, 60.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Addresses of the running server."""
+
+    http: str
+    metrics: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The recorded series at one second."""
+
+    at_s: float
+    rate_rps: float
+    waiting: float
+    running: float
+    ratio: float
+    demand: float
+    wanted: int
+
+
+def _address(log: Path, process: subprocess.Popen[bytes]) -> Server:
+    """Wait for the line that says where it serves."""
+    while process.poll() is None:
+        for line in log.read_text(encoding="utf-8").splitlines():
+            if '"event": "serve"' in line:
+                words = json.loads(line)["msg"].replace("(", " ").replace(")", " ").replace(",", " ").split()
+                http = next(word for word in words if word.startswith("http://"))
+                return Server(http=http, metrics=f"127.0.0.1:{words[words.index('metrics') + 1]}")
+        time.sleep(0.2)
+    raise SystemExit(f"error: the server ended\n{log.read_text(encoding='utf-8')[-2000:]}")
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[Server]:
+    """Run ``trtbuild serve`` until the block ends."""
+    command = [sys.executable, "-m", "trtbuild", "serve", str(ROOT / "examples" / "pydoc-llama"), "--backend", "cpu"]
+    command += ["--name", "bench", "--max-batch-size", str(SLOTS), "--max-queue-size", "4096", "--log-format", "json"]
+    command += ["--store", str(folder / "store"), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    log = folder / "serve.log"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TRTBUILD_")}
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=env)
+    try:
+        server = _address(log, process)
+        deadline_s = time.monotonic() + 300
+        while time.monotonic() < deadline_s and not _is_ready(server):
+            time.sleep(0.5)
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def _is_ready(server: Server) -> bool:
+    try:
+        with urllib.request.urlopen(f"{server.http}/v2/health/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def _ask(server: Server) -> None:
+    body = {"text_input": "The", "max_tokens": TOKENS, "min_tokens": TOKENS, "stream": False}
+    request = urllib.request.Request(
+        f"{server.http}/v2/models/bench/generate_stream",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        answer.read()
+
+
+def _capacity(server: Server, seconds: float = 12.0) -> float:
+    """Return requests per second with every slot busy."""
+    _ask(server)
+    done: list[float] = []
+    until_s = time.monotonic() + seconds
+
+    def stream() -> None:
+        while time.monotonic() < until_s:
+            _ask(server)
+            done.append(time.monotonic())
+
+    threads = [threading.Thread(target=stream) for _ in range(2 * SLOTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(at_s <= until_s for at_s in done) / seconds
+
+
+class _Load:
+    """An open loop: arrivals at random times whatever the server does, a thread per request."""
+
+    def __init__(self, server: Server, seed: int) -> None:
+        self.rate_rps = 0.0
+        self._server = server
+        self._random = random.Random(seed)
+        self._is_over = threading.Event()
+        self._requests: list[threading.Thread] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._is_over.is_set():
+            if self._is_over.wait(self._random.expovariate(self.rate_rps) if self.rate_rps > 0 else 0.05):
+                return
+            thread = threading.Thread(target=_ask, args=(self._server,), daemon=True)
+            thread.start()
+            self._requests.append(thread)
+
+    def __enter__(self) -> _Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+
+def _configure(folder: Path, server: Server) -> None:
+    rules = scoped_rules("recording.yaml", namespace="n", release="r")
+    (folder / "rules.yml").write_text(rules, encoding="utf-8")
+    (folder / "prometheus.yml").write_text(
+        f"""global: {{scrape_interval: 5s, evaluation_interval: 5s}}
+rule_files: [rules.yml]
+scrape_configs:
+  - job_name: pods
+    static_configs:
+      - targets: ["{server.metrics}"]
+        labels: {{namespace: n, pod: p, sku: cpu, release: r}}
+""",
+        encoding="utf-8",
+    )
+
+
+def _read(prometheus: Prometheus, at_s: float, rate_rps: float) -> Reading:
+    names = "triton:(waiting:requests|running:requests|queue_compute:ratio|demand:ratio)"
+    found = {labels["__name__"]: value for labels, value in prometheus.values(f'{{__name__=~"{names}"}}')}
+    demand = found.get("triton:demand:ratio")
+    wanted = pods_metric_replicas(1, [PodMetric(value=demand)], TARGET)
+    return Reading(
+        at_s=at_s,
+        rate_rps=rate_rps,
+        waiting=found.get("triton:waiting:requests", 0.0),
+        running=found.get("triton:running:requests", 0.0),
+        ratio=found.get("triton:queue_compute:ratio", 0.0),
+        demand=demand if demand is not None else 0.0,
+        wanted=wanted if wanted is not None else 1,
+    )
+
+
+def _watch(prometheus: Prometheus, server: Server, capacity_rps: float, seed: int) -> list[Reading]:
+    """Drive the load through its phases and read the series every second."""
+    readings = []
+    with _Load(server, seed) as load:
+        began_s = time.monotonic()
+        ends_s = (PHASES_S[0], PHASES_S[0] + PHASES_S[1], sum(PHASES_S))
+        while (elapsed_s := time.monotonic() - began_s) < ends_s[2]:
+            load.rate_rps = capacity_rps * (HIGH if ends_s[0] <= elapsed_s < ends_s[1] else LOW)
+            readings.append(_read(prometheus, elapsed_s, load.rate_rps))
+            time.sleep(1.0)
+    return readings
+
+
+def _plot(readings: Sequence[Reading], capacity_rps: float) -> str:
+    x = [one.at_s for one in readings]
+
+    def line(name: str, values: Sequence[float], *, is_stepped: bool = False) -> Line:
+        return Line(name=name, x=x, y=values, is_stepped=is_stepped)
+
+    return chart(
+        "a real server on the cpu backend, the shipped rules",
+        [
+            Panel(title="load, share of capacity", lines=[line("load", [o.rate_rps / capacity_rps for o in readings])]),
+            Panel(
+                title="requests, 30 s mean",
+                lines=[line("waiting", [o.waiting for o in readings]), line("running", [o.running for o in readings])],
+            ),
+            Panel(title="triton:queue_compute:ratio", lines=[line("ratio", [o.ratio for o in readings])]),
+            Panel(title="triton:demand:ratio", lines=[line("demand", [o.demand for o in readings])]),
+            Panel(
+                title="desired replicas (of 1, no policies)",
+                lines=[line("desired", [o.wanted for o in readings], is_stepped=True)],
+            ),
+        ],
+        x_title="seconds",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the trials."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.autoscaling.live", description=__doc__)
+    parser.add_argument("--trials", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="folder for the plot (SVG)")
+    options = parser.parse_args(argv)
+    reactions: list[float] = []
+    for trial in range(options.trials):
+        with tempfile.TemporaryDirectory() as name, _server(Path(name)) as server:
+            capacity_rps = _capacity(server)
+            _configure(Path(name), server)
+            with Prometheus(Path(name)) as prometheus:
+                readings = _watch(prometheus, server, capacity_rps, trial)
+        asked = [one.at_s for one in readings if one.at_s >= PHASES_S[0] and one.wanted > 1]
+        too_early = [one.at_s for one in readings if 20 < one.at_s < PHASES_S[0] and one.wanted > 1]
+        reactions.append(asked[0] - PHASES_S[0] if asked else float("inf"))
+        sys.stdout.write(
+            f"trial {trial}: capacity {capacity_rps:.1f} rps, asks for more {reactions[-1]:.1f} s after the step,"
+            f" highest wish {max(one.wanted for one in readings)}, false alarms before it {len(too_early)} s\n"
+        )
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+            (options.out / "live.svg").write_text(_plot(readings, capacity_rps), encoding="utf-8")
+    return 0 if max(reactions) <= GOAL_S else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
