@@ -139,6 +139,69 @@ def count_in_flight(metrics: str) -> float:
     return sum(float(value) for value in values)
 
 
+def count_outcomes(metrics: str) -> dict[str, dict[str, float]]:
+    """Return by front model how its requests ended since its server started (``ok``, ``failed``, ...)."""
+    ended: dict[str, dict[str, float]] = {}
+    for labels, value in re.findall(r"^trtbuild_requests_total\{([^}]*)\} (\S+)", metrics, re.MULTILINE):
+        found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        counts = ended.setdefault(found.get("model", ""), {})
+        outcome = found.get("outcome", "")
+        counts[outcome] = counts.get(outcome, 0.0) + float(value)
+    return ended
+
+
+def self_test(url: str, metrics_url: str, model: str | None, *, timeout_s: float = PROBE_TIMEOUT_S) -> None:
+    """Make sure that a real generation came back once since the server started; generate one token if none did.
+
+    The server's own counters are asked, so nothing has to be remembered between probes, and a restarted server is
+    tested again. ``model`` None stands for every front model that the server has.
+
+    Raises:
+        LaunchError: A generation failed, a model process is dead, or no front model can be seen.
+    """
+    try:
+        ended = count_outcomes(read_metrics(metrics_url, timeout_s=timeout_s))
+    except LaunchError:
+        if model is None:
+            raise
+        ended = {}
+    names = [model] if model is not None else sorted(ended)
+    if not names:
+        raise LaunchError(
+            f"{metrics_url}/metrics shows no front model of trtbuild",
+            hint="name the model: trtbuild health ready MODEL",
+        )
+    for name in names:
+        if not ended.get(name, {}).get("ok"):
+            probe_generation(url, name, timeout_s=timeout_s)
+    refuse_dead(url, metrics_url, timeout_s=timeout_s)
+
+
+def refuse_dead(url: str, metrics_url: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> None:
+    """Refuse a server with a dead model process, which goes on to answer that it is live and ready.
+
+    Only where requests have failed is one more tried, and only the server's own word about its process counts: an
+    engine that is slow, full or refuses the request is alive.
+
+    Source: triton-inference-server/python_backend, ``Stub process '<name>' is not healthy``.
+
+    Raises:
+        LaunchError: The process of a model behind a front model is dead.
+    """
+    try:
+        ended = count_outcomes(read_metrics(metrics_url, timeout_s=timeout_s))
+    except LaunchError:
+        return
+    for name in (name for name, counts in ended.items() if counts.get("failed")):
+        try:
+            probe_generation(url, name, timeout_s=timeout_s)
+        except LaunchError as error:
+            if re.search(r"Stub process '[^']*' is not healthy", error.message):
+                raise LaunchError(
+                    f"a model process is dead: {error.message}", hint="restart the server; its log says what happened"
+                ) from error
+
+
 def drain(
     metrics_url: str,
     *,
@@ -150,18 +213,26 @@ def drain(
     """Wait until no request has been in flight for a moment; return how many were left (0 unless time ran out).
 
     ``settle_s`` bridges the time in which other nodes still route new requests to a pod that is leaving its Service.
-    A server that is gone counts as drained.
+    A server that is gone counts as drained; one that is too busy to answer does not.
     """
     started = idle_since = clock()
     left = 0.0
     while clock() - started < timeout_s:
         try:
             left = count_in_flight(read_metrics(metrics_url, timeout_s=2.0))
-        except LaunchError:
-            return 0.0
+        except LaunchError as error:
+            if _is_refused(error.__cause__):
+                return 0.0
+            idle_since = clock()
         if left > 0:
             idle_since = clock()
         elif clock() - idle_since >= settle_s:
             return 0.0
         sleep(0.25)
     return left
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Return whether nobody listens there, as opposed to somebody who does not answer in time."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return isinstance(reason, ConnectionRefusedError)

@@ -193,9 +193,10 @@ def choose_ports(spec: ServerSpec) -> Ports:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 sock.bind((spec.host, wanted))
-            except OSError as error:
+            except (OSError, OverflowError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "a port is at most 65535"
                 raise LaunchError(
-                    f"cannot listen on {spec.host}:{wanted} ({name}): {error.strerror}",
+                    f"cannot listen on {spec.host}:{wanted} ({name}): {reason}",
                     hint=f"stop what listens there, or pass another --{name.replace('_', '-')} (0 chooses a free one)",
                 ) from None
             chosen.append(sock.getsockname()[1])

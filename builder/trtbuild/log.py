@@ -227,22 +227,25 @@ class Log:
         if self.log_format == "json":
             stamp = datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="milliseconds")
             record = {"ts": stamp, "level": level, "stage": self._stage, "event": event, "msg": msg}
-            self._emit(json.dumps({**record, **self._base, **fields}, default=str, ensure_ascii=False))
+            is_utf8 = (getattr(self._stream or sys.stderr, "encoding", None) or "").lower() in {"utf-8", "utf8"}
+            self._emit(json.dumps({**record, **self._base, **fields}, default=str, ensure_ascii=not is_utf8))
         elif self.log_format == "human":
             from rich.markup import escape
 
             style = {"debug": "dim", "warning": "yellow", "error": "bold red"}.get(level)
             label = f"[cyan]{self._stage or 'trtbuild':>10}[/cyan] "
             text = escape(msg)
-            self.console().print(label + (f"[{style}]{text}[/{style}]" if style else text))
+            with contextlib.suppress(OSError, ValueError):
+                self.console().print(label + (f"[{style}]{text}[/{style}]" if style else text), soft_wrap=True)
         else:
             prefix = "" if level == "info" else f"{level}: "
             where = f"{self._stage}: " if self._stage else ""
             self._emit(f"{where}{prefix}{msg}")
 
     def _emit(self, line: str) -> None:
+        """Write a line. A reader that went away or a full disk under a log must not end the work it tells about."""
         stream = self._stream or sys.stderr
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError, ValueError):
             print(line, file=stream, flush=True)
 
 

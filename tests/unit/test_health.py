@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from trtbuild import health
 from trtbuild.errors import LaunchError
-from trtbuild.health import count_in_flight, drain, generate, is_up, probe_generation, wait_ready
+from trtbuild.health import (
+    count_in_flight,
+    count_outcomes,
+    drain,
+    generate,
+    is_up,
+    probe_generation,
+    refuse_dead,
+    self_test,
+    wait_ready,
+)
 
 METRICS = """# HELP trtbuild_requests_waiting Requests waiting
 # TYPE trtbuild_requests_waiting gauge
@@ -25,6 +37,7 @@ class _Triton(BaseHTTPRequestHandler):
     ready = 200
     metrics: Callable[[], str] = staticmethod(lambda: METRICS)
     pieces: tuple[dict[str, object], ...] = ()
+    generations: int = 0
 
     def do_GET(self) -> None:
         if self.path == "/metrics":
@@ -35,6 +48,7 @@ class _Triton(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert body["stream"] is True
+        type(self).generations += 1
         if "missing" in self.path:
             self._answer(400, '{"error":"unknown model"}')
         else:
@@ -113,3 +127,99 @@ def test_draining_waits_for_zero_to_last(triton: tuple[str, type[_Triton]]) -> N
     handler.metrics = staticmethod(lambda: METRICS)
     assert drain(url, timeout_s=5, clock=lambda: now[0], sleep=sleep) == 11
     assert drain("http://127.0.0.1:9", timeout_s=5) == 0
+
+
+def outcomes(ok: int, failed: int, model: str = "m") -> str:
+    return "".join(
+        f'trtbuild_requests_total{{model="{model}",outcome="{name}",version="1"}} {count}\n'
+        for name, count in (("rejected", 0), ("failed", failed), ("cancelled", 0), ("ok", ok))
+    )
+
+
+def test_outcomes_are_counted_by_model() -> None:
+    text = "# TYPE trtbuild_requests_total counter\n" + outcomes(2, 1) + outcomes(0, 0, "other")
+    assert count_outcomes(text)["m"] == {"rejected": 0, "failed": 1, "cancelled": 0, "ok": 2}
+    assert count_outcomes(text)["other"]["ok"] == 0
+    assert count_outcomes("nv_inference_count 5\n") == {}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "model", "generations"),
+    [
+        pytest.param(outcomes(0, 0), "m", 1, id="nothing-answered-yet"),
+        pytest.param(outcomes(5, 0), "m", 0, id="answered-before"),
+        pytest.param(outcomes(5, 0), None, 0, id="unnamed-and-answered"),
+        pytest.param(outcomes(5, 0) + outcomes(0, 0, "n") + outcomes(0, 0, "o"), None, 2, id="every-unnamed-one"),
+        pytest.param(outcomes(5, 0, "other"), "m", 1, id="another-model-does-not-count"),
+        pytest.param("", "m", 1, id="no-counters"),
+        pytest.param(outcomes(5, 2), "m", 1, id="failures-are-looked-into"),
+    ],
+)
+def test_the_self_test_generates_until_the_server_says_it_has(
+    triton: tuple[str, type[_Triton]], metrics: str, model: str | None, generations: int
+) -> None:
+    url, handler = triton
+    handler.metrics, handler.pieces = staticmethod(lambda: metrics), ({"text_output": "a"},)
+    self_test(url, url, model)
+    assert handler.generations == generations
+
+
+def test_the_self_test_needs_something_to_ask(triton: tuple[str, type[_Triton]]) -> None:
+    url, handler = triton
+    handler.metrics = staticmethod(lambda: "nv_inference_count 5\n")
+    with pytest.raises(LaunchError, match="shows no front model"):
+        self_test(url, url, None)
+    with pytest.raises(LaunchError, match="did not answer"):
+        self_test(url, "http://127.0.0.1:9", None)
+    handler.pieces = ({"text_output": "a"},)
+    self_test(url, "http://127.0.0.1:9", "m")
+    assert handler.generations == 1, "without metrics it is asked each time"
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_dead"),
+    [
+        pytest.param({"error": "Stub process 'tensorrt_llm_0_0' is not healthy."}, True, id="dead"),
+        pytest.param({"error": "the queue is full"}, False, id="full"),
+        pytest.param({"text_output": "a"}, False, id="answers"),
+    ],
+)
+def test_only_the_servers_word_makes_a_model_dead(
+    triton: tuple[str, type[_Triton]], answer: dict[str, object], is_dead: bool
+) -> None:
+    url, handler = triton
+    handler.pieces = (answer,)
+    handler.metrics = staticmethod(lambda: outcomes(5, 0))
+    refuse_dead(url, url)
+    assert handler.generations == 0, "nobody has failed, so nothing is asked"
+    handler.metrics = staticmethod(lambda: outcomes(5, 1))
+    if is_dead:
+        with pytest.raises(LaunchError, match="a model process is dead"):
+            refuse_dead(url, url)
+    else:
+        refuse_dead(url, url)
+    assert handler.generations == 1
+    refuse_dead(url, "http://127.0.0.1:9")
+
+
+def test_a_server_too_busy_to_answer_is_not_drained() -> None:
+    """It listens and says nothing, as one does that has no time."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        now = [0.0]
+
+        def clock() -> float:
+            now[0] += 1.0
+            return now[0]
+
+        read = health.read_metrics
+        asked = []
+
+        def impatient(url: str, *, timeout_s: float) -> str:
+            asked.append(url)
+            return read(url, timeout_s=0.05)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(health, "read_metrics", impatient)
+            drain(f"http://127.0.0.1:{mute.getsockname()[1]}", timeout_s=20, clock=clock, sleep=lambda _: None)
+        assert len(asked) > 3
+        assert now[0] >= 20, "it waited to the end"

@@ -63,7 +63,8 @@ Examples:
   trtbuild build ./plan                          a directory whose name is a command
 
 \b
-Exit codes: 0 success, 1 bug, 2 request, 3 host, 4 fetch, 5 convert, 6 build, 7 store, 8 repository, 9 launch.
+Exit codes: 0 success, 1 bug, 2 request, 3 host, 4 fetch, 5 convert, 6 build, 7 store,
+8 repository, 9 launch, 130 interrupted, 143 terminated.
 Every option is also TRTBUILD_<OPTION> in the environment and <option>: in engine.yaml.
 """
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from trtbuild.errors import SpecError
 from trtbuild.spec import OPTIONS_BY_NAME, Spec, closest, parse_spec
 
-RESERVED = ("TRTBUILD_CONFIG", "TRTBUILD_IMAGE", "TRTBUILD_LOG_FORMAT", "TRTBUILD_LOG_LEVEL", "TRTBUILD_PYTHON")
+RESERVED = (
+    "TRTBUILD_CONFIG", "TRTBUILD_IMAGE", "TRTBUILD_LOG_FORMAT", "TRTBUILD_LOG_LEVEL", "TRTBUILD_PYTHON",
+    "TRTBUILD_TRTLLM_EXAMPLES",
+)  # fmt: skip
 """Variables with our prefix that are not options of an engine."""
 
 # Kubernetes adds <SERVICE>_PORT and the like for every Service of the namespace; one named "trtbuild" is no typo.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -20,7 +21,7 @@ READY_TIMEOUT_S = 300.0
 @click.option("--prompt", "prompts", multiple=True, help="Text to continue; repeatable. Default: the model card's.")
 @click.option("--chat", help="Ask one question through the model's chat template instead.")
 @click.option("--model", help="Another catalog alias, Hugging Face id or directory.")
-@click.option("--max-tokens", type=int, default=48, help="Most tokens per answer.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=48, help="Most tokens per answer.")
 @click.option("--keep", is_flag=True, help="Leave the server running and print how to reach it.")
 @click.option("--store", type=click.Path(path_type=Path), help="Root of the engine store.")
 @output_options
@@ -72,7 +73,8 @@ def _requests(prompts: tuple[str, ...], chat: str | None, max_tokens: int, direc
 
 def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> None:
     from trtbuild import health, pipeline, process
-    from trtbuild.cli.serve import serving_command
+    from trtbuild.cli.health import server_url
+    from trtbuild.cli.serve import server_log, serving_command, telling_lines
 
     sink = log.get()
     spec = read_spec(flags, None)
@@ -81,10 +83,8 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
     how = "was in the store" if done.was_hit else f"was built in {log.format_duration(done.elapsed_s)}"
     sink.info("demo", f"engine {done.plan.key.short} for {done.plan.sku} {how}")
     command, ports = serving_command(spec, ctx, done)
-    url = f"http://{spec.server.host}:{ports.http}"
-    log_path = ctx.store.root / "logs" / "demo-server.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    log_path.write_text("")
+    url = server_url(spec, ports.http)
+    log_path = server_log(ctx, f"demo-{os.getpid()}")
     with sink.stage("launch"):
         sink.info("serve", f"starting Triton: {Path(command.argv[0]).name} at {url}")
         child = process.start(command, log_path=log_path)
@@ -94,11 +94,13 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
         sink.info("ready", f"ready after {log.format_duration(took_s)}")
         for request in requests:
             _stream(url, done.served_name, request)
-        left = health.drain(f"http://{spec.server.host}:{ports.metrics}", timeout_s=5.0, settle_s=0.0)
+        left = health.drain(server_url(spec, ports.metrics), timeout_s=5.0, settle_s=0.0)
         sink.info("demo", f"the server's own metrics say: {left:g} requests in flight")
         _say_next(url, done.served_name, ports.metrics, child.pid if keep else None)
+        if not keep:
+            log_path.unlink(missing_ok=True)
     except LaunchError as error:
-        tail = tuple(log_path.read_text(errors="replace").splitlines()[-15:])
+        tail = telling_lines(log_path.read_text(errors="replace"))
         raise LaunchError(error.message, hint=error.hint or f"the whole log: {log_path}", log_tail=tail) from error
     finally:
         if not keep:

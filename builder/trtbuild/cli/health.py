@@ -11,15 +11,17 @@ from trtbuild.cli.options import configure_log, echo_json, read_spec, spec_optio
 from trtbuild.errors import LaunchError
 from trtbuild.spec import Spec
 
-SELF_TEST_MARK = Path("/tmp/trtbuild-self-test-passed")  # noqa: S108 - a pod's own emptyDir; holds no secret
-"""Says that this server has generated once; a restarted container starts with an empty /tmp or a new server PID."""
+UNNAMED = "model"
+"""Stands for the model when neither words nor engine.yaml name one: the server is asked what it serves."""
 
 
 @click.command()
 @click.argument("what", type=click.Choice(["live", "ready", "startup"]), default="ready", required=False)
 @spec_options("model", "engine", "repository", "store", "server")
 @click.option("--wait", is_flag=True, help="Wait until it is so, instead of asking once.")
-@click.option("--timeout", type=float, default=10.0, metavar="SECONDS", help="How long to wait for an answer.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=10.0, metavar="SECONDS", help="How long to wait for an answer."
+)
 def health(
     what: str,
     config: Path | None,
@@ -32,20 +34,26 @@ def health(
 ) -> None:
     """Ask the server whether it is live or ready; exit 0 if so, else 9.
 
-    live: the server process answers. ready: it answers and a real generation came back once since it started.
-    startup: the same as ready. WHAT comes first, e.g. `trtbuild health ready --config engine.yaml`.
+    live: the server answers and no model process is dead. ready: also a real generation came back once since it
+    started. startup: the same as ready. WHAT comes first, e.g. `trtbuild health ready --config engine.yaml`.
     """
     configure_log(log_format, log_level)
     from trtbuild import health as probes
 
-    spec = read_spec(flags, config, default_model="model")
+    spec = read_spec(flags, config, default_model=UNNAMED)
     url = server_url(spec, spec.server.http_port)
     if wait:
         probes.wait_ready(url, timeout_s=timeout)
     if not probes.is_up(url, "live" if what == "live" else "ready", timeout_s=timeout):
         raise LaunchError(f"the server at {url} is not {what}", hint="it may still be loading; look at its log")
-    if what != "live":
-        _self_test(spec, url, timeout)
+    metrics_url = server_url(spec, spec.server.metrics_port)
+    if what == "live":
+        probes.refuse_dead(url, metrics_url, timeout_s=timeout)
+    else:
+        from trtbuild.pipeline import served_name_of
+
+        is_named = spec.engine.model != UNNAMED or spec.repository.served_name is not None
+        probes.self_test(url, metrics_url, served_name_of(spec) if is_named else None, timeout_s=timeout)
     if output == "json":
         echo_json({"url": url, "what": what, "ok": True})
     else:
@@ -54,13 +62,13 @@ def health(
 
 @click.command()
 @spec_options("model", "engine", "repository", "store", "server")
-@click.option("--timeout", type=float, default=60.0, metavar="SECONDS", help="Longest wait.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=60.0, metavar="SECONDS", help="Longest wait.")
 def drain(config: Path | None, output: str, log_format: str, log_level: str, timeout: float, **flags: Any) -> None:
     """Wait until no request is in flight, or the time is over; always exits 0 (a preStop hook must not fail)."""
     sink = configure_log(log_format, log_level)
     from trtbuild import health as probes
 
-    spec = read_spec(flags, config, default_model="model")
+    spec = read_spec(flags, config, default_model=UNNAMED)
     left = probes.drain(server_url(spec, spec.server.metrics_port), timeout_s=timeout)
     if left:
         sink.warning("drain", f"{left:g} requests were still in flight after {timeout:g} s", left=left)
@@ -69,32 +77,5 @@ def drain(config: Path | None, output: str, log_format: str, log_level: str, tim
 
 def server_url(spec: Spec, port: int) -> str:
     """Return the URL of this machine's own server; a wildcard listen address is asked on loopback."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(spec.server.host, spec.server.host)  # noqa: S104
-    return f"http://{host}:{port}"
-
-
-def _self_test(spec: Spec, url: str, timeout_s: float) -> None:
-    """Generate one token for real, once per server: later probes find the mark and stay cheap."""
-    from trtbuild import health as probes
-    from trtbuild.pipeline import served_name_of
-
-    name = served_name_of(spec)
-    mark = f"{url} {name} {_server_start()}"
-    try:
-        if SELF_TEST_MARK.read_text() == mark:
-            return
-    except OSError:
-        pass
-    probes.probe_generation(url, name, timeout_s=timeout_s)
-    try:
-        SELF_TEST_MARK.write_text(mark)
-    except OSError:
-        return  # no writable /tmp: the next probe generates again
-
-
-def _server_start() -> str:
-    """Return when this container's PID 1 started, so that a mark of an earlier server is not believed."""
-    try:
-        return Path("/proc/1/stat").read_text().rsplit(")", 1)[-1].split()[19]
-    except (OSError, IndexError):
-        return "unknown"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(spec.server.host, spec.server.host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trtbuild import log
+from trtbuild.cli.health import server_url
 from trtbuild.cli.options import configure_log, make_context, read_spec, spec_options
 from trtbuild.spec import Spec
 
@@ -20,11 +22,16 @@ if TYPE_CHECKING:
     from trtbuild.process import Command
 
 
+_TELLING = re.compile(r"^E\d{4} |^(error|hint): |unrecognized option|unexpected argument", re.IGNORECASE)
+
+
 @click.command()
 @spec_options(*("model", "engine", "repository", "store", "server"))
 @click.option("--dry-run", is_flag=True, help="Print the server's command line instead of becoming it.")
 @click.option("--wait", is_flag=True, help="Start the server in the background, wait until it is ready, print its PID.")
-@click.option("--timeout", type=float, default=600.0, metavar="SECONDS", help="How long --wait waits.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=600.0, metavar="SECONDS", help="How long --wait waits."
+)
 def serve(
     config: Path | None,
     output: str,
@@ -41,12 +48,14 @@ def serve(
     """
     configure_log(log_format, log_level)
     spec = read_spec(flags, config)
-    from trtbuild import pipeline, process
+    from trtbuild import launch, pipeline, process
 
+    if not dry_run:
+        launch.choose_ports(spec.server)  # a taken port is told now, not after an hour of building
     ctx = make_context(spec)
     done = pipeline.provision(pipeline.pin_to_repository(spec, ctx.store.root), ctx)
-    command, ports = serving_command(spec, ctx, done)
-    url = f"http://{spec.server.host}:{ports.http}"
+    command, ports = serving_command(spec, ctx, done, is_real=not dry_run)
+    url = server_url(spec, ports.http)
     if dry_run:
         click.echo(command.shell())
         return
@@ -93,8 +102,11 @@ def own_command(ports: Ports) -> Command:
     return Command(argv=(sys.executable, "-m", "trtbuild", *words, *numbers))
 
 
-def serving_command(spec: Spec, ctx: Context, done: Provisioned) -> tuple[Command, Ports]:
-    """Return the command that serves what was provided, and the ports it will listen on."""
+def serving_command(spec: Spec, ctx: Context, done: Provisioned, *, is_real: bool = True) -> tuple[Command, Ports]:
+    """Return the command that serves what was provided, and the ports it will listen on.
+
+    A command that is only shown (``is_real`` false) may name ports that are taken now.
+    """
     from trtbuild import launch
 
     search_path = os.environ.get("PATH", os.defpath)
@@ -104,7 +116,8 @@ def serving_command(spec: Spec, ctx: Context, done: Provisioned) -> tuple[Comman
         search_path=search_path,
         library_path=os.environ.get("LD_LIBRARY_PATH", ""),
     )
-    ports = launch.choose_ports(spec.server)
+    asked = launch.Ports(http=spec.server.http_port, grpc=spec.server.grpc_port, metrics=spec.server.metrics_port)
+    ports = launch.choose_ports(spec.server) if is_real else asked
     command = launch.server_command(
         server,
         done.repository,
@@ -118,20 +131,45 @@ def serving_command(spec: Spec, ctx: Context, done: Provisioned) -> tuple[Comman
     return command, ports
 
 
+def server_log(ctx: Context, name: str) -> Path:
+    """Return the path of a new, empty log of a server.
+
+    Raises:
+        LaunchError: It cannot be written.
+    """
+    from trtbuild.errors import LaunchError
+
+    path = ctx.store.root / "logs" / f"{name}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    except OSError as error:
+        raise LaunchError(
+            f"cannot write the server's log {path}: {error.strerror}", hint="pass a writable --store DIRECTORY"
+        ) from error
+    return path
+
+
+def telling_lines(text: str, count: int = 15) -> tuple[str, ...]:
+    """Return the last lines of a server's log, after the errors that are further up (its usage text is long)."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    early = [line for line in lines[:-count] if _TELLING.search(line)]
+    return (*early[-5:], *(["..."] if early else []), *lines[-count:])
+
+
 def _start_and_wait(command: Command, ctx: Context, url: str, timeout_s: float, output: str) -> None:
     from trtbuild import health, process
     from trtbuild.cli.options import echo_json
     from trtbuild.errors import LaunchError
 
-    log_path = ctx.store.root / "logs" / f"serve-{os.getpid()}.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log_path = server_log(ctx, f"serve-{os.getpid()}")
     child = process.start(command, log_path=log_path)
     try:
         took_s = health.wait_ready(url, timeout_s=timeout_s, is_alive=lambda: child.poll() is None)
     except BaseException as error:
         process.stop(child)
         if isinstance(error, LaunchError):
-            tail = tuple(log_path.read_text(errors="replace").splitlines()[-20:])
+            tail = telling_lines(log_path.read_text(errors="replace"))
             raise LaunchError(error.message, hint=f"the whole log: {log_path}", log_tail=tail) from None
         raise
     log.get().info("ready", f"ready after {log.format_duration(took_s)}; log: {log_path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from trtbuild.cli import run
 from trtbuild.cli.app import COMMANDS, app
+from trtbuild.cli.config import default_hf_cache, default_store
+from trtbuild.errors import BuildError, SpecError
 
 
 def test_every_command_is_importable_and_has_help() -> None:
@@ -34,6 +37,11 @@ def test_every_command_is_importable_and_has_help() -> None:
         pytest.param(["llama-3-8b", "--tp", "zwei"], 2, "--tp-size: expected a whole number", id="bad-value"),
         pytest.param(["build", "m", "--dtype", "bfloat"], 2, "did you mean 'bfloat16'", id="bad-choice"),
         pytest.param(["store", "rm", "abcd", "--store", "/nonexistent/x"], 7, "'abcd' names no entry", id="no-entry"),
+        pytest.param(["~nobody-here/model"], 2, "'~' cannot be resolved", id="no-such-home"),
+        pytest.param(["build", "--config", "/"], 2, "is a directory", id="config-directory"),
+        pytest.param(["demo", "--max-tokens", "0"], 2, "--max-tokens", id="no-tokens"),
+        pytest.param(["serve", "m", "--timeout", "-1"], 2, "--timeout", id="negative-time"),
+        pytest.param(["serve", "m", "--http-port", "70000"], 9, "a port is at most 65535", id="no-port"),
         pytest.param(["health", "ready", "--http-port", "9", "--timeout", "1"], 9, "is not ready", id="no-server"),
     ],
 )
@@ -54,6 +62,97 @@ def test_an_error_in_a_pod_is_one_json_line_and_last(capsys: pytest.CaptureFixtu
     assert (last["level"], last["stage"], last["exit_code"]) == ("error", "spec", 2)
     assert "engine.yaml line 2: expected at least 1, got 0" in last["msg"]
     assert last["hint"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["init", "--tp"], ["init", "x", "--nope"], ["build", "--nope", "--log-format", "json"]], ids=" ".join
+)
+def test_a_wrong_command_line_in_a_pod_is_one_json_line(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["exit_code"] == 2
+
+
+def test_the_last_line_in_a_pod_is_short_whatever_the_failed_command_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes keeps 2048 bytes of a failed container's log."""
+
+    def fail(*_: object) -> None:
+        raise BuildError("the compiler failed", hint="look", log_tail=tuple(["x" * 500] * 40))
+
+    monkeypatch.setattr("trtbuild.cli.init.read_spec", fail)
+    assert run(["init", "m"]) == 6
+    lines = capsys.readouterr().err.splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["log_tail"] * 40 + ["failed"]
+    assert len(lines[-1]) < 500
+
+
+def test_no_words_show_the_help_and_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) in {0, 2}
+    shown = "".join(capsys.readouterr())
+    assert "Commands:" in shown
+    assert "error" not in shown.split("Exit codes")[0]
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_fits_a_narrow_terminal_and_a_wide_one(command: str) -> None:
+    import click
+
+    found = app.get_command(click.Context(app), command)
+    assert found is not None
+    for width in (80, 110):
+        text = found.get_help(click.Context(found, info_name=command, terminal_width=width))
+        prose = [line for line in text.splitlines() if not line.startswith("  -")]  # long choices stand alone
+        assert len(prose) > 3
+        assert max(len(line) for line in prose) <= width
+
+
+STREAMS = [
+    pytest.param("1>/dev/full", 1, "the result cannot be written to standard output", id="full-output"),
+    pytest.param("1>&-", 0, "", id="closed-output"),
+    pytest.param("2>&-", 0, "gpt2", id="closed-errors"),
+    pytest.param("2>/dev/full", 0, "gpt2", id="full-errors"),
+    pytest.param("| true", 0, "", id="reader-gone"),
+]
+
+
+@pytest.mark.parametrize(("redirection", "code", "text"), STREAMS)
+def test_odd_streams(redirection: str, code: int, text: str) -> None:
+    shell = f"set -o pipefail; {sys.executable} -m trtbuild models gpt2 {redirection}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert text in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_outside_the_terminals_alphabet_are_no_crash(encoding: str, tmp_path: Path) -> None:
+    model = tmp_path / os.fsdecode(b"Mod\xc3\xa8le \xe2\x9c\x93 \xff")
+    model.mkdir()
+    for log_format in ("text", "json", "human"):
+        done = subprocess.run(
+            [sys.executable, "-m", "trtbuild", "build", model, "--log-format", log_format, "--store", tmp_path],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert b"holds no config.json" in done.stderr
+        assert b"Traceback" not in done.stderr
+        if log_format == "json":
+            assert "Mod\u00e8le" in json.loads(done.stderr)["msg"]
+
+
+def test_an_unknown_user_without_a_home_is_told_what_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    for default, flag in ((default_store, "--store"), (default_hf_cache, "--hf-cache")):
+        with pytest.raises(SpecError, match=f"no default for {flag}: HOME is not set"):
+            default({})
 
 
 def test_a_bug_is_exit_code_1_with_a_traceback(

@@ -33,7 +33,10 @@ def test_the_file_can_come_from_the_environment(engine_yaml: Path) -> None:
     [
         pytest.param("model: m\ntp-size: 2\n", r"line 2: unknown option 'tp-size'; did you mean 'tp_size'", id="dash"),
         pytest.param("model: m\nmodel: n\n", "line 2: 'model' is given twice", id="twice"),
-        pytest.param("- a\n", "expected a mapping", id="list"),
+        pytest.param("- a\n", "expected a mapping of options, got a sequence", id="list"),
+        pytest.param("? [a]\n: b\n", "line 1: expected the name of an option, got a sequence", id="list-as-name"),
+        pytest.param("model: &a [*a]\n", "is not YAML", id="endless"),
+        pytest.param("model: m\n---\nmodel: n\n", "is not YAML", id="two-documents"),
         pytest.param("model: [a\n", "is not YAML", id="broken"),
         pytest.param("model: !!python/object:os.system x\n", "is not YAML", id="unsafe-tag"),
         pytest.param("model: m\ntp_size: two\n", "line 2: expected a whole number", id="value"),
