@@ -32,7 +32,8 @@ from trtbuild_front.request import parse_request
 from trtbuild_front.text import TextModel
 
 _IDLE_S = 0.25
-_ANSWERS_PER_TURN = 16
+_URGENT_PER_TURN = 16
+_OTHERS_PER_TURN = 8
 _SWEEP_PAUSE_S = 0.4
 _CHECK_PAUSE_S = 0.001
 _UNCHECKED_S = 0.4
@@ -94,7 +95,8 @@ class Service:
         self._admission: Admission[Generation] = Admission(settings.slots, settings.max_waiting)
         self._live: dict[int, Generation] = {}
         self._inbox: deque[tuple[str, Generation]] = deque()
-        self._queue: deque[Generation] = deque()
+        self._urgent: deque[Generation] = deque()
+        self._others: deque[Generation] = deque()
         self._connection: Connection | None = None
         self._draining: list[Connection] = []
         self._wake = threading.Event()
@@ -172,8 +174,10 @@ class Service:
                 self._take_inbox()
                 self._admit()
                 self._exchange()
-                for _ in range(min(len(self._queue), _ANSWERS_PER_TURN)):
-                    self._answer(self._queue.popleft())
+                # First tokens and ends go first, but nobody starves: both lines move at every turn.
+                for line, most in ((self._urgent, _URGENT_PER_TURN), (self._others, _OTHERS_PER_TURN)):
+                    for _ in range(min(len(line), most)):
+                        self._answer(line.popleft())
         finally:
             self._stopping.set()
             for generation in list(self._live.values()):
@@ -226,7 +230,7 @@ class Service:
 
     def _exchange(self) -> None:
         """Send and receive; wait only when there is nobody to answer."""
-        timeout_s = 0.0 if self._queue or self._inbox else _IDLE_S
+        timeout_s = 0.0 if self._urgent or self._others or self._inbox else _IDLE_S
         for connection in [*self._draining]:
             connection.step(0)
             timeout_s = min(timeout_s, 0.02)
@@ -268,10 +272,7 @@ class Service:
         if generation.is_queued or generation.is_over:
             return
         generation.is_queued = True
-        if is_urgent:
-            self._queue.appendleft(generation)
-        else:
-            self._queue.append(generation)
+        (self._urgent if is_urgent else self._others).append(generation)
 
     def _answer(self, generation: Generation) -> None:
         generation.is_queued = False

@@ -124,6 +124,7 @@ class FakeReply:
         self.is_gone = False
         self.is_deaf = False
         self.over = threading.Event()
+        self.on_end: Callable[[FakeReply], None] = lambda _: None
 
     def send(self, piece: Piece) -> None:
         assert not self.over.is_set()
@@ -132,6 +133,7 @@ class FakeReply:
             raise ClientGoneError("gone")
         self.pieces.append(piece)
         if piece.finish_reason:
+            self.on_end(self)
             self.over.set()
 
     def fail(self, error: Exception) -> None:
@@ -463,3 +465,18 @@ def test_times_that_are_not_all_there_are_none_at_all() -> None:
     assert read_update(answer(4, times_ns=(1, 2_000_000_001, 5_000_000_001))).times is not None
     assert read_update(answer(4, times_ns=(0, 0, 0))).times is None
     assert read_update(answer(4)).times is None
+
+
+def test_answers_are_fair_when_there_are_more_than_can_be_sent(make_stage: Callable[..., Stage]) -> None:
+    """An early end is not overtaken by hundreds of later ones."""
+    stage = make_stage(slots=300)
+    replies = [stage.ask() for _ in range(300)]
+    answered: list[FakeReply] = []
+    for reply in replies:
+        reply.on_end = answered.append
+    stage.call(300)
+    expected = [call.generation.reply for _, call in sorted(stage.engine.calls.items())]  # type: ignore[attr-defined]
+    for number in range(1, 301):
+        stage.engine.end(number)
+    assert all(reply.over.wait(WAIT_S) for reply in replies)
+    assert answered == expected
