@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 COLORS = ("#1f6fb4", "#d9541e", "#2c8a3d", "#7b4fa3", "#8a6d3b", "#c2338a", "#4d4d4d", "#0fa3a3")
-WIDTH, PANEL, LEFT, RIGHT, TOP, GAP = 960, 190, 64, 190, 46, 44
+WIDTH, PANEL, LEFT, RIGHT, TOP, GAP = 1000, 190, 64, 250, 60, 44
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,8 @@ def _panel(panel: Panel, top: float, x_max: float) -> list[str]:
         color = COLORS[number % len(COLORS)]
         dash = ' stroke-dasharray="6 4"' if line.is_dashed else ""
         out.append(f'<polyline points="{_path(line, x_max, y_max, top)}" class="l" stroke="{color}"{dash}/>')
+        if not line.name:
+            continue
         y = top + 12 + 18 * number
         out.append(f'<line x1="{right + 10}" y1="{y}" x2="{right + 32}" y2="{y}" class="l" stroke="{color}"{dash}/>')
         out.append(f'<text x="{right + 38}" y="{y + 4}" class="n">{html.escape(line.name)}</text>')
@@ -98,5 +100,5 @@ def chart(title: str, panels: Sequence[Panel], *, x_title: str = "minutes") -> s
     for share in (0, 0.25, 0.5, 0.75, 1):
         x = LEFT + (WIDTH - LEFT - RIGHT) * share
         out.append(f'<text x="{x:.1f}" y="{foot}" class="n" text-anchor="middle">{x_max * share:.4g}</text>')
-    out.append(f'<text x="{WIDTH - RIGHT + 10}" y="{foot}" class="n">{html.escape(x_title)}</text></svg>')
+    out.append(f'<text x="{WIDTH - RIGHT + 30}" y="{foot}" class="n">{html.escape(x_title)}</text></svg>')
     return "\n".join(out) + "\n"
