@@ -99,6 +99,6 @@ def chart(title: str, panels: Sequence[Panel], *, x_title: str = "minutes") -> s
     foot = TOP + len(panels) * (PANEL + GAP) - GAP + 18
     for share in (0, 0.25, 0.5, 0.75, 1):
         x = LEFT + (WIDTH - LEFT - RIGHT) * share
-        out.append(f'<text x="{x:.1f}" y="{foot}" class="n" text-anchor="middle">{x_max * share:.4g}</text>')
+        out.append(f'<text x="{x:.1f}" y="{foot}" class="n" text-anchor="middle">{x_max * share:.0f}</text>')
     out.append(f'<text x="{WIDTH - RIGHT + 30}" y="{foot}" class="n">{html.escape(x_title)}</text></svg>')
     return "\n".join(out) + "\n"
