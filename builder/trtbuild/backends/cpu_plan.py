@@ -176,6 +176,8 @@ def _check(spec: EngineSpec, info: ModelInfo, host: HostInfo, options: CpuOption
             hint="use a GPU backend for this model, or install optimum-intel[openvino] for its converter",
         )
     if not info.safetensors:
+        if spec.allow_pickle and "optimum_intel" in host.versions:
+            return "optimum-intel"
         raise SpecError(
             f"{info.model_id} has only pickled weights on this revision; the cpu backend reads safetensors only",
             hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
@@ -429,6 +431,8 @@ def optimum_arguments(shape: EngineShape, snapshot: str, output: str) -> tuple[s
 
 def _warnings(spec: EngineSpec, info: ModelInfo, host: HostInfo, shape: EngineShape) -> tuple[str, ...]:
     warnings = []
+    if shape.options["route"] == "optimum-intel":
+        warnings.append("optimum-intel makes this engine's graph; its tokens are not compared with transformers' here")
     limit, limit_name = context_limit(info)
     if limit < info.context_tokens and spec.max_seq_len is None:
         warnings.append(

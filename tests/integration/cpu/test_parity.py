@@ -142,14 +142,21 @@ def test_half_weights_keep_every_bit(stored: str, dtype: str, tmp_path: Path, wo
     np.testing.assert_allclose(as_stored[0][1], widened[0][1], atol=1e-4)
 
 
-@pytest.mark.parametrize("quantization", ["int8-weight-only", "int4-weight-only"])
-def test_quantized_engines_are_small_and_give_the_same_alone_and_batched(
-    quantization: str, tmp_path: Path, worker: ModuleType
+@pytest.mark.parametrize(
+    ("spec", "size", "distance"),
+    [
+        pytest.param({"quantization": "int8-weight-only"}, 0.35, 0.2, id="int8"),
+        pytest.param({"quantization": "int4-weight-only"}, 0.35, 1.5, id="int4"),
+        pytest.param({"kv_cache_dtype": "int8"}, 1.1, 0.2, id="int8 cache"),
+    ],
+)
+def test_smaller_types_give_the_same_alone_and_batched(
+    spec: dict[str, Any], size: float, distance: float, tmp_path: Path, worker: ModuleType
 ) -> None:
     checkpoints.write_checkpoint("llama", tmp_path / "snapshot")
-    path = build(tmp_path / "snapshot", tmp_path, quantization=quantization)
+    path = build(tmp_path / "snapshot", tmp_path, **spec)
     weights = (tmp_path / "snapshot" / "model.safetensors").stat().st_size
-    assert (path / "openvino_model.bin").stat().st_size < weights * 0.35
+    assert (path / "openvino_model.bin").stat().st_size < weights * size
     engine = worker.Engine(path, {})
     requests = [{"input_ids": prompt, "log_probs": True} for prompt in checkpoints.prompts()]
     batched = generate(engine, requests)
@@ -157,7 +164,7 @@ def test_quantized_engines_are_small_and_give_the_same_alone_and_batched(
     first = [log_probs[0] for _, log_probs in batched]
     recorded = [log_probs[0] for log_probs in REFERENCE["checkpoints"]["llama"]["log_probs"]]
     # Same first token or not, its probability must be near; random weights are the worst case for rounding.
-    assert np.abs(np.subtract(first, recorded)).max() < (0.2 if quantization.startswith("int8") else 1.5)
+    assert np.abs(np.subtract(first, recorded)).max() < distance
 
 
 def test_cache_reuse_chunks_and_eviction_change_no_token(tmp_path: Path, worker: ModuleType) -> None:

@@ -171,6 +171,10 @@ def test_optimum_intel_opens_other_architectures() -> None:
     assert made.shape.options["route"] == "optimum-intel"
     assert "--weight-format int8" in made.steps[0]
     assert made.key.fields["graph"] == "optimum-intel 1.27.0"
+    assert any("optimum-intel makes this engine's graph" in warning for warning in made.warnings)
+    assert plan("opt-125m", host=host, allow_pickle=True).shape.options["route"] == "optimum-intel"
+    with pytest.raises(SpecError, match="only pickled weights"):
+        plan("opt-125m", host=host)
 
 
 def test_a_small_host_gets_a_smaller_pool_and_says_so() -> None:
