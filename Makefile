@@ -28,3 +28,7 @@ docs: ## write the generated parts of the documentation anew
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+
+bench: ## every benchmark in its short form: tables, and files in benchmarks/results
+	@tools/setup.sh test
+	$(VENV)/bin/python -m benchmarks

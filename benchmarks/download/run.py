@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--size-mib", type=int, default=1024)
     parser.add_argument("--files", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("--json", dest="output", type=Path, default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="trtbuild-bench-") as name:
         work = Path(name)
