@@ -1,6 +1,6 @@
 """Download speed against huggingface_hub and against bare sockets, and what a killed download repeats.
 
-    python benchmarks/download/run.py [--size-mib 1024] [--files 4] [--rounds 3] [--output results.json]
+    python benchmarks/download/run.py [--size-mib 1024] [--files 4] [--rounds 3] [--json FILE]
 
 Everything is measured in one run against the same local hub in a process of its own, so that only ratios between the
 rows mean something; the rows of a round follow each other and rounds repeat, against drift of the machine. All clients
