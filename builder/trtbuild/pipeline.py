@@ -20,8 +20,9 @@ from typing import cast
 
 from trtbuild import __version__, backends, catalog, fetch, log
 from trtbuild.catalog import ModelInfo
-from trtbuild.errors import HostError, RepositoryError, SpecError, TrtBuildError
+from trtbuild.errors import HostError, RepositoryError, SpecError, StoreError, TrtBuildError
 from trtbuild.fetch import Hub
+from trtbuild.log import format_bytes
 from trtbuild.plan import Backend, BuildPlan, EngineInfo, ResolvedModel, canonical_json, path_part
 from trtbuild.repository import ServedModel, write_repository
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec
@@ -44,6 +45,10 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 """Files of a snapshot that the front model needs; they are kept beside the engine, in ``tokenizer/``."""
+
+
+FULL_BYTES = 4 << 20
+"""A disk with less left is full: file systems keep a little, and a writer stops short of the last byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +171,15 @@ def provision(spec: Spec, ctx: Context) -> Provisioned:
     entry, was_hit = provide_engine(spec, plan, backend, ctx)
     info = backend.inspect(entry.path)
     with log.get().stage("repository"):
-        repository = write_served_model(spec, backend, info, entry, ctx.store.root)
-        remember_commit(repository, spec.engine, plan)
+        model = ServedModel(
+            served_name=served_name_of(spec),
+            engine_template=backend.template(info, entry.path, spec.repository),
+            engine_info=info,
+            tokenizer_dir=entry.path / "tokenizer",
+            layout=spec.repository.layout,
+            max_queue_size=spec.repository.max_queue_size,
+        )
+        repository = provide_repository(spec, plan, model, ctx.store.root)
     return Provisioned(
         plan=plan,
         entry=entry,
@@ -249,7 +261,7 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
             staging.set_phase("fetch")
             snapshot = _fetch(spec.engine, plan, ctx)
             durations["fetch_s"] = round(time.monotonic() - started, 3)
-        with sink.stage("build"), _kept_logs(staging, ctx.store), _timing_cache(plan, staging, ctx):
+        with sink.stage("build"), _told_well(plan, staging, ctx), _timing_cache(plan, staging, ctx):
             staging.set_phase("build")
             started = time.monotonic()
             backend.build(plan, snapshot, staging.path, staging.work_dir)
@@ -263,13 +275,26 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
 
 
 @contextlib.contextmanager
-def _kept_logs(staging: Staging, store: Store) -> Iterator[None]:
-    """Let errors name the place where the store keeps the logs of a failed build, not the one it sweeps."""
+def _told_well(plan: BuildPlan, staging: Staging, ctx: Context) -> Iterator[None]:
+    """Let a failed build name the place where its logs are kept, not the one that is swept, and a full disk.
+
+    Raises:
+        StoreError: The disk refused what this file wrote.
+    """
     try:
         yield
-    except TrtBuildError as error:
-        swept, kept = str(staging.work_dir), str(store.layout.logs / staging.name)
-        error.message, error.hint = error.message.replace(swept, kept), error.hint.replace(swept, kept)
+    except (OSError, TrtBuildError) as error:
+        figures, free = "", shutil.disk_usage(ctx.store.root).free
+        if free < FULL_BYTES:  # compilers rarely say so
+            needs = " + ".join(f"{what} {format_bytes(size)}" for what, size in _build_needs(plan, ctx).items())
+            figures = f"; the disk of {ctx.store.root} has {format_bytes(free)} left, this build writes {needs}"
+        if isinstance(error, OSError):
+            raise StoreError(
+                f"the engine cannot be written to {ctx.store.root}: {error.strerror or error}{figures}",
+                hint="make room (trtbuild store gc), or use another --store",
+            ) from error
+        swept, kept = str(staging.work_dir), str(ctx.store.layout.logs / staging.name)
+        error.message, error.hint = error.message.replace(swept, kept) + figures, error.hint.replace(swept, kept)
         error.args = (error.message,)
         raise
 
@@ -354,19 +379,48 @@ def repository_path(spec: Spec, store_root: Path) -> Path:
     return spec.repository.repository or store_root / "repositories" / served_name_of(spec)
 
 
-def write_served_model(spec: Spec, backend: Backend, info: EngineInfo, entry: Entry, store_root: Path) -> Path:
-    """Render the repository for one engine; return its path."""
-    model = ServedModel(
-        served_name=served_name_of(spec),
-        engine_template=backend.template(info, entry.path, spec.repository),
-        engine_info=info,
-        tokenizer_dir=entry.path / "tokenizer",
-        layout=spec.repository.layout,
-        max_queue_size=spec.repository.max_queue_size,
-    )
-    path = write_repository(repository_path(spec, store_root), [model], keep_others=spec.repository.add_to_repository)
+def provide_repository(spec: Spec, plan: BuildPlan, model: ServedModel, store_root: Path) -> Path:
+    """Write the repository that serves ``model``, unless it is there as it would be written; return its path."""
+    path, keep_others = repository_path(spec, store_root), spec.repository.add_to_repository
+    known = _read_record(path).get("state")
+    if known is None or known != repository_state(path, model, keep_others=keep_others):
+        write_repository(path, [model], keep_others=keep_others)
+    remember_commit(path, spec.engine, plan, repository_state(path, model, keep_others=keep_others))
     log.get().info("repository", f"model repository {path} serves {model.served_name!r}")
     return path
+
+
+def repository_state(path: Path, model: ServedModel, *, keep_others: bool) -> str:
+    """Return a digest of all that decides what a repository holds, and of what is there now.
+
+    Rendering and checking cost as much as everything else of a hit together, so they are left out when this is what it
+    was after the last writing: the same request, the same templates and code, and a current version whose every file
+    has the size and times it was written with. Anything else, also an edit by hand, is another state.
+    """
+    from trtbuild import repository
+
+    served = {**asdict(model), "tokenizer_dir": str(model.tokenizer_dir), "keep_others": keep_others}
+    served["tokenizer"] = [name for name in TOKENIZER_FILES if (model.tokenizer_dir / name).is_file()]
+    digest = hashlib.sha256(canonical_json(served).encode())
+    template = repository.TEMPLATES / model.engine_template.directory
+    for part in (Path(repository.__file__), repository.TEMPLATES, template, path):
+        digest.update("\n".join(_file_times(part.resolve())).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _file_times(top: Path) -> list[str]:
+    """Return a line per file of a tree with what a write to it changes; none for what Python leaves behind."""
+    if not top.is_dir():
+        paths = [str(top)] if top.exists() else []
+    else:
+        paths = [
+            f"{directory}/{name}"
+            for directory, _, names in os.walk(top)
+            for name in names
+            if "__pycache__" not in directory
+        ]
+    stats = ((path, os.lstat(path)) for path in sorted(paths))
+    return [f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}" for path, stat in stats]
 
 
 def pin_to_repository(spec: Spec, store_root: Path) -> Spec:
@@ -374,30 +428,42 @@ def pin_to_repository(spec: Spec, store_root: Path) -> Spec:
 
     A pod's init container and its server must not resolve a moving branch twice: the server takes what init built.
     """
-    record = _record_path(repository_path(spec, store_root))
-    try:
-        document = json.loads(record.read_text())
-        if document.get("spec") == _spec_digest(spec.engine) and re.fullmatch(r"[0-9a-f]{40}", document["revision"]):
-            return replace(spec, engine=replace(spec.engine, revision=document["revision"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    return spec
+    document = _read_record(repository_path(spec, store_root))
+    commit = str(document.get("revision"))
+    if document.get("spec") != _spec_digest(spec.engine) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+        return spec
+    if commit != spec.engine.revision:
+        log.get().info(
+            "pinned", f"revision {spec.engine.revision} is {commit[:12]}, from which the repository was made"
+        )
+    return replace(spec, engine=replace(spec.engine, revision=commit))
 
 
-def remember_commit(repository: Path, spec: EngineSpec, plan: BuildPlan) -> None:
-    """Write beside the repository which commit it was made from (see :func:`pin_to_repository`)."""
+def remember_commit(repository: Path, spec: EngineSpec, plan: BuildPlan, state: str | None = None) -> None:
+    """Write beside the repository which commit and request it was made from.
+
+    See :func:`pin_to_repository` and :func:`repository_state`. A record that was cut short by a crash is no record,
+    which costs a question to the hub and a rendering, so it is written in place and leaves nothing behind.
+    """
     record = _record_path(repository)
-    text = json.dumps({"spec": _spec_digest(spec), "revision": plan.model.revision, "key": plan.key.digest}) + "\n"
+    known = {"spec": _spec_digest(spec), "revision": plan.model.revision, "key": plan.key.digest, "state": state}
+    if _read_record(repository) == known:
+        return
     try:
-        if record.exists() and record.read_text() == text:
-            return
-        temporary = record.with_name(f"{record.name}.{os.getpid()}")
-        temporary.write_text(text)
-        temporary.rename(record)
+        record.write_text(json.dumps(known) + "\n", encoding="utf-8")
     except OSError as error:
         raise RepositoryError(
             f"cannot write {record}: {error.strerror}", hint="make its directory writable, or pass another --repository"
         ) from error
+
+
+def _read_record(repository: Path) -> dict[str, JsonValue]:
+    """Return what :func:`remember_commit` wrote, or nothing."""
+    try:
+        document = json.loads(_record_path(repository).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _record_path(repository: Path) -> Path:
