@@ -70,6 +70,10 @@ class Exporter:
         self._distribution("trtbuild_inter_token_latency_seconds", *snapshot.inter_token)
         self._distribution("trtbuild_request_duration_seconds", *snapshot.duration)
 
+    def close(self) -> None:
+        """Let go of every series."""
+        self._series.clear()
+
     def _distribution(self, name: str, buckets: Mapping[str, int], total: float) -> None:
         for bound, count in buckets.items():
             self._counter(name, count, "_bucket", le=bound)

@@ -115,6 +115,10 @@ class TritonSeries:
         metric: Series = self._families[name].Metric(labels=dict(labels))
         return metric
 
+    def close(self) -> None:
+        """Let go of the families."""
+        self._families.clear()
+
 
 def _server_arguments() -> list[str]:
     """Return the command line of the server: this process is its child."""
@@ -184,6 +188,9 @@ class TritonPythonModel:
         self._stopping.set()
         if self._ticker is not None:
             self._ticker.join()
+            # Now, and the series before their families: later there is no server left to tell, and the process crashes.
+            self._exporter.close()
+            self._series.close()
 
     def _tick(self) -> None:
         for turn in itertools.count(1):
