@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -74,8 +74,8 @@ def run(
     """Run ``command`` to its end, following its output line by line.
 
     The child gets its own process group, which is ended with the caller's exception (Ctrl-C, SIGTERM raised as
-    SystemExit) or when ``timeout_s`` passes, so that no grandchild outlives a cancelled build. ``tail_lines`` says how
-    much of the output is returned; None for all of it.
+    SystemExit), when ``timeout_s`` passes, and when this process is killed outright, so that no grandchild outlives
+    a cancelled build. ``tail_lines`` says how much of the output is returned; None for all of it.
 
     Raises:
         OSError: The program does not exist or cannot be executed.
@@ -104,6 +104,7 @@ def run(
         )
         assert child.stdout is not None
         stack.enter_context(child.stdout)
+        stack.enter_context(_guarded(child.pid))
         if timeout_s:
             stack.callback(_start_timer(timeout_s, expire, child.pid).cancel)
         try:
@@ -162,6 +163,31 @@ def replace(command: Command) -> NoReturn:
     if command.cwd is not None:
         os.chdir(command.cwd)
     os.execvpe(command.argv[0], command.argv, {**os.environ, **command.env})  # noqa: S606 - no shell is the point
+
+
+@contextlib.contextmanager
+def _guarded(group: int) -> Iterator[None]:
+    """Have a process group killed when this process dies without a chance to do it (kill -9, out of memory).
+
+    The guard waits at a pipe of which only this process holds the other end, so the kernel tells it. The kernel's own
+    PR_SET_PDEATHSIG would reach the child alone, and not the ranks that a compiler has started.
+    """
+    guard = None
+    with contextlib.suppress(OSError):  # no /bin/sh: a lone child that outlives a kill -9 is no reason not to build
+        guard = subprocess.Popen(
+            ("/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "sh", str(group)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        if guard is not None and guard.stdin is not None:
+            guard.kill()
+            guard.wait()
+            guard.stdin.close()
 
 
 def _start_timer(seconds: float, act: Callable[[int], None], pid: int) -> threading.Timer:

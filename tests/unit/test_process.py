@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -43,6 +44,40 @@ def test_environment_is_added_and_argv_is_not_parsed_by_a_shell() -> None:
         argv=(sys.executable, "-c", "import os, sys; print(os.environ['X'], sys.argv[1])", "$(id); *"), env={"X": "1"}
     )
     assert run(command).tail == ("1 $(id); *",)
+
+
+def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    """Also those that the child has started: a compiler's ranks."""
+    pid_file = tmp_path / "grandchild"
+    child = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(pid_file)!r} + ".new", "w").write(str(child.pid))
+import os; os.rename({str(pid_file)!r} + ".new", {str(pid_file)!r})
+time.sleep(600)
+"""
+    parent = f"""
+import sys
+from trtbuild.process import Command, run
+run(Command(argv=(sys.executable, "-c", {child!r})))
+"""
+    running = start(_python(parent), log_path=tmp_path / "log")
+    try:
+        for _ in range(600):
+            if pid_file.exists():
+                break
+            time.sleep(0.05)
+        os.kill(running.pid, signal.SIGKILL)
+        _assert_gone(int(pid_file.read_text()))
+    finally:
+        stop(running)
+
+
+def test_nothing_is_left_of_a_run_that_ended() -> None:
+    descriptors, children = Path("/proc/self/fd"), Path(f"/proc/self/task/{os.getpid()}/children")
+    before = set(descriptors.iterdir()), children.read_text()
+    assert run(_python("print(1)")).tail == ("1",)
+    assert (set(descriptors.iterdir()), children.read_text()) == before
 
 
 def test_timeout_ends_the_whole_group(tmp_path: Path) -> None:
