@@ -30,6 +30,8 @@ RESERVED_MEANINGS = {
     "TRTBUILD_LOG_FORMAT": "`auto`, `human`, `text` or `json`, when `--log-format` is not given",
     "TRTBUILD_LOG_LEVEL": "`debug`, `info`, `warning` or `error`, when `--log-level` is not given",
     "TRTBUILD_PYTHON": "set by `serve` for model processes: the interpreter that has the engine's packages",
+    "TRTBUILD_TRTLLM_EXAMPLES": "directory of TensorRT-LLM's own `examples`, of the installed version, where it is not "
+    "`/app/examples`",
 }
 
 

@@ -42,6 +42,9 @@ ISA_FLAGS = (
     "amx_fp16", "fma", "sse4_2", "asimd", "asimdhp", "bf16", "i8mm", "sve", "sve2",
 )  # fmt: skip
 
+EXAMPLES = "trtllm-examples"
+"""Name among the tools of the directory with TensorRT-LLM's own conversion scripts."""
+
 _GPU_QUERY = "index,name,compute_cap,memory.total,uuid"
 _SMI_TIMEOUT_S = 30.0
 
@@ -50,11 +53,15 @@ def inspect_host(environ: Mapping[str, str]) -> HostInfo:
     """Return this machine as a value.
 
     Args:
-        environ: Environment of the process (``PATH``, ``CUDA_VISIBLE_DEVICES``, versions that images announce).
+        environ: Environment of the process (``PATH``, ``CUDA_VISIBLE_DEVICES``, versions that images announce,
+            ``TRTBUILD_TRTLLM_EXAMPLES``).
     """
     search_path = environ.get("PATH", os.defpath)
     own = str(Path(sys.executable).parent)
     tools = {name: found for name in TOOLS if (found := shutil.which(name, path=os.pathsep.join([own, search_path])))}
+    examples = environ.get("TRTBUILD_TRTLLM_EXAMPLES") or catalog.EXAMPLES_DIR
+    if Path(examples).is_dir():
+        tools[EXAMPLES] = str(Path(examples).absolute())
     return HostInfo(
         platform=f"{platform.system().lower()}/{platform.machine()}",
         cpu=read_cpu(Path("/proc/cpuinfo")),

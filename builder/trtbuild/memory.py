@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from trtbuild.catalog import ModelInfo, Preset, count_parameters
+from trtbuild.errors import SpecError
 from trtbuild.log import format_bytes
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1}
@@ -67,6 +68,20 @@ SHM_RANK_BYTES = 256 * MIB
 
 Source: tensorrtllm_backend's documentation runs containers with --shm-size=2g, enough for 4 ranks by this formula.
 """
+
+
+def kv_fraction(asked: float | None) -> float:
+    """Return the share of free GPU memory for the key/value cache; None means upstream's default.
+
+    Raises:
+        SpecError: It is no share.
+    """
+    if asked is not None and not 0 < asked <= 1:
+        raise SpecError(
+            f"kv_cache_free_gpu_mem_fraction: expected more than 0 and at most 1, got {asked:g}",
+            hint=f"upstream's default is {KV_FRACTION:g}",
+        )
+    return KV_FRACTION if asked is None else asked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,9 @@ TOKENIZER_FILES = (
 """Files of a snapshot that the front model needs; they are kept beside the engine, in ``tokenizer/``."""
 
 
+SHOWN_DIFFERENCES = 8
+"""Differences from the nearest engine that a miss names; ``trtbuild explain`` names all."""
+
 FULL_BYTES = 4 << 20
 """A disk with less left is full: file systems keep a little, and a writer stops short of the last byte."""
 
@@ -96,18 +99,31 @@ class Provisioned:
 def choose_backend(name: str, host: HostInfo) -> Backend:
     """Return the backend called ``name``, or for ``auto`` the first that works on ``host``.
 
+    A machine with GPUs and TensorRT-LLM is not served from its processor unless that is asked for.
+
     Raises:
         HostError: It does not work here; the message says why for each one tried.
     """
     tried: list[str] = []
+    has_gpu_stack = bool(host.gpus) and "tensorrt_llm" in host.versions
     for candidate in AUTO_ORDER if name == "auto" else (name,):
         backend = backends.get(candidate)
         availability = backend.availability(host)
-        if availability.is_available:
+        if availability.is_available and not (name == "auto" and candidate == "cpu" and has_gpu_stack):
+            for reason in tried if has_gpu_stack else ():
+                log.get().warning("backend", f"{candidate} is used: {reason}")
             return backend
-        tried.append(f"{candidate}: {availability.reason}")
+        if not availability.is_available:
+            tried.append(f"{candidate}: {availability.reason}")
+    if name != "auto":
+        raise HostError(tried[0], hint="trtbuild doctor shows what every backend can do here")
+    if has_gpu_stack:
+        raise HostError(
+            "no engine backend works on this machine's GPUs\n  " + "\n  ".join(tried),
+            hint="use another image, or pass --backend cpu to compute on the processor",
+        )
     raise HostError(
-        "no engine backend works on this machine\n  " + "\n  ".join(tried) if name == "auto" else tried[0],
+        "no engine backend works on this machine\n  " + "\n  ".join(tried),
         hint="pip install 'trtbuild[cpu]' brings an engine that needs no GPU; trtbuild doctor shows every backend",
     )
 
@@ -200,6 +216,7 @@ def provide_engine(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) 
             sink.info("hit", f"engine {plan.key.short} is in the store, nothing to build", path=str(found.path))
             return found, True
         sink.info("miss", f"engine {plan.key.short}: {found.reason}")
+        _say_nearest(plan, store)
         with store.lock(plan.key):
             found = store.get(plan.key, verify=verify)
             if isinstance(found, Entry):
@@ -249,8 +266,19 @@ def _is_downloaded(plan: BuildPlan, ctx: Context) -> bool:
     return found is not None and found.files is not None
 
 
+def _say_nearest(plan: BuildPlan, store: Store) -> None:
+    """Say what differs from the engine of the same model that is most like the one that is missing, if there is one."""
+    found = store.explain(plan.key)
+    if found.nearest is not None and found.nearest.key.model_part == plan.key.model_part:
+        seen = [str(difference) for difference in found.differences]
+        more = f"; and {len(seen) - SHOWN_DIFFERENCES} more" if len(seen) > SHOWN_DIFFERENCES else ""
+        shown = "; ".join(seen[:SHOWN_DIFFERENCES])
+        log.get().info("nearest", f"engine {found.nearest.key.short} is another one: {shown}{more}")
+
+
 def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry:
     sink, durations = log.get(), {}
+    backend.check(plan, spec.repository)
     _make_room(spec, plan, ctx, _build_needs(plan, ctx))
     estimate_s = ctx.store.estimate(plan.key)
     if estimate_s is not None:

@@ -198,6 +198,14 @@ class Backend(Protocol):
             HostError: It cannot be built on this host.
         """
 
+    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:
+        """Refuse, before anything is downloaded, what would only show after the build.
+
+        Raises:
+            SpecError: Something the request names is missing, or a template parameter is illegal.
+            HostError: A tool is missing.
+        """
+
     def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:
         """Build the engine from a complete snapshot into the empty ``engine_dir``.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.machines import gpu_host
 from trtbuild import log, pipeline, repository
 from trtbuild.errors import BuildError, HostError, RepositoryError, SpecError, StoreError
 from trtbuild.fetch import Hub
@@ -58,7 +59,7 @@ class TinyBackend:
 
     def __init__(self, template: Path) -> None:
         self.template_directory = template
-        self.built = 0
+        self.built = self.checked = 0
         self.fault: Callable[[Path], None] = lambda _: None
         self.budget = Budget(snapshot_bytes=100, checkpoint_bytes=0, engine_bytes=10, host_memory_bytes=1, shm_bytes=0)
 
@@ -76,6 +77,9 @@ class TinyBackend:
             backend="tiny", model=model, shape=shape, key=key, sku="tiny", budget=self.budget, steps=("write a file",),
             arithmetic=("1 + 1 = 2",), warnings=("it is tiny",),
         )  # fmt: skip
+
+    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:
+        self.checked += 1
 
     def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:
         self.built += 1
@@ -170,17 +174,22 @@ def test_a_backend_that_does_not_work_says_why(ctx: Context, monkeypatch: pytest
     assert "trtbuild doctor" in every.value.hint
     is_cpu_there = True
     assert choose_backend("auto", ctx.host).name == "cpu"
+    with_gpu = gpu_host("h100", 1)
+    assert choose_backend("cpu", with_gpu).name == "cpu"
+    with pytest.raises(HostError, match="this machine's GPUs") as passed_over:
+        choose_backend("auto", with_gpu)
+    assert "--backend cpu" in passed_over.value.hint
 
 
 def test_everything_then_a_hit(ctx: Context, backend: TinyBackend, model: Path) -> None:
     first = provision(request(model), ctx)
-    assert (first.was_hit, first.served_name, backend.built) == (False, "tiny-model", 1)
+    assert (first.was_hit, first.served_name, backend.built, backend.checked) == (False, "tiny-model", 1, 1)
     assert sorted(p.name for p in (first.entry.path / "tokenizer").iterdir()) == ["config.json", "tokenizer.json"]
     facts = first.entry.manifest.provenance
     assert (facts["image"], facts["backend"], facts["steps"]) == ("r/i:1", "tiny", ["write a file"])
     assert set(facts["durations"]) == {"fetch_s", "build_s"}  # type: ignore[arg-type]
     second = provision(request(model), ctx)
-    assert (second.was_hit, backend.built) == (True, 1)
+    assert (second.was_hit, backend.built, backend.checked) == (True, 1, 1)
     assert (second.entry.path, second.repository) == (first.entry.path, first.repository)
     assert first.repository == ctx.store.root / "repositories" / "tiny-model"
     assert (first.repository / "tensorrt_llm" / "config.pbtxt").is_file()

@@ -76,6 +76,10 @@ class CpuBackend:
         """Decide every open choice; see :func:`cpu_plan.make_plan`."""
         return cpu_plan.make_plan(spec, model, host)
 
+    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:  # noqa: ARG002
+        """Refuse illegal template parameters; the packages were looked for by ``availability``."""
+        _check_parameters(spec)
+
     def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:
         """Build the engine and compute one token with it."""
         config = _read_config(snapshot)
@@ -115,18 +119,7 @@ class CpuBackend:
 
     def template(self, info: EngineInfo, engine_dir: Path, spec: RepositorySpec) -> EngineTemplate:
         """Return how the engine is served."""
-        for name, value in spec.template_parameter.items():
-            if name not in _TEMPLATE_PARAMETERS:
-                known = "; ".join(f"{key}: {text}" for key, text in _TEMPLATE_PARAMETERS.items())
-                raise SpecError(
-                    f"template_parameter: unknown parameter {name!r}{closest(name, tuple(_TEMPLATE_PARAMETERS))}",
-                    hint=f"the cpu engine model knows {known}",
-                )
-            if not value.isdecimal() or int(value) < 1:
-                raise SpecError(
-                    f"template_parameter {name}: expected a whole number from 1, got {value!r}",
-                    hint=f"{name}: {_TEMPLATE_PARAMETERS[name]}",
-                )
+        _check_parameters(spec)
         parameters: dict[str, str] = {
             "engine_dir": str(engine_dir),
             "max_batch_size": str(info.max_batch_size),
@@ -142,6 +135,21 @@ class CpuBackend:
             "parameters": [list(pair) for pair in parameters.items()],
         }
         return EngineTemplate(directory=TEMPLATE, variables=variables)
+
+
+def _check_parameters(spec: RepositorySpec) -> None:
+    for name, value in spec.template_parameter.items():
+        if name not in _TEMPLATE_PARAMETERS:
+            known = "; ".join(f"{key}: {text}" for key, text in _TEMPLATE_PARAMETERS.items())
+            raise SpecError(
+                f"template_parameter: unknown parameter {name!r}{closest(name, tuple(_TEMPLATE_PARAMETERS))}",
+                hint=f"the cpu engine model knows {known}",
+            )
+        if not value.isdecimal() or int(value) < 1:
+            raise SpecError(
+                f"template_parameter {name}: expected a whole number from 1, got {value!r}",
+                hint=f"{name}: {_TEMPLATE_PARAMETERS[name]}",
+            )
 
 
 def engine_config(plan: BuildPlan, config: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trtbuild import feasibility, log, memory
-from trtbuild.backends.tensorrt_llm_plan import choose_limits, gpu_label
+from trtbuild.backends.tensorrt_llm_plan import LLMAPI_SINCE, choose_limits, gpu_label
 from trtbuild.catalog import GpuArchitecture, ModelInfo, gpu_architecture, parse_version, preset, trtllm_releases
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.log import format_bytes
@@ -32,9 +32,6 @@ from trtbuild.plan import (
 from trtbuild.spec import EngineSpec, GpuInfo, HostInfo, JsonValue, RepositorySpec, closest
 
 TEMPLATE = "tensorrt_llm/llmapi"
-OLDEST = "1.0.0"
-"""First release whose LLM API runs PyTorch by default. Source: TensorRT-LLM release notes 1.0."""
-
 CONFIG_SCHEMA = 1
 _LEFT_OUT = frozenset({".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".md"})
 _TEMPLATE_PARAMETERS = {
@@ -62,7 +59,9 @@ class LlmApiBackend:
             gpu = _find_gpu(host, world_size=1)
         except HostError as error:
             return Availability(is_available=False, reason=f"{error.message}; {error.hint}")
-        version = host.versions["tensorrt_llm"]
+        version, architecture = host.versions["tensorrt_llm"], gpu_architecture(gpu.compute_capability)
+        if architecture is not None and (reason := _unsupported(version, architecture, gpu)):
+            return Availability(is_available=False, reason=reason)
         return Availability(is_available=True, reason=f"TensorRT-LLM {version} (LLM API) on {gpu_label(gpu)}")
 
     def plan(self, spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPlan:
@@ -105,6 +104,10 @@ class LlmApiBackend:
             budget=_budget(model.info, layout),
             warnings=tuple(_warnings(model.info, architecture, gpu)),
         )
+
+    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:  # noqa: ARG002
+        """Refuse illegal template parameters; nothing but the model is needed."""
+        _check_parameters(spec)
 
     def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:  # noqa: ARG002
         """Put the model's files and the arguments of ``LLM()`` into ``engine_dir``."""
@@ -156,14 +159,8 @@ class LlmApiBackend:
 
     def template(self, info: EngineInfo, engine_dir: Path, spec: RepositorySpec) -> EngineTemplate:
         """Return how the model is served: the tensors of the C++ backend in front of the LLM API."""
-        for name, value in spec.template_parameter.items():
-            if name not in _TEMPLATE_PARAMETERS or not value.isdecimal():
-                raise SpecError(
-                    f"template_parameter {name}={value}: unknown or not a whole number"
-                    f"{closest(name, tuple(_TEMPLATE_PARAMETERS))}",
-                    hint="; ".join(f"{key}: {text}" for key, text in _TEMPLATE_PARAMETERS.items()),
-                )
-        fraction = spec.kv_cache_free_gpu_mem_fraction
+        _check_parameters(spec)
+        fraction = memory.kv_fraction(spec.kv_cache_free_gpu_mem_fraction)
         parameters: dict[str, str] = {
             "engine_dir": str(engine_dir),
             "max_batch_size": str(info.max_batch_size),
@@ -171,7 +168,7 @@ class LlmApiBackend:
             "enable_kv_cache_reuse": "true" if spec.enable_kv_cache_reuse else "false",
             "enable_chunked_context": "true" if spec.enable_chunked_context else "false",
             "batch_scheduler_policy": spec.batch_scheduler_policy,
-            "kv_cache_free_gpu_mem_fraction": f"{memory.KV_FRACTION if fraction is None else fraction:g}",
+            "kv_cache_free_gpu_mem_fraction": f"{fraction:g}",
             **spec.template_parameter,
         }
         variables: dict[str, JsonValue] = {
@@ -180,6 +177,17 @@ class LlmApiBackend:
             "parameters": [list(pair) for pair in parameters.items()],
         }
         return EngineTemplate(directory=TEMPLATE, variables=variables)
+
+
+def _check_parameters(spec: RepositorySpec) -> None:
+    memory.kv_fraction(spec.kv_cache_free_gpu_mem_fraction)
+    for name, value in spec.template_parameter.items():
+        if name not in _TEMPLATE_PARAMETERS or not value.isdecimal():
+            raise SpecError(
+                f"template_parameter {name}={value}: unknown or not a whole number"
+                f"{closest(name, tuple(_TEMPLATE_PARAMETERS))}",
+                hint="; ".join(f"{key}: {text}" for key, text in _TEMPLATE_PARAMETERS.items()),
+            )
 
 
 def _scalar_inputs() -> Iterator[tuple[str, str]]:
@@ -242,10 +250,10 @@ def _find_gpu(host: HostInfo, *, world_size: int) -> GpuInfo:
     version = host.versions.get("tensorrt_llm")
     if version is None:
         raise HostError("tensorrt_llm is not installed here", hint="run inside NVIDIA's Triton TensorRT-LLM image")
-    if parse_version(version) < parse_version(OLDEST):
+    if parse_version(version) < parse_version(LLMAPI_SINCE):
         raise HostError(
-            f"TensorRT-LLM {version}: the llmapi backend needs {OLDEST} or later",
-            hint="use --backend tensorrt_llm with this image, or a newer image",
+            f"TensorRT-LLM {version}: the llmapi backend needs {LLMAPI_SINCE} or later",
+            hint=f"run inside {trtllm_releases()[-1].images[-1]}, or use --backend tensorrt_llm with this one",
         )
     if len(host.gpus) < world_size or not host.gpus:
         raise HostError(
@@ -274,16 +282,20 @@ def _refuse_impossible(spec: EngineSpec, model: ModelInfo, host: HostInfo, gpu: 
     if architecture is not None:
         product = gpu_label(gpu)
         kinds = {"dtype": dtype, "quantization": "none", "kv_cache_dtype": spec.kv_cache_dtype}
-        if architecture.trtllm_until and parse_version(version) > parse_version(architecture.trtllm_until):
-            raise HostError(
-                f"TensorRT-LLM {version} does not support {architecture.name} GPUs such as {product}",
-                hint="a GPU of compute capability 8.0 or later",
-            )
+        if reason := _unsupported(version, architecture, gpu):
+            raise HostError(reason, hint="a GPU of compute capability 8.0 or later")
         found.append(feasibility.gpu_problem(architecture, product, **kinds))
     for problem in found:
         if problem is not None:
             kind = HostError if problem.is_host else SpecError
             raise kind(problem.reason, hint=f"nearest possible: {problem.remedy}")
+
+
+def _unsupported(version: str, architecture: GpuArchitecture, gpu: GpuInfo) -> str:
+    """Return why an installed TensorRT-LLM cannot use a GPU, or "".  Its version may be newer than every table."""
+    if architecture.trtllm_until and parse_version(version) > parse_version(architecture.trtllm_until):
+        return f"TensorRT-LLM {version} does not support {architecture.name} GPUs such as {gpu_label(gpu)}"
+    return ""
 
 
 def _refuse_too_big(model: ModelInfo, need: memory.GpuMemory, gpu: GpuInfo) -> None:

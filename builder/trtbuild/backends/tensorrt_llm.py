@@ -13,15 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtbuild import log, process
+from trtbuild import feasibility, log, process
 from trtbuild.backends import tensorrt_llm_commands as commands
 from trtbuild.backends.tensorrt_llm_engine import check_checkpoint, inspect_engine, read_config
 from trtbuild.backends.tensorrt_llm_options import backend_parameters
 from trtbuild.backends.tensorrt_llm_plan import find_target, make_plan, split_calibration
-from trtbuild.catalog import TensorInfo, diagnose, trtllm
+from trtbuild.catalog import GpuArchitecture, TensorInfo, diagnose, trtllm
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.log import format_bytes
-from trtbuild.memory import KV_FRACTION
+from trtbuild.memory import kv_fraction
 from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel
 from trtbuild.process import Command, Completed
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, RepositorySpec
@@ -62,13 +62,24 @@ class TensorRtLlmBackend:
             target = find_target(host, world_size=1)
         except HostError as error:
             return Availability(is_available=False, reason=f"{error.message}; {error.hint}")
-        return Availability(
-            is_available=True, reason=f"TensorRT-LLM {target.release.installed} on {target.gpus} x {target.product}"
-        )
+        reason = f"TensorRT-LLM {target.release.installed} on {target.gpus} x {target.product}"
+        if target.architecture is not None:
+            problem = feasibility.release_problem(target.release, target.architecture, target.product)
+            if problem is not None:
+                return Availability(is_available=False, reason=f"{problem.reason}; {problem.remedy}")
+            reason += f": {_abilities(target.architecture)}"
+        return Availability(is_available=True, reason=reason)
 
     def plan(self, spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPlan:
         """Decide every open choice; see :func:`tensorrt_llm_plan.make_plan`."""
         return make_plan(spec, model, host)
+
+    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:
+        """Refuse illegal template parameters, and to build without the conversion script or the calibration data."""
+        kv_fraction(spec.kv_cache_free_gpu_mem_fraction)
+        backend_parameters(commands.release_of(plan), {}, spec.template_parameter)
+        self._find_script(plan)
+        _local_calibration(plan)
 
     def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:
         """Convert or quantize the snapshot, then compile it."""
@@ -98,13 +109,14 @@ class TensorRtLlmBackend:
         return EngineTemplate(directory=TEMPLATE, variables=_template_variables(info, engine_dir, spec))
 
     def _find_script(self, plan: BuildPlan) -> Path:
-        root = self.examples_dir or Path(commands.release_of(plan).examples_dir)
+        root = self.examples_dir or Path(str(plan.shape.options["examples_dir"]))
         tried = [root / script for script in commands.checkpoint_scripts(plan)]
         found = next((path for path in tried if path.is_file()), None)
         if found is None:
-            raise ConvertError(
+            raise HostError(
                 f"the conversion script is not there: tried {', '.join(map(str, tried))}",
-                hint=f"run inside {commands.release_of(plan).images[-1]}, which ships the scripts of its version",
+                hint=f"run inside {commands.release_of(plan).images[-1]}, which ships them, or set "
+                "TRTBUILD_TRTLLM_EXAMPLES to the examples directory of that version's source",
             )
         return found
 
@@ -112,15 +124,9 @@ class TensorRtLlmBackend:
         """Return the directory of the calibration data; a dataset is downloaded at its commit."""
         if not commands.needs_quantizer(plan.shape):
             return None
-        name, pin = split_calibration(str(plan.shape.options["calibration"]))
-        if not pin or pin.startswith("tree-"):
-            directory = Path(name).expanduser().resolve()
-            if not directory.is_dir():
-                raise ConvertError(
-                    f"the calibration data {directory} is not a directory",
-                    hint="expected a dataset directory with a train split that has a text column",
-                )
+        if (directory := _local_calibration(plan)) is not None:
             return directory
+        name, pin = split_calibration(str(plan.shape.options["calibration"]))
         # quantize.py knows the columns of cnn_dailymail by the directory's name, so the name is kept.
         target = work_dir / "calibration" / name.rsplit("/", 1)[-1]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +153,7 @@ class TensorRtLlmBackend:
         wrong = check_checkpoint(paths.checkpoint, world_size)
         if wrong:
             raise ConvertError(
-                f"{paths.script.name} ended well, but the checkpoint is incomplete: {wrong}",
+                f"{paths.script.name} ended well, but the checkpoint is incomplete: {wrong}{_kept(done)}",
                 hint="look at the log for a rank that gave up; less memory than needed is the usual reason",
                 log_tail=done.tail,
             )
@@ -167,7 +173,14 @@ class TensorRtLlmBackend:
             done = self._run(command, paths.work / "build.log", on_line=follow)
         if done.exit_code != 0:
             raise _failure(BuildError, "trtllm-build failed", done, plan)
-        info = inspect_engine(paths.engine)
+        try:
+            info = inspect_engine(paths.engine)
+        except BuildError as error:
+            raise BuildError(
+                f"trtllm-build ended well, but the engine is incomplete: {error.message}{_kept(done)}",
+                hint="look at the log for a rank that gave up; less memory than needed is the usual reason",
+                log_tail=done.tail,
+            ) from None
         if (info.tp_size, info.pp_size) != (plan.shape.tp_size, plan.shape.pp_size):
             raise BuildError(
                 f"trtllm-build made an engine of tp {info.tp_size} x pp {info.pp_size}, "
@@ -186,13 +199,44 @@ class TensorRtLlmBackend:
             ) from None
 
 
+def _abilities(architecture: GpuArchitecture) -> str:
+    """Return what GPUs of an architecture compute, for people: the types and presets that a plan may ask for."""
+    return (
+        f"{' '.join(architecture.dtypes)}; quantization {' '.join(architecture.quantizations) or 'none'}; "
+        f"key/value cache {' '.join(('auto', *architecture.kv_cache_dtypes))}"
+    )
+
+
+def _kept(done: Completed) -> str:
+    """Return where the whole log of a tool is, for the end of a message."""
+    return f" (whole log: {done.log_path})" if done.log_path else ""
+
+
+def _local_calibration(plan: BuildPlan) -> Path | None:
+    """Return the directory of local calibration data; None when there is none or it is a dataset of the hub.
+
+    Raises:
+        SpecError: It is not there.
+    """
+    name, pin = split_calibration(str(plan.shape.options.get("calibration", "")))
+    if not name or (pin and not pin.startswith("tree-")):
+        return None
+    directory = Path(name).expanduser().resolve()
+    if not directory.is_dir():
+        raise SpecError(
+            f"the calibration data {directory} is not a directory",
+            hint="expected a dataset directory with a train split that has a text column",
+        )
+    return directory
+
+
 def _failure(
     kind: type[BuildError] | type[ConvertError], what: str, done: Completed, plan: BuildPlan
 ) -> BuildError | ConvertError:
     """Return the error for a tool that failed: a known complaint in our words, or its own last lines."""
     needs = f"about {format_bytes(plan.budget.host_memory_bytes)}"
     found = diagnose(done.exit_code, done.tail, needs=needs)
-    kept = f" (whole log: {done.log_path})" if done.log_path else ""
+    kept = _kept(done)
     if found is None:
         return kind(
             f"{what} with exit code {done.exit_code}{kept}",
@@ -225,12 +269,7 @@ def _template_variables(info: EngineInfo, engine_dir: Path, spec: RepositorySpec
     release = trtllm(version)
     config = read_config(engine_dir)
     pretrained, build = config["pretrained_config"], config["build_config"]
-    fraction = KV_FRACTION if spec.kv_cache_free_gpu_mem_fraction is None else spec.kv_cache_free_gpu_mem_fraction
-    if not 0 < fraction <= 1:
-        raise SpecError(
-            f"kv_cache_free_gpu_mem_fraction: expected more than 0 and at most 1, got {fraction:g}",
-            hint=f"upstream's default is {KV_FRACTION:g}",
-        )
+    fraction = kv_fraction(spec.kv_cache_free_gpu_mem_fraction)
     ours = {
         "gpt_model_type": "inflight_fused_batching",
         "gpt_model_path": str(engine_dir),

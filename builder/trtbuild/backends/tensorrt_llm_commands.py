@@ -165,11 +165,10 @@ def checkpoint_command(plan: BuildPlan, paths: Paths) -> Command:
 
 def steps(plan: BuildPlan) -> tuple[str, ...]:
     """Return what will be run, with names in capitals for the paths that are not known yet."""
-    release = release_of(plan)
     script = checkpoint_scripts(plan)[0]
     paths = Paths(
         python=Path("python3"),
-        script=Path(release.examples_dir, script),
+        script=Path(str(plan.shape.options["examples_dir"]), script),
         trtllm_build=Path("trtllm-build"),
         snapshot=Path("SNAPSHOT"),
         checkpoint=Path("CHECKPOINT"),

@@ -62,7 +62,8 @@ def inspect_engine(engine_dir: Path) -> EngineInfo:
         size = path.stat().st_size if path.is_file() else 0
         if size == 0:
             state = "is empty" if path.is_file() else "is missing"
-            raise BuildError(f"{path.name} {state}: the engine promises {world_size} ranks", hint=_HINT)
+            promised = f"{world_size} rank{'s' if world_size > 1 else ''}"
+            raise BuildError(f"{path.name} {state}: the engine promises {promised}", hint=_HINT)
     return info
 
 

@@ -17,12 +17,14 @@ from trtbuild.backends.tensorrt_llm_options import (
     resolved_build_options,
 )
 from trtbuild.catalog import (
+    EXAMPLES_DIR,
     GpuArchitecture,
     ModelInfo,
     ProductLabel,
     TrtLlmRelease,
     gpu_architecture,
     image_name,
+    parse_version,
     preset,
     trtllm,
     trtllm_releases,
@@ -38,6 +40,9 @@ DEFAULT_BATCH_SIZE = 128
 DEFAULT_SEQ_LEN = 8192
 DEFAULT_NUM_TOKENS = 8192
 """Tokens of the longest sequence and of one step; upstream's max_num_tokens since 0.11."""
+
+LLMAPI_SINCE = "1.0.0"
+"""First release whose LLM API runs PyTorch by default. Source: TensorRT-LLM release notes 1.0."""
 
 _PINNED = re.compile(r"^(?P<name>.+)@(?P<pin>[0-9a-f]{40}|tree-[0-9a-f]{64})$")
 
@@ -73,9 +78,13 @@ def find_target(host: HostInfo, world_size: int) -> Target:
         raise HostError("tensorrt_llm is not installed here", hint=f"run inside {last}, or use --backend cpu")
     release = trtllm(version)
     if "trtllm-build" not in host.tools:
+        last = trtllm_releases()[-1].images[-1]
+        own = release.images[-1]
+        where = own if own == last else f"{own}, or {last}, the last image with it"
+        llmapi = ", or use --backend llmapi" if parse_version(version) >= parse_version(LLMAPI_SINCE) else ""
         raise HostError(
             f"TensorRT-LLM {version} is installed, but trtllm-build is not on PATH",
-            hint=f"run inside {release.images[-1]}, or use --backend llmapi",
+            hint=f"run inside {where}{llmapi}",
         )
     if not host.gpus:
         raise HostError(
@@ -200,6 +209,7 @@ def _shape(spec: EngineSpec, model: ModelInfo, layout: memory.Layout, target: Ta
     options: dict[str, JsonValue] = {
         "trtllm_version": target.release.installed,
         "trtllm_build": host.tools["trtllm-build"],
+        "examples_dir": host.tools.get("trtllm-examples", EXAMPLES_DIR),
         "workers": workers,
         "build": said,
         "trust_remote_code": spec.trust_remote_code,

@@ -27,6 +27,7 @@ from trtbuild.catalog.skus import (
     skus,
 )
 from trtbuild.catalog.trtllm import (
+    EXAMPLES_DIR,
     BackendParameter,
     BuildOption,
     Family,
@@ -46,6 +47,7 @@ from trtbuild.catalog.trtllm import (
 )
 
 __all__ = [
+    "EXAMPLES_DIR",
     "BackendParameter",
     "BuildOption",
     "Complaint",

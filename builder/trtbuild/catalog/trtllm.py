@@ -14,6 +14,12 @@ from typing import Any, Literal
 from trtbuild.catalog.loading import load
 from trtbuild.errors import HostError
 
+EXAMPLES_DIR = "/app/examples"
+"""Where the images keep upstream's scripts.
+
+Source: tensorrtllm_backend dockerfile/Dockerfile.triton.trt_llm_backend, which copies examples there since v0.17.0.
+"""
+
 OptionKind = Literal["str", "int", "float", "bool", "flag", "switch", "choice", "list"]
 
 _VERSION = re.compile(r"^(?P<release>\d+(?:\.\d+)*)(?:(?P<pre>a|b|rc)(?P<pre_n>\d+))?(?P<rest>.*)$")
@@ -200,7 +206,6 @@ class TrtLlmRelease:
         cuda: CUDA version of those images.
         python: Python version of those images.
         has_llmapi: The images ship the ``llmapi`` model template.
-        examples_dir: Where the images keep upstream's scripts.
         build_options: Options of ``trtllm-build`` by name, every accepted spelling included.
         families: Conversion families.
         quantize: The quantizer.
@@ -218,7 +223,6 @@ class TrtLlmRelease:
     cuda: str
     python: str
     has_llmapi: bool
-    examples_dir: str
     build_options: Mapping[str, BuildOption] = field(repr=False)
     families: tuple[Family, ...] = field(repr=False)
     quantize: QuantizeTool = field(repr=False)
@@ -314,7 +318,6 @@ def _release(entry: Mapping[str, Any], *, installed: str) -> TrtLlmRelease:
         cuda=entry["cuda"],
         python=entry["python"],
         has_llmapi=entry["llmapi"],
-        examples_dir=data["examples_dir"],
         build_options=_build_options(version),
         families=_families(version),
         quantize=_quantize_tool(),

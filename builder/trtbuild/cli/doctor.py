@@ -145,7 +145,9 @@ def doctor_lines(host: HostInfo, checks: list[tuple[str, bool, str]], server: tu
         )
     lines += [f"version    {name} {version}" for name, version in sorted(host.versions.items())]
     lines += [f"tool       {name}: {path}" for name, path in sorted(host.tools.items())]
-    lines += [f"store      {default_store(os.environ)}", f"HF cache   {default_hf_cache(os.environ)}", ""]
+    store = os.environ.get("TRTBUILD_STORE") or default_store(os.environ)
+    hf_cache = os.environ.get("TRTBUILD_HF_CACHE") or default_hf_cache(os.environ)
+    lines += [f"store      {store}", f"HF cache   {hf_cache}", ""]
     for name, ok, reason in checks:
         lines.append(f"{'yes' if ok else 'no ':<4}{name:<14}{reason}")
     lines.append(f"{'yes' if server[0] else 'no ':<4}{'tritonserver':<14}{server[1]}")

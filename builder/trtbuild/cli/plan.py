@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ def plan_lines(made: BuildPlan) -> list[str]:
 
     shape, budget = made.shape, made.budget
     known = made.model.revision != UNRESOLVED
-    options = ", ".join(f"{name}={value}" for name, value in shape.options.items())
+    options = ", ".join(_option_words(shape.options))
     rows = [
         ("model", f"{made.model.model_id} @ {made.model.revision if known else 'a commit not asked for yet'}"),
         ("backend", f"{made.backend} on {made.sku}"),
@@ -115,6 +116,15 @@ def plan_lines(made: BuildPlan) -> list[str]:
     lines += ["", "arithmetic", *(f"  {line}" for line in made.arithmetic)]
     lines += ["", "steps", *(f"  {number}. {step}" for number, step in enumerate(made.steps, 1))]
     return lines
+
+
+def _option_words(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield ``name=value`` of options and of the options inside of them; paths and empty ones say nothing here."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from _option_words(value)
+        elif not str(value).startswith("/"):
+            yield f"{name}={value}"
 
 
 def _show(made: BuildPlan, output: str) -> None:
@@ -192,10 +202,14 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
             *([format_bytes(size) for size in sizes] or ["-", "-", "-"]),
         ))  # fmt: skip
     echo_table(table)
-    click.echo(
-        f"\none product in detail: trtbuild plan {spec.engine.model} --gpu {rows[0].sku.product} --tp 2"
-        "\nthis machine:          --here"
-    )
+    serving = next((row for row in rows if row.best), None)
+    if serving is not None and serving.best is not None:
+        layout = serving.best.layout
+        click.echo(
+            f"\none product in detail: trtbuild plan {spec.engine.model} --gpu {serving.sku.product} "
+            f"--tp {layout.tp_size} --pp {layout.pp_size}"
+        )
+    click.echo("this machine:          --here")
 
 
 def _cell(row: SkuFit, name: str) -> str:
@@ -237,7 +251,7 @@ def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, val
     if values:
         from trtbuild.cli.values import values_file
 
-        click.echo(values_file(spec, made, sku), nl=False)
+        click.echo(values_file(spec, made, sku, version=_release(version)), nl=False)
     else:
         _show(made, output)
 

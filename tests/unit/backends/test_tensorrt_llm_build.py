@@ -16,7 +16,7 @@ from trtbuild.backends.tensorrt_llm import TIMING_CACHE, TensorRtLlmBackend
 from trtbuild.backends.tensorrt_llm_engine import read_config
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError, TrtBuildError
 from trtbuild.plan import BuildPlan
-from trtbuild.spec import EngineSpec, HostInfo
+from trtbuild.spec import EngineSpec, HostInfo, RepositorySpec
 
 CUTS = [(1, 1), (2, 1), (2, 2)]
 NEWEST = catalog.trtllm_versions()[-1]
@@ -174,7 +174,7 @@ def test_a_dataset_is_fetched_at_its_commit(tmp_path: Path) -> None:
         (Mode(fail_in="build", failure="gpu-memory"), BuildError, "the GPU ran out of memory", "--tp"),
         (Mode(fail_in="build", failure="killed"), BuildError, "out of host memory, needs about", "more memory"),
         (Mode(fail_in="build", failure="crash"), BuildError, "the tool crashed", "another version"),
-        (Mode(fail_in="build", failure="partial"), BuildError, "rank1.engine is missing", "build it again"),
+        (Mode(fail_in="build", failure="partial"), BuildError, "incomplete: rank1.engine is missing", "gave up"),
     ],
     ids=lambda value: f"{value.fail_in}-{value.failure}" if isinstance(value, Mode) else None,
 )
@@ -184,14 +184,14 @@ def test_failures_become_words(mode: Mode, kind: type[TrtBuildError], said: str,
         backend.build(planned(tp_size=2), write_snapshot(tmp_path / "snapshot"), tmp_path / "engine", tmp_path / "work")
     assert said in caught.value.message
     assert hint in caught.value.hint
-    if mode.failure in {"gpu-memory", "library", "disk", "unheard-of"}:
+    if mode.failure in {"gpu-memory", "library", "disk", "unheard-of", "partial"}:
         assert len(caught.value.log_tail) > 1
         assert str(tmp_path / "work") in caught.value.message
 
 
 def test_a_missing_script_names_what_was_tried(tmp_path: Path) -> None:
     backend = TensorRtLlmBackend(run=Recorder(version="0.19.0"), examples_dir=tmp_path / "nothing")
-    with pytest.raises(ConvertError, match="models/core/llama") as caught:
+    with pytest.raises(HostError, match="models/core/llama") as caught:
         backend.build(
             planned(host=gpu_host(version="0.19.0")), write_snapshot(tmp_path / "s"), tmp_path / "e", tmp_path / "w"
         )
@@ -224,10 +224,40 @@ def test_python_code_of_a_model_is_not_run_unasked(tmp_path: Path) -> None:
     assert recorder.commands
 
 
+def test_what_a_build_needs_is_looked_for_before_it(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    plan = planned(quantization="fp8", calibration=str(data))
+    backend, _ = backend_for(tmp_path, "1.2.1")
+    backend.check(plan, RepositorySpec())
+    data.rmdir()
+    with pytest.raises(SpecError, match="data is not a directory"):
+        backend.check(plan, RepositorySpec())
+    with pytest.raises(HostError, match=r"quantize\.py") as caught:
+        TensorRtLlmBackend(examples_dir=tmp_path / "nothing").check(plan, RepositorySpec())
+    assert "TRTBUILD_TRTLLM_EXAMPLES" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (RepositorySpec(template_parameter={"decodng_mode": "top_k"}), "did you mean 'decoding_mode'"),
+        (RepositorySpec(template_parameter={"gpu_weights_percent": "all"}), "expected a number"),
+        (RepositorySpec(kv_cache_free_gpu_mem_fraction=1.5), "at most 1"),
+    ],
+    ids=["unknown", "type", "fraction"],
+)
+def test_how_it_is_served_is_checked_before_it_is_built(spec: RepositorySpec, said: str, tmp_path: Path) -> None:
+    backend, _ = backend_for(tmp_path, "1.2.1")
+    with pytest.raises(SpecError) as caught:
+        backend.check(planned(), spec)
+    assert said in caught.value.message
+
+
 def test_missing_calibration_data(tmp_path: Path) -> None:
     backend, _ = backend_for(tmp_path, "1.2.1")
     plan = planned(quantization="fp8", calibration=str(tmp_path / "absent"))
-    with pytest.raises(ConvertError, match="is not a directory"):
+    with pytest.raises(SpecError, match="is not a directory"):
         backend.build(plan, write_snapshot(tmp_path / "snapshot"), tmp_path / "engine", tmp_path / "work")
 
 

@@ -177,11 +177,18 @@ def mixed_host() -> HostInfo:
         (mixed_host(), {"tp_size": 2}, "several kinds: NVIDIA-A100-SXM4-80GB, NVIDIA-H100", "CUDA_VISIBLE_DEVICES"),
         (dataclasses.replace(gpu_host(), versions={}), {}, "tensorrt_llm is not installed", "26.07"),
         (dataclasses.replace(gpu_host(), tools={}), {}, "trtllm-build is not on PATH", "--backend llmapi"),
+        (
+            dataclasses.replace(gpu_host(version="0.19.0"), tools={}),
+            {},
+            "trtllm-build is not on PATH",
+            "25.05-trtllm-python-py3, or nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3, the last image with it",
+        ),
         (dataclasses.replace(gpu_host(), versions={"tensorrt_llm": "1.3.0rc22"}), {}, "was removed after", "llmapi"),
         (dataclasses.replace(gpu_host(), versions={"tensorrt_llm": "0.16.0"}), {}, "too old", "25.01"),
     ],
     ids=[
-        "no-gpu", "too-few", "no-fp8", "volta", "too-small", "mixed", "not-installed", "no-compiler", "removed",
+        "no-gpu", "too-few", "no-fp8", "volta", "too-small", "mixed", "not-installed", "no-compiler",
+        "no-compiler-before-llmapi", "removed",
         "too-old",
     ],
 )  # fmt: skip
@@ -194,7 +201,13 @@ def test_hosts_that_cannot(host: HostInfo, options: dict[str, object], said: str
 
 
 def test_availability_says_why() -> None:
-    assert BACKEND.availability(gpu_host()).reason == "TensorRT-LLM 1.2.1 on 8 x NVIDIA-H100-80GB-HBM3"
+    assert BACKEND.availability(gpu_host()).reason == (
+        "TensorRT-LLM 1.2.1 on 8 x NVIDIA-H100-80GB-HBM3: float32 float16 bfloat16; quantization int8-weight-only "
+        "int4-weight-only int8-sq int4-awq w4a8-awq fp8; key/value cache auto int8 fp8"
+    )
+    dropped = BACKEND.availability(gpu_host("t4"))
+    assert not dropped.is_available
+    assert "does not support turing" in dropped.reason
     without = BACKEND.availability(gpu_host(gpus=0))
     assert not without.is_available
     assert "no GPU is visible" in without.reason
