@@ -6,66 +6,26 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.hub_stub import HubStub
+from tests.integration.command_line import MODEL, Machine, add_example, processes_with, wait_until
 from trtbuild import health
+from trtbuild.errors import LaunchError
 
 pytestmark = pytest.mark.integration
-MODEL = "example/pydoc-llama"
 READY_S = 180.0
-
-
-@dataclass
-class Machine:
-    """A command line with a store, a cache and a hub of its own."""
-
-    directory: Path
-    hub: HubStub
-    env: dict[str, str] = field(default_factory=dict)
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "trtbuild", *arguments]
-
-    def environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("TRTBUILD_", "HF_", "XDG_"))}
-        own = {
-            "HF_ENDPOINT": self.hub.endpoint,
-            "HF_HOME": str(self.directory / "hf"),
-            "TRTBUILD_STORE": str(self.directory / "store"),
-        }
-        return kept | own | self.env
-
-    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            self.command(*arguments),
-            env=self.environment(),
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == code, done.stderr
-        return done
-
-    def json(self, *arguments: str) -> dict[str, Any]:
-        document = json.loads(self.run(*arguments, "--format", "json").stdout)
-        assert isinstance(document, dict)
-        return document
+ANY_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 
 
 @pytest.fixture
 def hub() -> Iterator[HubStub]:
-    example = Path(__file__).resolve().parents[2] / "examples" / "pydoc-llama"
     with HubStub() as stub:
-        stub.add_repo(MODEL, {p.name: p.read_bytes() for p in example.iterdir() if p.is_file()})
+        add_example(stub)
         yield stub
 
 
@@ -130,30 +90,69 @@ def test_init_then_serve_from_one_file(machine: Machine) -> None:
     finally:
         server.kill()
         server.wait()
-    assert not _processes_with(str(machine.directory)), "nothing of the server is left"
+    assert not processes_with(str(machine.directory)), "nothing of the server is left"
 
 
 def test_serve_in_the_background_and_ask_for_its_health(machine: Machine) -> None:
-    started = machine.json("serve", MODEL, "--backend", "cpu", "--http-port", "0", "--grpc-port", "0",
-                           "--metrics-port", "0", "--wait", "--timeout", "180")  # fmt: skip
+    started = machine.json("serve", MODEL, "--backend", "cpu", *ANY_PORTS, "--wait", "--timeout", "180")
     try:
-        port = started["url"].rsplit(":", 1)[1]
-        ask = ["--http-port", port, MODEL]
+        ports = [started[name].rsplit(":", 1)[1] for name in ("url", "metrics_url")]
+        ask = ["--http-port", ports[0], "--metrics-port", ports[1]]
         assert machine.run("health", "live", *ask).stdout == "ok\n"
-        assert machine.run("health", "ready", *ask).stdout == "ok\n"
-        assert "no such model" not in machine.run("health", "ready", "--http-port", port, "other", code=9).stdout
+        assert health.count_outcomes(health.read_metrics(started["metrics_url"]))["pydoc-llama"]["ok"] == 0
+        probes = [machine.start("health", "ready", *ask) for _ in range(3)]
+        assert [probe.communicate(timeout=120)[0] for probe in probes] == ["ok\n"] * 3, "probes may meet"
+        generated = health.count_outcomes(health.read_metrics(started["metrics_url"]))["pydoc-llama"]["ok"]
+        assert 1 <= generated <= 3, "ready means that a real generation came back"
+        assert machine.run("health", "ready", *ask, MODEL).stdout == "ok\n"
+        assert "'other' is not found" in machine.run("health", "ready", *ask, "other", code=9).stderr
+        after = health.count_outcomes(health.read_metrics(started["metrics_url"]))["pydoc-llama"]["ok"]
+        assert after == generated, "once is enough"
+        assert machine.run("drain", *ask, "--timeout", "10").stdout == "0\n"
+        taken = machine.run(
+            "serve", MODEL, "--backend", "cpu", "--http-port", ports[0], "--max-batch-size", "3", code=9
+        )
+        assert f"cannot listen on 127.0.0.1:{ports[0]} (http_port)" in taken.stderr
+        assert "built" not in taken.stderr, "it is told before the build"
+
+        _kill_model_process(started["pid"], "tensorrt_llm")
+        with pytest.raises(LaunchError):  # the first request that needs it finds out
+            _generate(started["url"], "pydoc-llama", "x")
+        assert health.is_up(started["url"]), "the server itself goes on to say that it is ready"
+        for what in ("live", "ready"):
+            assert "a model process is dead" in machine.run("health", what, *ask, code=9).stderr
     finally:
-        os.kill(started["pid"], signal.SIGTERM)
+        os.killpg(started["pid"], signal.SIGKILL)
         for _ in range(600):
-            if not _processes_with(str(machine.directory)):
+            if not processes_with(str(machine.directory)):
                 break
             time.sleep(0.1)
-    assert not _processes_with(str(machine.directory))
+    assert not processes_with(str(machine.directory))
+
+
+def test_a_server_that_ends_at_once_is_told_with_its_words(machine: Machine) -> None:
+    arguments = ["serve", MODEL, "--backend", "cpu", *ANY_PORTS, "--server-arg", "no-such-option=1", "--wait"]
+    failed = machine.run(*arguments, code=9)
+    assert failed.stdout == ""
+    assert "unrecognized option '--no-such-option=1'" in failed.stderr
+    assert "before it was ready" in failed.stderr
+    kept = Path(failed.stderr.rsplit("the whole log: ", 1)[1].strip())
+    assert "no-such-option" in kept.read_text()
+
+
+def test_waiting_for_a_server_can_be_ended(machine: Machine) -> None:
+    machine.run(MODEL, "--backend", "cpu")
+    waiting = machine.start("serve", MODEL, "--backend", "cpu", *ANY_PORTS, "--wait")
+    assert wait_until(lambda: list((machine.directory / "store" / "logs").glob("serve-*.log")), waiting)
+    time.sleep(0.5)  # somewhere in the load
+    waiting.send_signal(signal.SIGTERM)
+    _, errors = waiting.communicate(timeout=120)
+    assert waiting.returncode == 143, errors
+    assert not processes_with(str(machine.directory)), "the server was ended, too"
 
 
 def test_the_servers_command_can_be_shown(machine: Machine) -> None:
-    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
-    shown = machine.run("serve", MODEL, "--backend", "cpu", *ports, "--dry-run").stdout
+    shown = machine.run("serve", MODEL, "--backend", "cpu", *ANY_PORTS, "--dry-run").stdout
     assert "tritonserver" in shown
     assert "--model-repository=" in shown
 
@@ -188,7 +187,7 @@ def test_the_demo_streams_text(machine: Machine) -> None:
     done = machine.run("demo", "--max-tokens", "8")
     assert "> What is the json module?" in done.stdout
     assert "requests in flight" in done.stderr
-    assert not _processes_with(str(machine.directory))
+    assert not processes_with(str(machine.directory))
 
 
 def _url_in(log_path: Path, server: subprocess.Popen[bytes]) -> str:
@@ -201,15 +200,15 @@ def _url_in(log_path: Path, server: subprocess.Popen[bytes]) -> str:
     raise AssertionError(log_path.read_text())
 
 
-def _processes_with(text: str) -> list[str]:
-    """Return the command lines of running processes that mention ``text``."""
-    found = []
+def _kill_model_process(server: int, model: str) -> None:
+    """Kill -9 the process in which Triton's Python backend runs a model."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except OSError:
             continue
-        if text in line and state != "Z" and int(process.name) != os.getpid():
-            found.append(line)
-    return found
+        if parent == server and any(f"/{model}/1/model.py".encode() in word for word in words):
+            os.kill(int(process.name), signal.SIGKILL)
+            return
+    raise AssertionError(f"no process of {model}")

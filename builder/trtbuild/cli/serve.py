@@ -13,7 +13,7 @@ import click
 
 from trtbuild import log
 from trtbuild.cli.health import server_url
-from trtbuild.cli.options import configure_log, make_context, read_spec, spec_options
+from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
 from trtbuild.spec import Spec
 
 if TYPE_CHECKING:
@@ -61,7 +61,20 @@ def serve(
         return
     with log.get().stage("launch"):
         if wait:
-            _start_and_wait(own_command(ports), ctx, url, timeout, output)
+            log_path = server_log(ctx, f"serve-{os.getpid()}")
+            pid = _start_and_wait(own_command(ports), log_path, url, timeout)
+            if output == "json":
+                echo_json(
+                    {
+                        "pid": pid,
+                        "url": url,
+                        "grpc_port": ports.grpc,
+                        "metrics_url": server_url(spec, ports.metrics),
+                        "log": str(log_path),
+                    }
+                )
+            else:
+                click.echo(str(pid))
             return
         check_machine(ctx, done)
         log.get().info("serve", f"serving {done.served_name!r} at {url} (gRPC {ports.grpc}, metrics {ports.metrics})")
@@ -157,12 +170,11 @@ def telling_lines(text: str, count: int = 15) -> tuple[str, ...]:
     return (*early[-5:], *(["..."] if early else []), *lines[-count:])
 
 
-def _start_and_wait(command: Command, ctx: Context, url: str, timeout_s: float, output: str) -> None:
+def _start_and_wait(command: Command, log_path: Path, url: str, timeout_s: float) -> int:
+    """Start the server in the background; return its PID once it is ready."""
     from trtbuild import health, process
-    from trtbuild.cli.options import echo_json
     from trtbuild.errors import LaunchError
 
-    log_path = server_log(ctx, f"serve-{os.getpid()}")
     child = process.start(command, log_path=log_path)
     try:
         took_s = health.wait_ready(url, timeout_s=timeout_s, is_alive=lambda: child.poll() is None)
@@ -173,7 +185,4 @@ def _start_and_wait(command: Command, ctx: Context, url: str, timeout_s: float, 
             raise LaunchError(error.message, hint=f"the whole log: {log_path}", log_tail=tail) from None
         raise
     log.get().info("ready", f"ready after {log.format_duration(took_s)}; log: {log_path}")
-    if output == "json":
-        echo_json({"pid": child.pid, "url": url, "log": str(log_path)})
-    else:
-        click.echo(str(child.pid))
+    return child.pid
