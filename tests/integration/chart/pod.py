@@ -30,6 +30,11 @@ IMAGE_ENV = {"PATH": PATH, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
 
 
 @functools.cache
+def _own_paths() -> list[Path]:
+    """Return where this Python, its environment and the checkout are."""
+    return list(dict.fromkeys(Path(item).resolve() for item in (sys.base_prefix, sys.prefix, REPOSITORY)))
+
+
 def why_not() -> str:
     """Return why pods cannot be run here, or an empty string."""
     for tool in ("unshare", "nsenter", "setpriv", "ip"):
@@ -141,13 +146,26 @@ class Pod:
         """
         lines = []
         closed: dict[Path, Path] = {}
-        for path in dict.fromkeys(Path(item).resolve() for item in (sys.base_prefix, sys.prefix, REPOSITORY)):
+        for path in _own_paths():
             top = next((p for p in [*reversed(path.parents)] if not p.stat().st_mode & 0o001), None)
             if top is not None:
                 closed[top] = skeleton = self.directory / "open" / str(top).strip("/").replace("/", "-")
                 (skeleton / path.relative_to(top)).mkdir(parents=True, exist_ok=True)
                 lines.append(f"mount --bind {path} {skeleton / path.relative_to(top)}")
         return lines + [f"mount --rbind {skeleton} {top}" for top, skeleton in closed.items()]
+
+    def _below_tmp(self) -> tuple[list[str], list[str]]:
+        """Return shell lines that carry what this test needs and what lies below /tmp over the pod's own /tmp."""
+        context = self.spec["securityContext"]
+        before: list[str] = []
+        after: list[str] = []
+        for number, path in enumerate(p for p in _own_paths() if Path("/tmp") in p.parents):
+            before += [] if before else ["mount -t tmpfs -o mode=755 tmpfs /mnt"]
+            before += [f"mkdir /mnt/{number}", f"mount --bind {shlex.quote(str(path))} /mnt/{number}"]
+            made = [str(p) for p in reversed([path, *path.parents]) if Path("/tmp") in p.parents]
+            owner = f"-o {context['runAsUser']} -g {context['runAsGroup']}"
+            after += [f"install -d {owner} {shlex.join(made)}", f"mount --bind /mnt/{number} {shlex.quote(str(path))}"]
+        return before, after
 
     def _user(self, item: Object) -> list[str]:
         """Return the setpriv command for a container's security context."""
@@ -169,7 +187,9 @@ class Pod:
         item = self.container(name)
         assert item["securityContext"]["readOnlyRootFilesystem"] is True
         command = ["env", "-i", *(f"{k}={v}" for k, v in self.environment(item).items()), *self._user(item)]
-        lines = ["set -e", *self._roots(item), *self._mounts(item), "mount -o remount,bind,ro /", "cd /"]
+        before, after = self._below_tmp()
+        mounts = [*self._roots(item), *before, *self._mounts(item), *after]
+        lines = ["set -e", *mounts, "mount -o remount,bind,ro /", "cd /"]
         if own_network:
             lines.insert(1, "ip link set lo up")
         lines.append("exec " + shlex.join([*command, *item["command"]]))
