@@ -215,6 +215,14 @@ def run_quantize(argv: Sequence[str], release: TrtLlmRelease, *, is_partial: boo
     return 0, [f"Quantized model exported to {args.output}. Total time used 1.00 s."]
 
 
+def _timings(args: argparse.Namespace) -> bytes:
+    """Return the timing cache after a build: what was there, and a line for a shape that was not."""
+    cache = args.input_timing_cache and Path(args.input_timing_cache)
+    known = cache.read_bytes() if cache and cache.is_file() else b""
+    line = f"kernels for {args.max_batch_size} requests\n".encode()
+    return known if line in known else known + line
+
+
 def run_build(argv: Sequence[str], release: TrtLlmRelease, *, is_partial: bool = False) -> tuple[int, list[str]]:
     """Run the compiler; return exit code and output. config.json comes first, as with the real one."""
     args, printed = _parse(build_parser(release.version), argv)
@@ -244,7 +252,7 @@ def run_build(argv: Sequence[str], release: TrtLlmRelease, *, is_partial: bool =
     for rank in range(world - 1 if is_partial else world):
         lines.append(f"[TRT-LLM] [I] Serializing engine to {output}/rank{rank}.engine...")
         _put(output / f"rank{rank}.engine", f"engine of rank {rank}\n".encode())
-    _put(Path(args.output_timing_cache), b"timings\n")
+    _put(Path(args.output_timing_cache), _timings(args))
     return 0, [*lines, "[TRT-LLM] [I] Total time of building all engines: 00:00:01"]
 
 

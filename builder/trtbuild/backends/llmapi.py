@@ -205,6 +205,7 @@ def llm_arguments(shape: EngineShape, *, is_code_trusted: bool) -> dict[str, Jso
     cache: dict[str, JsonValue] = {} if shape.kv_cache_dtype == "auto" else {"dtype": shape.kv_cache_dtype}
     return {
         "model": "model",
+        "backend": "pytorch",
         "dtype": shape.dtype,
         "tensor_parallel_size": shape.tp_size,
         "pipeline_parallel_size": shape.pp_size,

@@ -46,6 +46,7 @@ def test_the_llms_arguments() -> None:
     plan = make("llama-3-70b-instruct", tp_size=4, kv_cache_dtype="fp8")
     assert plan.shape.options["llm"] == {
         "model": "model",
+        "backend": "pytorch",
         "dtype": "bfloat16",
         "tensor_parallel_size": 4,
         "pipeline_parallel_size": 1,

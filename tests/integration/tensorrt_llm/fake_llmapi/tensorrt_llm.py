@@ -17,7 +17,7 @@ from typing import Any
 
 VOCABULARY = 1000
 _KNOWN = {
-    "model", "dtype", "tensor_parallel_size", "pipeline_parallel_size", "max_batch_size", "max_input_len",
+    "model", "backend", "dtype", "tensor_parallel_size", "pipeline_parallel_size", "max_batch_size", "max_input_len",
     "max_seq_len", "max_num_tokens", "skip_tokenizer_init", "trust_remote_code", "kv_cache_config",
     "enable_chunked_prefill", "scheduler_config",
 }  # fmt: skip
