@@ -266,6 +266,8 @@ def main() -> None:
             with serving(repository, directory) as (port, pid):
                 for count in counts:
                     for way in ways:
+                        if way == "bls" and period_us and count > arguments.bls_instances:
+                            continue  # an instance serves one request at a time: only the line would be measured
                         results.append(measure(way, engine, port, pid, count, arguments.seconds))
                         print(json.dumps(asdict(results[-1])), file=sys.stderr, flush=True)
     print(f"tokenizer of the comparison models: {any_tokenizer.kind()}; {TOKENS} tokens per request, {SLOTS} slots")
