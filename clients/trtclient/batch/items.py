@@ -126,7 +126,11 @@ class Input:
             raise SpecError(
                 f"cannot read {path}: {error.strerror}", hint="trtclient batch INPUT.jsonl -o OUT.jsonl"
             ) from error
-        self._index(shard)
+        try:
+            self._index(shard)
+        except SpecError:
+            self._file.close()
+            raise
 
     def _index(self, shard: tuple[int, int]) -> None:
         offset = taken = 0

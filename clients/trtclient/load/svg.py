@@ -49,7 +49,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 def log_ticks(low: float, high: float) -> list[float]:
     """Return the powers of ten between ``low`` and ``high``; with 2 and 5 where there are few."""
     exponents = range(math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9) + 1)
-    factors = (1, 2, 5) if len(exponents) <= 3 else (1,)
+    factors = (1, 2, 5) if high < 1000 * low else (1,)
     found = [factor * 10.0**exponent for exponent in exponents for factor in factors]
     return [value for value in found if low * 0.999 <= value <= high * 1.001]
 
