@@ -23,7 +23,7 @@ from trtbuild.catalog import ModelInfo
 from trtbuild.errors import HostError, RepositoryError, SpecError, StoreError, TrtBuildError
 from trtbuild.fetch import Hub
 from trtbuild.log import format_bytes
-from trtbuild.plan import Backend, BuildPlan, EngineInfo, ResolvedModel, canonical_json, path_part
+from trtbuild.plan import Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, canonical_json, path_part
 from trtbuild.repository import ServedModel, write_repository
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec
 from trtbuild.store import Entry, Shared, Staging, Store, VerifyMode, make_room, open_tier
@@ -294,11 +294,11 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
             started = time.monotonic()
             backend.build(plan, snapshot, staging.path, staging.work_dir)
             copy_tokenizer(snapshot, staging.path / "tokenizer")
-            backend.inspect(staging.path)
+            template = backend.template(backend.inspect(staging.path), staging.path, spec.repository)
             durations["build_s"] = round(time.monotonic() - started, 3)
             sink.info("built", f"engine {plan.key.short} built in {log.format_duration(durations['build_s'])}")
         with sink.stage("store"):
-            facts = provenance(plan, ctx, durations)
+            facts = provenance(plan, ctx, durations) | {"serving": serving_values(template, staging.path)}
             return ctx.store.publish(plan.key, staging, facts, keep_work=spec.store.keep_checkpoint)
 
 
@@ -391,6 +391,13 @@ def provenance(plan: BuildPlan, ctx: Context, durations: Mapping[str, float]) ->
         "durations": dict(durations),
         "steps": list(plan.steps),
     }
+
+
+def serving_values(template: EngineTemplate, engine_dir: Path) -> dict[str, JsonValue]:
+    """Return the effective parameters of the engine model when its engine was built, without those that are paths."""
+    found = template.variables.get("parameters")
+    pairs = [pair for pair in found if isinstance(pair, list)] if isinstance(found, list) else []
+    return {str(name): value for name, value in pairs if not str(value).startswith(str(engine_dir))}
 
 
 def served_name_of(spec: Spec) -> str:

@@ -22,6 +22,7 @@ from trtbuild.catalog import (
     ModelInfo,
     ProductLabel,
     TrtLlmRelease,
+    find_sku,
     gpu_architecture,
     image_name,
     parse_version,
@@ -106,6 +107,17 @@ def find_target(host: HostInfo, world_size: int) -> Target:
         architecture=gpu_architecture(gpu.compute_capability),
         product=gpu_label(gpu),
     )
+
+
+def nominal_memory_mib(gpu: GpuInfo) -> int:
+    """Return the memory of a GPU for keys: the product's, where the driver's figure is within a tenth of it.
+
+    Drivers keep different shares for themselves, and a new driver must not make every engine a miss.
+    """
+    sku = find_sku(gpu.product)
+    if sku is None or gpu.mig_profile is not None or abs(gpu.memory_mib - sku.memory_mib) > sku.memory_mib / 10:
+        return gpu.memory_mib
+    return sku.memory_mib
 
 
 def gpu_label(gpu: GpuInfo) -> str:
@@ -326,7 +338,7 @@ def _key(model: ResolvedModel, shape: EngineShape, target: Target, host: HostInf
         "gpu_product": target.gpu.product,
         "gpu_mig_profile": target.gpu.mig_profile,
         "compute_capability": target.gpu.compute_capability,
-        "gpu_memory_mib": target.gpu.memory_mib,
+        "gpu_memory_mib": nominal_memory_mib(target.gpu),
         "tensorrt_llm": target.release.installed,
         "tensorrt": host.versions.get("tensorrt"),
         "cuda": host.versions.get("cuda"),

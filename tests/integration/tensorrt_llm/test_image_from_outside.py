@@ -82,6 +82,9 @@ def test_an_engine_is_built_published_and_found_again(image: Image, hub: HubStub
     told = json.dumps(manifest)
     assert all(text in told for text in ("10.14.1.48", "1.2.1", "13.1.0", "NVIDIA-H100-80GB-HBM3"))
     assert "hf_secret" not in told
+    serving = manifest["provenance"]["serving"]
+    assert (serving["kv_cache_free_gpu_mem_fraction"], serving["enable_kv_cache_reuse"]) == ("0.9", "true")
+    assert "gpt_model_path" not in serving
     seen = len(hub.requests)
     again = image.json("llama-3-70b-instruct", "--tp", "4")
     assert again["hit"] is True

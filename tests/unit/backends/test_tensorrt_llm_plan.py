@@ -263,6 +263,16 @@ def test_what_does_not_change_an_engine_does_not_change_its_key() -> None:
     assert upstream_default.key.digest == make().key.digest
 
 
+@pytest.mark.parametrize(
+    ("memory_mib", "is_same"), [(81251, True), (81559, True), (81920, True), (40960, False), (98304, False)]
+)
+def test_a_drivers_share_of_the_memory_is_not_another_gpu(memory_mib: int, is_same: bool) -> None:
+    host = gpu_host(gpus=2)
+    gpus = tuple(dataclasses.replace(gpu, memory_mib=memory_mib) for gpu in host.gpus)
+    other = make(tp_size=2, host=dataclasses.replace(host, gpus=gpus))
+    assert (other.key.digest == make(tp_size=2).key.digest) == is_same
+
+
 def test_the_human_path_tells_what_it_is() -> None:
     plan = make("llama-3-8b", tp_size=2, quantization="fp8", kv_cache_dtype="fp8", calibration=DATA)
     model, sku, entry = plan.key.relative_path.parts
