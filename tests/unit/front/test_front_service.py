@@ -480,3 +480,21 @@ def test_answers_are_fair_when_there_are_more_than_can_be_sent(make_stage: Calla
         stage.engine.end(number)
     assert all(reply.over.wait(WAIT_S) for reply in replies)
     assert answered == expected
+
+
+def test_a_connection_that_is_being_closed_finishes_its_calls(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    first, second = stage.engine, FakeEngine()
+    old = stage.ask()
+    stage.call(1)
+    first.is_draining = first.has_calls = True
+    stage.service._connect = second.connect  # type: ignore[assignment]
+    new = stage.ask()
+    stage.until(lambda: 1 in second.bodies, "the new call takes a new connection")
+    first.say(1, answer(*stage.ids("old")))
+    first.end(1)
+    assert old.result()[0] == "old"
+    first.has_calls = False
+    second.end(1)
+    assert new.result()[1] == "stop"
+    stage.until(lambda: not stage.service._draining, "the old connection is closed")
