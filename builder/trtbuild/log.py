@@ -101,16 +101,21 @@ class Progress:
         return fields
 
     def _line(self) -> str:
+        return f"{self._msg}{f' ({self._note})' if self._note else ''}, {self._figures()}"
+
+    def _figures(self, *, is_short: bool = False) -> str:
+        """Return how far it is, as people read it; short: what fits beside a bar."""
         elapsed = self._sink.now() - self._started
-        parts = [self._msg + (f" ({self._note})" if self._note else "")]
+        parts = []
         if self._unit == "bytes":
             whole = f" of {format_bytes(self._total)}" if self._total else ""
             rate = (self._done - self._at_start) / elapsed if elapsed > 0 else 0.0
             parts.append(f"{format_bytes(self._done)}{whole}, {format_bytes(rate)}/s")
         elif self._total:
             parts.append(f"{self._done}/{self._total}")
-        parts.append(f"{format_duration(elapsed)} so far")
         eta = self.eta_s()
+        if eta is None or not is_short:
+            parts.append(f"{format_duration(elapsed)} so far")
         if eta is not None:
             parts.append(f"about {format_duration(eta)} left")
         return ", ".join(parts)
@@ -190,23 +195,27 @@ class Log:
     @contextlib.contextmanager
     def _bar(self, progress: Progress) -> Iterator[None]:
         from rich import progress as rich_progress
+        from rich.table import Column
+        from rich.text import Text
 
-        columns: list[rich_progress.ProgressColumn] = [
-            rich_progress.SpinnerColumn(),
-            rich_progress.TextColumn("{task.description}"),
-            rich_progress.BarColumn(bar_width=28),
-        ]
-        if progress._unit == "bytes":
-            columns += [rich_progress.DownloadColumn(binary_units=True), rich_progress.TransferSpeedColumn()]
-        elif progress._total:
-            columns += [rich_progress.MofNCompleteColumn()]
-        columns += [rich_progress.TimeElapsedColumn(), rich_progress.TimeRemainingColumn()]
+        class Figures(rich_progress.ProgressColumn):
+            def render(self, task: rich_progress.Task) -> Text:  # noqa: ARG002 - the shape that rich asks for
+                return Text(progress._figures(is_short=True), no_wrap=True)
+
+        # One line on every terminal: figures first, then what it is about, then the bar; narrow ones lose the last two.
+        width = self.console().width
+        about = rich_progress.TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+        columns: list[rich_progress.ProgressColumn] = [rich_progress.SpinnerColumn(), Figures()]
+        if width >= 60:
+            columns.append(about)
+        if width >= 100 and progress._total:
+            columns.append(rich_progress.BarColumn(bar_width=20))
         with rich_progress.Progress(*columns, console=self.console(), transient=True) as bar:
             task = bar.add_task(progress._msg, total=progress._total)
 
             def show() -> None:
-                note = f" [dim]{progress._note}[/dim]" if progress._note else ""
-                bar.update(task, completed=progress._done, description=progress._msg + note)
+                about = f"[dim]{progress._note}[/dim]" if progress._note else progress._msg
+                bar.update(task, completed=progress._done, description=about)
 
             progress._show = show
             show()
@@ -218,7 +227,12 @@ class Log:
         if self._console_cache is None:
             from rich.console import Console
 
-            self._console_cache = Console(file=self._stream or sys.stderr, highlight=False)
+            class PatientConsole(Console):
+                def on_broken_pipe(self) -> None:
+                    """Go on without a reader; rich would end the process."""
+                    self.quiet = True
+
+            self._console_cache = PatientConsole(file=self._stream or sys.stderr, highlight=False)
         return self._console_cache
 
     def _write(self, level: str, event: str, msg: str, fields: dict[str, object]) -> None:
@@ -240,7 +254,7 @@ class Log:
         else:
             prefix = "" if level == "info" else f"{level}: "
             where = f"{self._stage}: " if self._stage else ""
-            self._emit(f"{where}{prefix}{msg}")
+            self._emit(" ".join(f"{where}{prefix}{msg}".splitlines()))  # a line stays one, whatever a name holds
 
     def _emit(self, line: str) -> None:
         """Write a line. A reader that went away or a full disk under a log must not end the work it tells about."""

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from trtbuild import log
-from trtbuild.log import Log, format_bytes, format_duration
+from trtbuild.log import Format, Log, format_bytes, format_duration
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,43 @@ def test_human_output_escapes_markup() -> None:
     sink = Log(log_format="human", stream=out)
     sink.info("x", "[bold]not markup[/bold]")
     assert "[bold]not markup[/bold]" in out.getvalue()
+
+
+class _Gone(io.StringIO):
+    """A standard error whose reader went away, or whose disk is full."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json", "human"])
+def test_a_lost_reader_of_the_log_does_not_end_the_work(log_format: Format) -> None:
+    sink = Log(log_format=log_format, stream=_Gone())
+    sink.info("event", "nobody reads this")
+    with sink.progress("event", "working", total=10) as progress:
+        progress.advance(10)
+
+
+def test_a_line_stays_a_line_whatever_a_name_holds() -> None:
+    for log_format in ("text", "json"):
+        out = io.StringIO()
+        Log(log_format=log_format, stream=out).info("event", "model 'a\nb'")
+        assert out.getvalue().count("\n") == 1
+
+
+def test_json_is_ascii_where_the_stream_is_not_unicode() -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")
+    Log(log_format="json", stream=out).info("event", "modèle")
+    assert json.loads(raw.getvalue())["msg"] == "modèle"
+
+
+def test_figures_beside_a_bar_are_short() -> None:
+    now = [0.0]
+    sink = Log(stream=io.StringIO(), now=lambda: now[0])
+    with sink.progress("event", "downloading", total=4 << 20) as progress:
+        assert progress._figures(is_short=True).endswith("0.0s so far")
+        now[0] = 1.0
+        progress.advance(1 << 20)
+        assert progress._figures(is_short=True) == "1.0 MiB of 4.0 MiB, 1.0 MiB/s, about 3.0s left"
+        assert progress._line() == "downloading, 1.0 MiB of 4.0 MiB, 1.0 MiB/s, 1.0s so far, about 3.0s left"

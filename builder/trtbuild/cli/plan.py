@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,6 @@ def _release(version: str | None) -> str:
 def _show_table(spec: Spec, version: str | None, output: str) -> None:
     from trtbuild import catalog
     from trtbuild.backends.tensorrt_llm_plan import choose_limits
-    from trtbuild.log import format_bytes
     from trtbuild.memory import Limits
     from trtbuild.survey import COLUMNS, MAX_GPUS, survey
 
@@ -190,25 +190,39 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
         "fewest GPUs as tensor x pipeline parallel, and tokens left for the key/value cache;"
         f" -: not with {MAX_GPUS} GPUs, or not at all\n"
     )
-    table: list[tuple[str, ...]] = [("GPU", "MEMORY", "TYPE", *(c.upper() for c in columns), "DISK", "HOST RAM", "SHM")]
-    for row in rows:
-        room = row.room
-        sizes = (room.disk_bytes, room.host_memory_bytes, room.shm_bytes) if room else ()
-        table.append((
-            row.sku.product,
-            format_bytes(row.sku.memory_bytes),
-            row.dtype,
-            *(_cell(row, name) for name in columns),
-            *([format_bytes(size) for size in sizes] or ["-", "-", "-"]),
-        ))  # fmt: skip
-    echo_table(table)
-    serving = next((row for row in rows if row.best), None)
-    if serving is not None and serving.best is not None:
-        layout = serving.best.layout
-        click.echo(
-            f"\none product in detail: trtbuild plan {spec.engine.model} --gpu {serving.sku.product} "
-            f"--tp {layout.tp_size} --pp {layout.pp_size}"
-        )
+    fitting = [row for row in rows if any(row.fits.values())]
+    heading = ("GPU", "MEMORY", "TYPE", *(column.upper() for column in columns), "DISK", "HOST RAM", "SHM")
+    echo_table([heading, *(_cells(row, columns) for row in fitting)])
+    _say_where_else(spec, rows, fitting)
+
+
+def _cells(row: SkuFit, columns: Sequence[str]) -> tuple[str, ...]:
+    from trtbuild.log import format_bytes
+
+    room = row.room
+    sizes = (room.disk_bytes, room.host_memory_bytes, room.shm_bytes) if room else ()
+    return (
+        row.sku.product,
+        format_bytes(row.sku.memory_bytes),
+        row.dtype,
+        *(_cell(row, name) for name in columns),
+        *(format_bytes(size) for size in sizes),
+    )
+
+
+def _say_where_else(spec: Spec, rows: Sequence[SkuFit], fitting: Sequence[SkuFit]) -> None:
+    """Name the products left out of the table, and a command that works for one that is in it."""
+    left_out = [row.sku.product for row in rows if row not in fitting]
+    if left_out:
+        click.echo(f"\nnot on: {', '.join(left_out)}")
+    if fitting:
+        row = fitting[0]
+        name, fit = next((name, fit) for name, fit in row.fits.items() if fit)
+        words = ["trtbuild", "plan", spec.engine.model, "--gpu", row.sku.product]
+        for flag, size in (("--tp", fit.layout.tp_size), ("--pp", fit.layout.pp_size)):
+            words += [flag, str(size)] if size > 1 else []
+        words += ["--quantization", name] if name != "none" else []
+        click.echo(f"\none product in detail: {shlex.join(words)}")
     click.echo("this machine:          --here")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -211,3 +212,18 @@ def test_a_model_named_like_a_command_is_reachable(
     for arguments in (["build", "plan"], ["./plan"], ["build", "./plan"]):
         assert run([*arguments, "--store", str(tmp_path / "store")]) == 2
         assert "holds no config.json" in capsys.readouterr().err
+
+
+def test_the_table_of_products_leaves_out_what_cannot_serve_and_names_a_command_that_works(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["plan", "llama-3-70b", "--gpu", "all"]) == 0
+    out = capsys.readouterr().out
+    table = out[out.index("GPU   ") :].split("\n\n")[0].splitlines()
+    assert len(table) > 5
+    assert not [row for row in table[1:] if "Tesla-T4" in row]
+    assert "not on: " in out
+    assert "Tesla-T4" in out.split("not on: ")[1]
+    words = shlex.split(next(line for line in out.splitlines() if "one product in detail" in line).split(": ", 1)[1])
+    assert run(words[1:]) == 0
+    assert "NVIDIA-" in capsys.readouterr().out
