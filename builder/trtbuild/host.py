@@ -68,7 +68,7 @@ def inspect_host(environ: Mapping[str, str]) -> HostInfo:
         gpus=read_gpus(tools.get("nvidia-smi"), environ.get("CUDA_VISIBLE_DEVICES")),
         memory_bytes=read_memory_bytes(Path("/proc/meminfo"), Path("/sys/fs/cgroup")),
         shm_bytes=_free_size(Path("/dev/shm")),  # noqa: S108 - the name the kernel gives shared memory
-        versions=read_versions(environ),
+        versions=read_versions(environ) | read_driver(Path("/proc/driver/nvidia/version")),
         tools=tools,
     )
 
@@ -88,6 +88,18 @@ def read_versions(environ: Mapping[str, str]) -> dict[str, str]:
     if cuda:
         versions["cuda"] = cuda
     return versions
+
+
+def read_driver(version: Path) -> dict[str, str]:
+    """Return the NVIDIA kernel driver's version as ``{"driver": ...}``, empty where there is none.
+
+    Source: the driver's README, chapter "The /proc interface": one line with the version before the build date.
+    """
+    try:
+        match = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)\s", version.read_text(), re.MULTILINE)
+    except OSError:
+        return {}
+    return {"driver": match[1]} if match else {}
 
 
 def read_cpu(cpuinfo: Path) -> CpuInfo:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trtbuild.host import inspect_host, parse_gpus, read_cpu, read_gpus, read_memory_bytes, read_versions
+from trtbuild.host import inspect_host, parse_gpus, read_cpu, read_driver, read_gpus, read_memory_bytes, read_versions
 
 INTEL = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -108,3 +108,34 @@ def test_this_machine_can_be_read() -> None:
     assert host.platform.startswith("linux/")
     assert host.memory_bytes > 1 << 28
     assert host.shm_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "versions"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n"
+            "GCC version:  gcc version 11.4.0\n",
+            {"driver": "535.104.05"},
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  590.44.01  Release Build  (dvs-builder@U22)\n",
+            {"driver": "590.44.01"},
+        ),
+        ("", {}),
+        (None, {}),
+    ],
+    ids=["closed", "open", "empty", "no-driver"],
+)
+def test_the_drivers_version(tmp_path: Path, text: str | None, versions: dict[str, str]) -> None:
+    path = tmp_path / "version"
+    if text is not None:
+        path.write_text(text)
+    assert read_driver(path) == versions
+
+
+def test_the_scripts_of_an_image_are_found_where_they_are_said_to_be(tmp_path: Path) -> None:
+    said = {"PATH": "/nonexistent", "TRTBUILD_TRTLLM_EXAMPLES": str(tmp_path)}
+    assert inspect_host(said).tools["trtllm-examples"] == str(tmp_path)
+    said["TRTBUILD_TRTLLM_EXAMPLES"] = str(tmp_path / "absent")
+    assert "trtllm-examples" not in inspect_host(said).tools
