@@ -126,22 +126,27 @@ def resolved_build_options(release: TrtLlmRelease, said: Mapping[str, str]) -> d
 
 
 def backend_parameters(release: TrtLlmRelease, ours: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the parameters of the C++ backend's config.pbtxt: ours, the user's, and defaults in full.
+    """Return the parameters of the C++ backend's config.pbtxt: ours, the user's, and those it does not start without.
 
-    A parameter without a value is left out, unless the backend throws when its stanza is absent.
+    Every other one is left out, even where its default is known: to some, a value that is given means more than the
+    same value by default (``cross_kv_cache_fraction`` ends the start of a decoder-only engine).
 
     Raises:
-        SpecError: A given one is unknown, illegal, or set by an option of trtbuild's own.
+        SpecError: A given one is unknown, illegal, refused, or set by an option of trtbuild's own.
     """
     checked: dict[str, str] = {}
     for name, value in given.items():
         parameter = release.backend_parameters.get(name)
-        usable = tuple(k for k, p in release.backend_parameters.items() if not p.is_ours)
+        usable = tuple(k for k, p in release.backend_parameters.items() if not p.is_ours and not p.refused)
         if parameter is None:
             raise SpecError(
                 f"template_parameter {name}: unknown to the backend of TensorRT-LLM {release.installed}"
                 f"{closest(name, usable)}",
                 hint=f"it knows {', '.join(sorted(usable))}",
+            )
+        if parameter.refused:
+            raise SpecError(
+                f"template_parameter {name}: not accepted: {parameter.refused}", hint="drop this --template-parameter"
             )
         if parameter.is_ours:
             raise SpecError(
@@ -152,9 +157,8 @@ def backend_parameters(release: TrtLlmRelease, ours: Mapping[str, str], given: M
         checked[name] = "" if text is None else text
     values: dict[str, str] = {}
     for name, parameter in release.backend_parameters.items():
-        value_or_none = ours.get(name, checked.get(name, parameter.default))
-        if value_or_none is not None:
-            values[name] = value_or_none
+        if name in ours or name in checked:
+            values[name] = ours.get(name, checked.get(name, ""))
         elif parameter.is_required:
-            values[name] = ""
+            values[name] = parameter.default or ""
     return values

@@ -91,6 +91,7 @@ class BackendParameter:
         default: What the backend uses when the stanza is absent, None when it has none.
         is_required: The backend does not start without the stanza.
         is_ours: trtbuild sets it from its own options.
+        refused: Why it may not be given at all, or "".
     """
 
     name: str
@@ -99,6 +100,7 @@ class BackendParameter:
     default: str | None = None
     is_required: bool = False
     is_ours: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +343,7 @@ def _backend_parameters(version: str) -> dict[str, BackendParameter]:
             default=_text(item.get("default")),
             is_required=item.get("required", False),
             is_ours=item.get("ours", False),
+            refused=item.get("refused", ""),
         )
         for name, item in load("trtllm")["backend_parameters"].items()
         if _applies(item, version)

@@ -79,6 +79,8 @@ def test_every_release_gets_its_own_parameters_and_tensors(version: str, tmp_pat
     assert found["gpt_model_path"] == str(tmp_path / "engine")
     assert found["enable_kv_cache_reuse"] == found["enable_chunked_context"] == "true"
     assert found["kv_cache_free_gpu_mem_fraction"] == "0.9"
+    assert "cross_kv_cache_fraction" not in found, "a decoder-only engine does not load with it"
+    assert found["FORCE_CPU_ONLY_INPUT_TENSORS"] == "no"
 
 
 @pytest.mark.parametrize(
@@ -130,11 +132,12 @@ def test_a_path_with_quotes_survives(tmp_path: Path) -> None:
         (RepositorySpec(template_parameter={"decoding_mode": "fast"}), "expected one of top_k"),
         (RepositorySpec(template_parameter={"cuda_graph_mode": "maybe"}), "expected true or false"),
         (RepositorySpec(template_parameter={"gpt_model_path": "/x"}), "trtbuild sets it from its own options"),
+        (RepositorySpec(template_parameter={"cross_kv_cache_fraction": "0.5"}), "decoder-only models"),
         (RepositorySpec(template_parameter={"stats_check_period_ms": "often"}), "expected a whole number"),
         (RepositorySpec(kv_cache_free_gpu_mem_fraction=0.0), "more than 0 and at most 1"),
         (RepositorySpec(kv_cache_free_gpu_mem_fraction=1.5), "more than 0 and at most 1"),
     ],
-    ids=["unknown", "choice", "bool", "ours", "int", "no-memory", "too-much"],
+    ids=["unknown", "choice", "bool", "ours", "refused", "int", "no-memory", "too-much"],
 )
 def test_illegal_parameters(spec: RepositorySpec, said: str, tmp_path: Path) -> None:
     engine = write_engine(tmp_path / "engine", "1.2.1")
