@@ -1,7 +1,7 @@
 """Triton's gRPC streaming, through tritonclient: one bidirectional stream per request.
 
-Source: KServe v2 protocol with Triton's ``ModelStreamInfer``; errors come inside the stream and carry text only. A
-decoupled model's answer ends with ``triton_final_response``, which is asked for with ``enable_empty_final_response``.
+Source: KServe v2 protocol with Triton's ``ModelStreamInfer``; errors come inside the stream and carry text only. The
+server ends the stream when the client has no more requests and the last response of the only one is sent.
 """
 
 from __future__ import annotations
@@ -51,22 +51,26 @@ class GrpcApi:
 
         now = asyncio.get_running_loop().time
         has_piece = False
+        failure: RequestFailure | None = None
         responses = self._client.stream_infer(self._messages(request), headers=self._headers or None)
         try:
+            # To the very end: after a stream that is cancelled behind its last response, Triton 2.51 waits for its
+            # model until --exit-timeout when it is told to end.
             async for result, error in responses:
                 at_s = now()
                 if error is not None:
-                    raise RequestFailure(classify(str(error.message())), str(error.message()))
+                    failure = failure or RequestFailure(classify(str(error.message())), str(error.message()))
+                    continue
                 response = result.get_response()
                 if response.outputs:
                     has_piece = True
                     on_piece(piece_of(at_s, _values(result, response)))
-                if response.parameters["triton_final_response"].bool_param:
-                    break
         except (InferenceServerException, grpc.aio.AioRpcError) as error:
             raise _failure(error) from error
         finally:
             responses.cancel()
+        if failure is not None:
+            raise failure
         if not has_piece:
             raise RequestFailure("protocol", "the stream ended without a response")
 
@@ -78,7 +82,6 @@ class GrpcApi:
         yield {
             "model_name": self._model,
             "inputs": [_input(name, value) for name, value in request_body(request).items()],
-            "enable_empty_final_response": True,
         }
 
 
