@@ -224,6 +224,7 @@ class TritonPythonModel:
         self._connection: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._threads: list[threading.Thread] = []
+        self._gauges: dict[tuple[str, str], Any] = {}
         # Ranks above 0 of an MPI job only keep their place: one process computes everything on a CPU.
         self._is_idle_rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0")) > 0
         if self._is_idle_rank:
@@ -263,6 +264,10 @@ class TritonPythonModel:
         for thread in self._threads:
             thread.join(_GRACE_S)
         self._fail_all("the server is shutting down")
+        # Triton 2.51's stub crashes at exit when it still holds a series, and a series must go before its family.
+        for key in [key for key in self._gauges if key[1]]:
+            del self._gauges[key]
+        self._gauges.clear()
 
     # -- requests -----------------------------------------------------------------------------------------------
 
