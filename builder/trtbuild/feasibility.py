@@ -29,8 +29,8 @@ _INSTEAD = {
     "nvfp4": ("w4a8-awq", "int4-awq", "fp8", "int4-weight-only", "int8-weight-only"),
     "w4a8-awq": ("int4-awq", "fp8", "int4-weight-only", "int8-weight-only"),
     "int4-awq": ("int4-weight-only", "fp8", "int8-weight-only"),
-    "int4-weight-only": ("int8-weight-only",),
-    "int8-weight-only": (),
+    "int4-weight-only": ("int8-weight-only", "nvfp4"),
+    "int8-weight-only": ("fp8",),
 }
 MAX_TP_SIZE = 64
 """Largest tensor parallel size looked at for a nearest possible one."""

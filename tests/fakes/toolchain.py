@@ -233,6 +233,12 @@ def run_build(argv: Sequence[str], release: TrtLlmRelease, *, is_partial: bool =
     for rank in range(world):
         if not (Path(args.checkpoint_dir) / f"rank{rank}.safetensors").is_file():
             return 1, [f"FileNotFoundError: rank{rank}.safetensors"]
+    cache, algorithm = (checkpoint["quantization"][name] for name in ("kv_cache_quant_algo", "quant_algo"))
+    if args.use_paged_context_fmha == "enable" and cache is not None:
+        if cache == "INT8":
+            return 1, ["RuntimeError: Paged Context FMHA doesn't work with int8 kv cache currently."]
+        if algorithm not in {"FP8", "W4A8_AWQ", "NVFP4"}:
+            return 1, ["RuntimeError: FP8 Paged Context FMHA only works with fp8 quantization workflow currently."]
     options = {option.name: option for option in release.build_options.values()}
     plugins = {
         name: value == "enable" if options[name].kind == "switch" else value

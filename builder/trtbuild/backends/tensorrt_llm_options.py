@@ -22,9 +22,13 @@ from trtbuild.spec import closest
 _TRUE = frozenset({"true", "enable", "on", "yes", "1"})
 _FALSE = frozenset({"false", "disable", "off", "no", "0"})
 
-# Matrix multiplications of quantized types bring their own kernels; the plugin would only slow the rest down.
-# Source: TensorRT-LLM docs, performance best practices, "GEMM Plugin".
-_OWN_GEMM = frozenset({"fp8", "nvfp4"})
+# Matrix multiplications in fp8 bring their own kernels, those in nvfp4 are the plugin's.
+# Source: TensorRT-LLM docs, performance best practices, "GEMM Plugin"; tensorrt_llm/builder.py, use_fp4_gemm.
+_GEMM_PLUGINS = {"fp8": "disable", "nvfp4": "nvfp4"}
+
+# Paged context attention has no kernels for an int8 cache, and for an fp8 cache only in models that compute in fp8.
+# Source: tensorrt_llm/builder.py, build(): older releases end there, newer ones turn it off with a warning.
+_FP8_ATTENTION = frozenset({"fp8", "w4a8-awq", "nvfp4"})
 
 
 def check_build_options(given: Mapping[str, str], release: TrtLlmRelease) -> dict[str, str]:
@@ -104,13 +108,16 @@ def chosen_build_options(shape: EngineShape) -> dict[str, str]:
     only. Source: cpp/tensorrt_llm/common/attentionOp.cpp falls back to unfused attention for float32.
     """
     fused = "disable" if shape.dtype == "float32" else "enable"
+    is_paged = shape.kv_cache_dtype == "auto" or (
+        shape.kv_cache_dtype == "fp8" and shape.quantization in _FP8_ATTENTION
+    )
     return {
         "gpt_attention_plugin": shape.dtype,
-        "gemm_plugin": "disable" if shape.quantization in _OWN_GEMM else shape.dtype,
+        "gemm_plugin": _GEMM_PLUGINS.get(shape.quantization, shape.dtype),
         "kv_cache_type": "paged",
         "remove_input_padding": "enable",
         "context_fmha": fused,
-        "use_paged_context_fmha": fused,
+        "use_paged_context_fmha": fused if is_paged else "disable",
         "max_beam_width": "1",
     }
 

@@ -216,7 +216,14 @@ def _shape(spec: EngineSpec, model: ModelInfo, layout: memory.Layout, target: Ta
         max_seq_len=seq,
         max_num_tokens=tokens,
     )
-    said: dict[str, JsonValue] = {**dict(sorted({**chosen_build_options(shape), **given}.items()))}
+    chosen = chosen_build_options(shape)
+    if (given.get("use_paged_context_fmha"), chosen["use_paged_context_fmha"]) == ("enable", "disable"):
+        raise SpecError(
+            f"build_option use_paged_context_fmha=enable: no kernels for --dtype {shape.dtype} with "
+            f"--kv-cache-dtype {shape.kv_cache_dtype} and --quantization {shape.quantization}",
+            hint="drop it, or pass --kv-cache-dtype auto; an fp8 cache has it with --quantization fp8",
+        )
+    said: dict[str, JsonValue] = {**dict(sorted({**chosen, **given}.items()))}
     workers = memory.build_workers(model, layout, gpus=target.gpus, host_memory_bytes=host.memory_bytes)
     options: dict[str, JsonValue] = {
         "trtllm_version": target.release.installed,
@@ -384,6 +391,11 @@ def _warnings(
         yield (
             f"shared memory has {format_bytes(host.shm_bytes)}, {shape.world_size} ranks need about "
             f"{format_bytes(room.shm_bytes)} (docker: --shm-size; Kubernetes: a volume at /dev/shm)"
+        )
+    if _said(shape)["use_paged_context_fmha"] == "disable" and shape.max_input_len > shape.max_num_tokens:
+        yield (
+            f"prompts longer than {shape.max_num_tokens} tokens are refused: this engine cannot compute them in pieces "
+            "(use_paged_context_fmha is off); pass a larger --max-num-tokens"
         )
     calibration = shape.options.get("calibration")
     if isinstance(calibration, str) and not split_calibration(calibration)[1]:

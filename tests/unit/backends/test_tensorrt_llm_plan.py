@@ -121,6 +121,39 @@ def test_checkpoint_commands(alias: str, options: dict[str, object], version: st
     assert make(alias, gpu_host(version=version), **options).steps[0] == command
 
 
+@pytest.mark.parametrize(
+    ("sku", "quantization", "kv_cache_dtype", "words"),
+    [
+        ("h100", "none", "auto", "--gemm_plugin bfloat16 --use_paged_context_fmha enable"),
+        ("h100", "fp8", "auto", "--gemm_plugin disable --use_paged_context_fmha enable"),
+        ("h100", "fp8", "fp8", "--gemm_plugin disable --use_paged_context_fmha enable"),
+        ("h100", "w4a8-awq", "fp8", "--gemm_plugin bfloat16 --use_paged_context_fmha enable"),
+        ("b200", "nvfp4", "fp8", "--gemm_plugin nvfp4 --use_paged_context_fmha enable"),
+        ("h100", "none", "fp8", "--gemm_plugin bfloat16 --use_paged_context_fmha disable"),
+        ("h100", "int4-awq", "fp8", "--gemm_plugin bfloat16 --use_paged_context_fmha disable"),
+        ("a100", "none", "int8", "--gemm_plugin bfloat16 --use_paged_context_fmha disable"),
+        ("h100", "fp8", "int8", "--gemm_plugin disable --use_paged_context_fmha disable"),
+    ],
+)
+def test_attention_and_matrix_kernels_fit_the_types(
+    sku: str, quantization: str, kv_cache_dtype: str, words: str
+) -> None:
+    """An engine whose cache has no paged context kernels ends the build of older releases."""
+    calibration = None if (quantization, kv_cache_dtype) == ("none", "auto") else DATA
+    plan = make(host=gpu_host(sku), quantization=quantization, kv_cache_dtype=kv_cache_dtype, calibration=calibration)
+    build = plan.steps[1].split()
+    pairs = words.split()
+    assert all(build[build.index(name) + 1] == value for name, value in zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def test_long_prompts_that_cannot_be_computed_in_pieces_are_told() -> None:
+    options = {"max_seq_len": 32768, "kv_cache_dtype": "int8", "calibration": DATA}
+    plan = make("llama-3.1-8b-instruct", **options)
+    assert any("prompts longer than 8192 tokens are refused" in warning for warning in plan.warnings)
+    whole = make("llama-3.1-8b-instruct", max_num_tokens=32768, **options)
+    assert not any("prompts longer" in warning for warning in whole.warnings)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("alias", ["llama-3-8b", "gemma-2-9b-it", "opt-125m", "qwen2.5-7b-instruct", "phi-4"])
 @pytest.mark.parametrize("version", ["0.17.0", "1.2.1"])
@@ -151,6 +184,11 @@ def test_the_type_reaches_every_command(alias: str, dtype: str, version: str) ->
         ({"build_option": {"max-batch-size": "4"}}, "use --max-batch-size", "drop this"),
         ({"build_option": {"cluster_key": "H100"}}, "releases 0.17.0 to 1.1.0 have it", "drop it"),
         ({"build_option": {"lora_dir": "/x"}}, "key cannot see", "drop this"),
+        (
+            {"build_option": {"use_paged_context_fmha": "on"}, "kv_cache_dtype": "int8", "calibration": DATA},
+            "no kernels for --dtype bfloat16 with --kv-cache-dtype int8",
+            "--kv-cache-dtype auto",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

@@ -71,6 +71,7 @@ def test_promised_products(name: str, capability: str, gigabytes: int) -> None:
         ("h100", "bfloat16", "nvfp4", False),
         ("b200", "bfloat16", "nvfp4", True),
         ("b200", "bfloat16", "int4-awq", False),
+        ("b200", "bfloat16", "int8-weight-only", False),
     ],
 )
 def test_what_an_architecture_computes(name: str, dtype: str, quantization: str, works: bool) -> None:
