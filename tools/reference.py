@@ -26,6 +26,7 @@ SECTIONS = {
 }
 RESERVED_MEANINGS = {
     "TRTBUILD_CONFIG": "path of an engine.yaml, when `--config` is not given",
+    "TRTBUILD_GRPC_ENDPOINT": "`HOST:PORT` of the server's own gRPC endpoint, for the front model",
     "TRTBUILD_IMAGE": "name and digest of the container image, recorded in the manifests of engines built in it",
     "TRTBUILD_LOG_FORMAT": "`auto`, `human`, `text` or `json`, when `--log-format` is not given",
     "TRTBUILD_LOG_LEVEL": "`debug`, `info`, `warning` or `error`, when `--log-level` is not given",

@@ -181,6 +181,9 @@ capabilities:
   command: [trtbuild, init, --config, /etc/trtbuild/engine.yaml]
   env:
     {{- include "trtbuild.env" . | nindent 4 }}
+    # Recorded in the manifest of the engine that is built here.
+    - name: TRTBUILD_IMAGE
+      value: {{ .sku.imageReference | quote }}
     {{- if .root.Values.hub.offline }}
     - name: HF_HUB_OFFLINE
       value: "1"
