@@ -91,3 +91,11 @@ def processes_with(text: str) -> list[str]:
         if text in line and state != "Z" and int(process.name) != os.getpid():
             found.append(line)
     return found
+
+
+def left_running(text: str, *, within_s: float = 60.0) -> list[str]:
+    """Return the processes that mention ``text`` and do not end by themselves; an engine's worker takes a moment."""
+    deadline = time.monotonic() + within_s
+    while (found := processes_with(text)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
