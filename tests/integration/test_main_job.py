@@ -102,11 +102,11 @@ def test_serve_in_the_background_and_ask_for_its_health(machine: Machine) -> Non
         assert health.count_outcomes(health.read_metrics(started["metrics_url"]))["pydoc-llama"]["ok"] == 0
         probes = [machine.start("health", "ready", *ask) for _ in range(3)]
         assert [probe.communicate(timeout=120)[0] for probe in probes] == ["ok\n"] * 3, "probes may meet"
-        assert _wait_for_answers(started["metrics_url"]) >= 1, "ready means that a real generation came back"
+        assert _wait_for("ok", started["metrics_url"]) >= 1, "ready means that a real generation came back"
         for _ in range(2):
             assert machine.run("health", "ready", *ask, MODEL).stdout == "ok\n"
         assert "'other' is not found" in machine.run("health", "ready", *ask, "other", code=9).stderr
-        assert _wait_for_answers(started["metrics_url"]) <= len(probes), "once is enough"
+        assert _wait_for("ok", started["metrics_url"]) <= len(probes), "once is enough"
         assert machine.run("drain", *ask, "--timeout", "10").stdout == "0\n"
         taken = machine.run(
             "serve", MODEL, "--backend", "cpu", "--http-port", ports[0], "--max-batch-size", "3", code=9
@@ -117,6 +117,7 @@ def test_serve_in_the_background_and_ask_for_its_health(machine: Machine) -> Non
         _kill_model_process(started["pid"], "tensorrt_llm")
         with pytest.raises(LaunchError):  # the first request that needs it finds out
             _generate(started["url"], "pydoc-llama", "x")
+        assert _wait_for("failed", started["metrics_url"]) == 1
         assert health.is_up(started["url"]), "the server itself goes on to say that it is ready"
         for what in ("live", "ready"):
             assert "a model process is dead" in machine.run("health", what, *ask, code=9).stderr
@@ -209,11 +210,11 @@ def _kill_model_process(server: int, model: str) -> None:
     raise AssertionError(f"no process of {model}")
 
 
-def _wait_for_answers(metrics_url: str) -> float:
-    """Return how many requests the server says it has answered; it says so a moment after it did."""
+def _wait_for(outcome: str, metrics_url: str) -> float:
+    """Return how many requests ended so, by the server's own count, which follows a moment after the fact."""
     for _ in range(300):
-        answered = health.count_outcomes(health.read_metrics(metrics_url))["pydoc-llama"]["ok"]
-        if answered:
+        count = health.count_outcomes(health.read_metrics(metrics_url))["pydoc-llama"][outcome]
+        if count:
             break
         time.sleep(0.1)
-    return answered
+    return count
