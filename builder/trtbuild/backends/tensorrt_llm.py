@@ -15,7 +15,12 @@ from pathlib import Path
 
 from trtbuild import feasibility, log, process
 from trtbuild.backends import tensorrt_llm_commands as commands
-from trtbuild.backends.tensorrt_llm_engine import check_checkpoint, inspect_engine, read_config
+from trtbuild.backends.tensorrt_llm_engine import (
+    check_checkpoint,
+    checkpoint_cache_dtype,
+    inspect_engine,
+    read_config,
+)
 from trtbuild.backends.tensorrt_llm_options import backend_parameters
 from trtbuild.backends.tensorrt_llm_plan import find_target, make_plan, split_calibration
 from trtbuild.catalog import GpuArchitecture, TensorInfo, diagnose, trtllm
@@ -155,6 +160,14 @@ class TensorRtLlmBackend:
             raise ConvertError(
                 f"{paths.script.name} ended well, but the checkpoint is incomplete: {wrong}{_kept(done)}",
                 hint="look at the log for a rank that gave up; less memory than needed is the usual reason",
+                log_tail=done.tail,
+            )
+        cache = checkpoint_cache_dtype(paths.checkpoint)
+        if cache != plan.shape.kv_cache_dtype:
+            raise ConvertError(
+                f"{paths.script.name} made a checkpoint whose key/value cache is {cache}, expected "
+                f"{plan.shape.kv_cache_dtype}{_kept(done)}",
+                hint=f"pass --kv-cache-dtype {cache} to build it like that",
                 log_tail=done.tail,
             )
 

@@ -84,6 +84,17 @@ def _engine_info(config: Mapping[str, Any]) -> EngineInfo:
     )
 
 
+def checkpoint_cache_dtype(checkpoint: Path) -> str:
+    """Return the key/value cache type that a complete checkpoint asks for, as ``--kv-cache-dtype`` spells it.
+
+    Source: tensorrt_llm/models/modeling_utils.py, QuantConfig.kv_cache_quant_algo: INT8, FP8 or null.
+    """
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    quantization = config.get("quantization")
+    asked = quantization.get("kv_cache_quant_algo") if isinstance(quantization, dict) else None
+    return str(asked).lower() if asked else "auto"
+
+
 def check_checkpoint(checkpoint: Path, world_size: int) -> str:
     """Return what is wrong with a converted checkpoint, or "".
 

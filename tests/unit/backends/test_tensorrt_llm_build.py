@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trtbuild.backends.tensorrt_llm import TIMING_CACHE, TensorRtLlmBackend
 from trtbuild.backends.tensorrt_llm_engine import read_config
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError, TrtBuildError
 from trtbuild.plan import BuildPlan
+from trtbuild.process import Command, Completed
 from trtbuild.spec import EngineSpec, HostInfo, RepositorySpec
 
 CUTS = [(1, 1), (2, 1), (2, 2)]
@@ -117,6 +119,25 @@ def test_every_quantization_reaches_its_tool(version: str, preset: str, kv_cache
     }  # fmt: skip
     assert written["quant_algo"] == expected[preset]
     assert written["kv_cache_quant_algo"] == (None if kv_cache_dtype == "auto" else kv_cache_dtype.upper())
+
+
+def test_a_checkpoint_with_another_cache_type_is_not_built(tmp_path: Path) -> None:
+    """Quantizers have had caches of their own by default; the engine's key would say something else."""
+    backend, recorder = backend_for(tmp_path, "1.2.1")
+
+    def run(command: Command, **options: Any) -> Completed:
+        done = recorder(command, **options)
+        config = tmp_path / "work" / "checkpoint" / "config.json"
+        document = json.loads(config.read_text())
+        document["quantization"]["kv_cache_quant_algo"] = "FP8"
+        config.write_text(json.dumps(document))
+        return done
+
+    meddling = dataclasses.replace(backend, run=run)
+    with pytest.raises(ConvertError, match="key/value cache is fp8, expected auto") as caught:
+        meddling.build(planned(), write_snapshot(tmp_path / "snapshot"), tmp_path / "engine", tmp_path / "work")
+    assert "--kv-cache-dtype fp8" in caught.value.hint
+    assert len(recorder.commands) == 1
 
 
 def test_user_options_reach_the_compiler(tmp_path: Path) -> None:
