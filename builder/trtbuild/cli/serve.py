@@ -123,9 +123,11 @@ def serving_command(spec: Spec, ctx: Context, done: Provisioned, *, is_real: boo
     from trtbuild import launch
 
     search_path = os.environ.get("PATH", os.defpath)
+    # A store may be read-only (a ReadOnlyMany claim); the repository was written here, so its neighbourhood is not.
+    shared, own = ctx.store.root / "servers", done.repository.parent / ".servers"
     server = launch.prepare_server(
         launch.find_server(search_path),
-        cache_dir=ctx.store.root / "servers",
+        cache_dir=shared if os.access(ctx.store.root, os.W_OK) else own,
         search_path=search_path,
         library_path=os.environ.get("LD_LIBRARY_PATH", ""),
     )

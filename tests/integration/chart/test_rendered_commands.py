@@ -146,7 +146,6 @@ def test_init_needs_neither_network_nor_a_writable_store(offline: Pod) -> None:
     assert list((offline.volume("run") / "repository" / "models").rglob("config.pbtxt"))
 
 
-@pytest.mark.xfail(strict=True, reason="trtbuild serve lays the CPU server's Python backend out below the store")
 def test_server_needs_no_writable_store(offline: Pod) -> None:
     running = offline.start("server")
     try:
