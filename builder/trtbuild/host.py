@@ -6,6 +6,7 @@ name of an image: published tables are wrong often enough that they cannot be tr
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import importlib.util
@@ -23,15 +24,15 @@ from trtbuild.process import Command, run
 from trtbuild.spec import CpuInfo, GpuInfo, HostInfo
 
 DISTRIBUTIONS = {
-    "openvino": "openvino",
-    "openvino_genai": "openvino-genai",
-    "optimum_intel": "optimum-intel",
-    "tensorrt_llm": "tensorrt-llm",
-    "tensorrt": "tensorrt",
-    "tokenizers": "tokenizers",
-    "triton_wheel": "nvidia-pytriton",
+    "openvino": ("openvino",),
+    "openvino_genai": ("openvino-genai",),
+    "optimum_intel": ("optimum-intel",),
+    "tensorrt_llm": ("tensorrt-llm",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tokenizers": ("tokenizers",),
+    "triton_wheel": ("nvidia-pytriton",),
 }
-"""HostInfo version name -> distribution that carries it."""
+"""HostInfo version name -> distributions that carry it, the first that is installed counts."""
 
 TOOLS = ("trtllm-build", "mpirun", "tritonserver", "nvidia-smi")
 
@@ -76,11 +77,10 @@ def inspect_host(environ: Mapping[str, str]) -> HostInfo:
 def read_versions(environ: Mapping[str, str]) -> dict[str, str]:
     """Return installed versions by :class:`HostInfo` name; what is not installed is absent."""
     versions: dict[str, str] = {}
-    for name, distribution in DISTRIBUTIONS.items():
-        try:
-            versions[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    for name, distributions in DISTRIBUTIONS.items():
+        for distribution in distributions:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions.setdefault(name, importlib.metadata.version(distribution))
     for name, variable in (("triton", "TRITON_SERVER_VERSION"), ("triton_image", "NVIDIA_TRITON_SERVER_VERSION")):
         if environ.get(variable):
             versions[name] = environ[variable]

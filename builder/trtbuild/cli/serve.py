@@ -172,6 +172,19 @@ def telling_lines(text: str, count: int = 15) -> tuple[str, ...]:
     return (*early[-5:], *(["..."] if early else []), *lines[-count:])
 
 
+def _explained(message: str, exit_code: int, log_path: Path) -> Exception:
+    """Return the error of a server that did not start, with what its log is known to mean."""
+    from trtbuild import catalog
+    from trtbuild.errors import LaunchError
+
+    text = log_path.read_text(errors="replace")
+    known = catalog.diagnose(exit_code, text.splitlines())
+    whole = f"the whole log: {log_path}"
+    if known is None:
+        return LaunchError(message, hint=whole, log_tail=telling_lines(text))
+    return LaunchError(f"{message}: {known.message}", hint=f"{known.hint}; {whole}", log_tail=telling_lines(text))
+
+
 def _start_and_wait(command: Command, log_path: Path, url: str, timeout_s: float) -> int:
     """Start the server in the background; return its PID once it is ready."""
     from trtbuild import health, process
@@ -181,10 +194,9 @@ def _start_and_wait(command: Command, log_path: Path, url: str, timeout_s: float
     try:
         took_s = health.wait_ready(url, timeout_s=timeout_s, is_alive=lambda: child.poll() is None)
     except BaseException as error:
-        process.stop(child)
+        exit_code = process.stop(child)
         if isinstance(error, LaunchError):
-            tail = telling_lines(log_path.read_text(errors="replace"))
-            raise LaunchError(error.message, hint=f"the whole log: {log_path}", log_tail=tail) from None
+            raise _explained(error.message, exit_code, log_path) from None
         raise
     log.get().info("ready", f"ready after {log.format_duration(took_s)}; log: {log_path}")
     return child.pid
