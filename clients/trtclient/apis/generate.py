@@ -68,7 +68,7 @@ def parse_object(raw: bytes) -> dict[str, object]:
         RequestFailure: It is none.
     """
     try:
-        values = json.loads(raw)
+        values = json.loads(raw.decode())  # json would guess the encoding of bytes, every time
     except ValueError:
         values = None
     if not isinstance(values, dict):

@@ -68,14 +68,14 @@ def is_good(record: Record, goal: Goal) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """What happened in one slice of time. Latencies belong to the slice in which their request was due."""
+    """What happened in one slice of time: ``in_flight`` is the mean; latencies belong to when their request was due."""
 
     at_s: float
     due: int = 0
     done: int = 0
     failed: int = 0
     tokens: float = 0.0
-    in_flight: int = 0
+    in_flight: float = 0.0
     ttft_p50_s: float | None = None
     ttft_p99_s: float | None = None
 
@@ -189,23 +189,22 @@ def series(records: Sequence[Record], width_s: float) -> tuple[Bucket, ...]:
     """Return the run slice by slice, the warm-up included."""
     last_s = max((record.end_s for record in records), default=0.0)
     size = int(last_s / width_s) + 1
-    due, done, failed, tokens, change = ([0.0] * (size + 1) for _ in range(5))
+    due, done, failed, tokens, open_s = ([0.0] * size for _ in range(5))
     waits: list[list[float]] = [[] for _ in range(size)]
     for record in records:
         at, end = int(record.due_s / width_s), int(record.end_s / width_s)
         due[at] += 1
         (done if record.is_ok else failed)[end] += 1
-        change[int(record.sent_s / width_s)] += 1
-        change[end + 1] -= 1
+        for i in range(int(record.sent_s / width_s), end + 1):
+            open_s[i] += max(0.0, min(record.end_s, (i + 1) * width_s) - max(record.sent_s, i * width_s))
         if record.is_ok:
             waits[at].append(record.ttft_s)
         # A piece may hold several tokens: share the counted ones out over the pieces.
         each = record.completion_tokens / len(record.arrivals) if record.arrivals else 0.0
         for arrival_s in record.arrivals:
             tokens[int(arrival_s / width_s)] += each
-    buckets, in_flight = [], 0.0
+    buckets = []
     for i in range(size):
-        in_flight += change[i]
         ordered = sorted(waits[i])
         buckets.append(
             Bucket(
@@ -214,7 +213,7 @@ def series(records: Sequence[Record], width_s: float) -> tuple[Bucket, ...]:
                 done=int(done[i]),
                 failed=int(failed[i]),
                 tokens=tokens[i],
-                in_flight=int(in_flight),
+                in_flight=open_s[i] / width_s,
                 ttft_p50_s=percentile(ordered, 0.5) if ordered else None,
                 ttft_p99_s=percentile(ordered, 0.99) if ordered else None,
             )
