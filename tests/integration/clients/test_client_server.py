@@ -128,8 +128,9 @@ def test_ctrl_c_frees_the_engines_slot(server: Server, protocol: str) -> None:
     keep the engine busy meanwhile, and the question is asked again if it was answered too soon."""
     _eventually(lambda: server.running() == 0, "nothing runs")
     before = server.cancelled()
-    others = start("load", server.url(protocol), "talk", "--concurrency", "3", "--duration", "10m",
-                   "--max-tokens", "400", "--force-length", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    flags = ["--concurrency", "3", "--duration", "10m", "--max-tokens", "400", "--force-length"]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    others = start("load", server.url(protocol), "talk", *flags, **quiet)
     try:
         _eventually(lambda: server.running() >= 3, "the engine is busy")
         for _ in range(20):
