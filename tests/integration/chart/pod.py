@@ -21,20 +21,16 @@ from typing import Any
 
 import pytest
 
+from tests.integration.reach import open_paths, own_paths
+
 Object = dict[str, Any]
 PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
-REPOSITORY = Path(__file__).resolve().parents[3]
 MEDIUM_BYTES = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 # What the image would bring; one thread each, for tests share their machine.
 IMAGE_ENV = {"PATH": PATH, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
 
 
 @functools.cache
-def _own_paths() -> list[Path]:
-    """Return where this Python, its environment and the checkout are."""
-    return list(dict.fromkeys(Path(item).resolve() for item in (sys.base_prefix, sys.prefix, REPOSITORY)))
-
-
 def why_not() -> str:
     """Return why pods cannot be run here, or an empty string."""
     for tool in ("unshare", "nsenter", "setpriv", "ip"):
@@ -137,29 +133,14 @@ class Pod:
                 if mount["mountPath"].startswith(top):
                     (own / mount["mountPath"].removeprefix(top)).mkdir(parents=True, exist_ok=True)
         var.mkdir(exist_ok=True)
-        return [*self._interpreter(), f"mount --bind {etc} /etc", f"mount --bind {var} /var"]
-
-    def _interpreter(self) -> list[str]:
-        """Return shell lines that let the pod's user reach this Python and checkout, wherever they are.
-
-        Directories on the way that are closed to others (a home) are replaced by empty ones that hold nothing else.
-        """
-        lines = []
-        closed: dict[Path, Path] = {}
-        for path in _own_paths():
-            top = next((p for p in [*reversed(path.parents)] if not p.stat().st_mode & 0o001), None)
-            if top is not None:
-                closed[top] = skeleton = self.directory / "open" / str(top).strip("/").replace("/", "-")
-                (skeleton / path.relative_to(top)).mkdir(parents=True, exist_ok=True)
-                lines.append(f"mount --bind {path} {skeleton / path.relative_to(top)}")
-        return lines + [f"mount --rbind {skeleton} {top}" for top, skeleton in closed.items()]
+        return [*open_paths(self.directory / "open"), f"mount --bind {etc} /etc", f"mount --bind {var} /var"]
 
     def _below_tmp(self) -> tuple[list[str], list[str]]:
         """Return shell lines that carry what this test needs and what lies below /tmp over the pod's own /tmp."""
         context = self.spec["securityContext"]
         before: list[str] = []
         after: list[str] = []
-        for number, path in enumerate(p for p in _own_paths() if Path("/tmp") in p.parents):
+        for number, path in enumerate(p for p in own_paths() if Path("/tmp") in p.parents):
             before += [] if before else ["mount -t tmpfs -o mode=755 tmpfs /mnt"]
             before += [f"mkdir /mnt/{number}", f"mount --bind {shlex.quote(str(path))} /mnt/{number}"]
             made = [str(p) for p in reversed([path, *path.parents]) if Path("/tmp") in p.parents]

@@ -180,7 +180,8 @@ def test_probes_succeed(server: Running, kind: str) -> None:
 STREAM = """
 import json, sys
 from trtbuild import health
-pieces = list(health.generate("http://127.0.0.1:8000", "pydoc", {"text_input": "The function", "max_tokens": 24}))
+request = {"text_input": "The function", "max_tokens": 512, "min_tokens": 512}
+pieces = list(health.generate("http://127.0.0.1:8000", "pydoc", request))
 json.dump([piece["text_output"] for piece in pieces], sys.stdout)
 """
 
