@@ -16,7 +16,7 @@ test: ## set up and check: linters, types and every test
 
 lint: ## ruff and mypy (needs the environment of `make test`)
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check --quiet builder tests tools
+	$(VENV)/bin/ruff format --check --quiet builder clients tests tools
 	$(VENV)/bin/mypy
 
 format:

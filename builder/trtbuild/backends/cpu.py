@@ -220,9 +220,8 @@ def _convert(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path, engine_
             hint=f"pass --max-seq-len {decoder.context_tokens}",
         )
     try:
-        import openvino
-
         from trtbuild.backends.cpu_graph import build_model
+        from trtbuild.backends.cpu_openvino import ov
     except ImportError as error:
         raise BuildError(f"openvino cannot be imported: {error}", hint="pip install 'trtbuild[cpu]'") from error
     from trtbuild.backends.cpu_weights import open_checkpoint
@@ -236,7 +235,7 @@ def _convert(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path, engine_
         bar.note("writing")
         try:
             # Saved next to where it ends up; the store syncs and publishes.
-            openvino.save_model(built.model, engine_dir / "openvino_model.xml", compress_to_fp16=False)
+            ov.save_model(built.model, engine_dir / "openvino_model.xml", compress_to_fp16=False)
         except (RuntimeError, OSError) as error:
             raise BuildError(
                 f"openvino_model.xml cannot be written: {str(error).strip().splitlines()[-1]}",

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import openvino as ov
-from openvino import opset13 as op
 
 from trtbuild.backends.cpu_families import Decoder
+from trtbuild.backends.cpu_openvino import op, ov
 from trtbuild.backends.cpu_weights import Array, Checkpoint, Tensor
 from trtbuild.errors import ConvertError
 

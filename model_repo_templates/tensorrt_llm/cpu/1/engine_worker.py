@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import ctypes
+import importlib
 import json
 import math
 import os
@@ -26,9 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
-import openvino_genai
 from engine_wire import Reader, encode
+
+# Importing openvino would load openvino_telemetry, which reports it over the network; without it a stub is used.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+openvino: Any = importlib.import_module("openvino")
+openvino_genai: Any = importlib.import_module("openvino_genai")
 
 BLOCK_TOKENS = 32
 """Tokens of one key/value block on CPUs. Source: openvino.genai, cache_orchestrator / plugin block size for CPU."""
