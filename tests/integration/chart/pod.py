@@ -7,10 +7,12 @@ network namespace of their own, so that fixed ports never meet. Images, cgroup l
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -239,6 +241,14 @@ class Running:
         return self.exec(probe["exec"]["command"])
 
     def kill(self) -> None:
+        """End the container: its PID 1, and with it everything in its PID namespace.
+
+        Killing ``unshare`` alone is not enough: a process that becomes another user forgets its parent's death signal.
+        """
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        with contextlib.suppress(OSError):
+            for pid in children.read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(30)
