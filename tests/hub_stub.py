@@ -268,6 +268,11 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+    def end_headers(self) -> None:
+        if self.close_connection:  # said as real servers say it, or clients would use the connection again
+            self.send_header("Connection", "close")
+        super().end_headers()
+
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are recorded, not printed."""
 
