@@ -50,8 +50,12 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[tuple
 
 def own_parameters(command: click.Command) -> list[click.Option]:
     """Return the options of a command that are not in the options table."""
-    known = {option.name for option in OPTIONS}
-    return [p for p in command.params if isinstance(p, click.Option) and p.name not in known]
+    table = {option.name: f"[env: {option.env}]" for option in OPTIONS}
+    return [
+        p
+        for p in command.params
+        if isinstance(p, click.Option) and not (p.name in table and table[p.name] in (p.help or ""))
+    ]
 
 
 def render() -> str:

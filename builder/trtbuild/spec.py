@@ -45,6 +45,7 @@ class Option:
         choices: Legal values of a ``choice``.
         flags: Extra spellings on the command line.
         minimum: Smallest legal number.
+        maximum: Largest legal number.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Option:
     choices: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     minimum: float | None = None
+    maximum: float | None = None
 
     @property
     def flag(self) -> str:
@@ -110,10 +112,24 @@ OPTIONS: tuple[Option, ...] = (
         help="Type of the key/value cache.",
     ),
     Option(
-        name="tp_size", kind="int", default=1, minimum=1, flags=("--tp",), section="engine", help="Tensor parallel."
+        name="tp_size",
+        kind="int",
+        default=1,
+        minimum=1,
+        maximum=1024,
+        flags=("--tp",),
+        section="engine",
+        help="Tensor parallel.",
     ),
     Option(
-        name="pp_size", kind="int", default=1, minimum=1, flags=("--pp",), section="engine", help="Pipeline parallel."
+        name="pp_size",
+        kind="int",
+        default=1,
+        minimum=1,
+        maximum=1024,
+        flags=("--pp",),
+        section="engine",
+        help="Pipeline parallel.",
     ),
     Option(
         name="max_batch_size",
@@ -192,6 +208,7 @@ OPTIONS: tuple[Option, ...] = (
         name="kv_cache_free_gpu_mem_fraction",
         kind="float",
         minimum=0.0,
+        maximum=1.0,
         section="repository",
         help="Share of free GPU memory given to the key/value cache.",
     ),
@@ -274,10 +291,32 @@ OPTIONS: tuple[Option, ...] = (
         help="Keep the converted checkpoint after the build.",
     ),
     Option(name="host", kind="str", default="127.0.0.1", section="server", help="Address to listen on."),
-    Option(name="http_port", kind="int", default=8000, minimum=0, section="server", help="HTTP port (0: choose)."),
-    Option(name="grpc_port", kind="int", default=8001, minimum=0, section="server", help="gRPC port (0: choose)."),
     Option(
-        name="metrics_port", kind="int", default=8002, minimum=0, section="server", help="Metrics port (0: choose)."
+        name="http_port",
+        kind="int",
+        default=8000,
+        minimum=0,
+        maximum=65535,
+        section="server",
+        help="HTTP port (0: choose).",
+    ),
+    Option(
+        name="grpc_port",
+        kind="int",
+        default=8001,
+        minimum=0,
+        maximum=65535,
+        section="server",
+        help="gRPC port (0: choose).",
+    ),
+    Option(
+        name="metrics_port",
+        kind="int",
+        default=8002,
+        minimum=0,
+        maximum=65535,
+        section="server",
+        help="Metrics port (0: choose).",
     ),
     Option(name="log_verbose", kind="int", default=0, minimum=0, section="server", help="Triton's verbose log level."),
     Option(
@@ -527,6 +566,8 @@ def _parse_number(option: Option, value: object) -> int | float:
         raise ValueError(f"expected {kind}, got {value!r}") from None
     if option.minimum is not None and not number >= option.minimum:
         raise ValueError(f"expected at least {option.minimum:g}, got {number}")
+    if option.maximum is not None and not number <= option.maximum:
+        raise ValueError(f"expected at most {option.maximum:g}, got {number}")
     return number
 
 

@@ -52,6 +52,8 @@ def test_values_become_the_options_type(name: str, value: object, expected: obje
     ("values", "message"),
     [
         pytest.param({"model": "m", "tp_size": "0"}, "at least 1, got 0", id="too-small"),
+        pytest.param({"model": "m", "tp_size": 10**20}, "at most 1024, got 1000", id="too-many-ranks"),
+        pytest.param({"model": "m", "http_port": 99999}, "at most 65535, got 99999", id="no-port"),
         pytest.param({"model": "m", "tp_size": "two"}, "whole number, got 'two'", id="no-number"),
         pytest.param({"model": "m", "tp_size": True}, "expected a number, got True", id="bool-as-number"),
         pytest.param({"model": "m", "tp_size": [1]}, r"expected one value, got \[1\]", id="list-as-number"),
