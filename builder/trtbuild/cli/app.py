@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import click
 
 from trtbuild import __version__
+from trtbuild.cli.lazy import LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("trtbuild.cli.build:build", "Build MODEL and its repository (what `trtbuild MODEL` does)."),
@@ -26,28 +26,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Command name -> where it lives and its line in ``--help``."""
 
 
-class _LazyGroup(click.Group):
-    """A group that imports a command when it is asked for, and builds when the first word is no command."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), name)
-        assert isinstance(command, click.Command)
-        return command
+class _Commands(LazyGroup):
+    """The group that builds when the first word is no command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and not _is_own_word(args):
             args = ["build", *args]
         return super().parse_args(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 def _is_own_word(args: list[str]) -> bool:
@@ -70,7 +55,8 @@ Every option is also TRTBUILD_<OPTION> in the environment and <option>: in engin
 
 
 @click.group(
-    cls=_LazyGroup,
+    cls=_Commands,
+    table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=_EPILOG,
     no_args_is_help=True,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
 
 from trtbuild import __version__
+from trtbuild.cli.lazy import LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("trtclient.cli.chat:chat", "Talk to a model in the terminal."),
@@ -14,25 +13,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "batch": ("trtclient.cli.batch:batch", "Run a file of requests through a model; resumable."),
 }
 """Command name -> where it lives and its line in ``--help``."""
-
-
-class _LazyGroup(click.Group):
-    """A group that imports a command when it is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 _EPILOG = """\b
@@ -49,7 +29,8 @@ but requests failed or the goal was missed.
 
 
 @click.group(
-    cls=_LazyGroup,
+    cls=LazyGroup,
+    table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=_EPILOG,
     no_args_is_help=True,
