@@ -22,6 +22,7 @@ from trtbuild import __version__, backends, catalog, fetch, log
 from trtbuild.catalog import ModelInfo
 from trtbuild.errors import HostError, RepositoryError, SpecError, StoreError, TrtBuildError
 from trtbuild.fetch import Hub
+from trtbuild.fetch.cache import RepoCache
 from trtbuild.log import format_bytes
 from trtbuild.plan import Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, canonical_json, path_part
 from trtbuild.repository import ServedModel, write_repository
@@ -241,7 +242,8 @@ def _make_room(spec: Spec, plan: BuildPlan, ctx: Context, needs: Mapping[str, in
     Raises:
         StoreError: It cannot fit; the message holds the arithmetic.
     """
-    protect = (ctx.hf_cache / f"models--{plan.model.model_id.replace('/', '--')}",)
+    is_hub = plan.model.source == "hub"
+    protect = (RepoCache(ctx.hf_cache, plan.model.model_id).directory,) if is_hub else ()
     make_room(
         ctx.store,
         needs,

@@ -131,13 +131,14 @@ def default_store(environ: Mapping[str, str]) -> Path:
 def default_hf_cache(environ: Mapping[str, str]) -> Path:
     """Return the Hugging Face cache that every other tool uses, too.
 
-    Source: huggingface_hub ``constants.py``: HF_HUB_CACHE, then HF_HOME/hub, then XDG_CACHE_HOME/huggingface/hub.
+    Raises:
+        SpecError: The environment names none, and there is no home directory to put it in.
     """
-    if environ.get("HF_HUB_CACHE"):
-        return Path(environ["HF_HUB_CACHE"])
-    if environ.get("HF_HOME"):
-        return Path(environ["HF_HOME"]) / "hub"
-    return _user_cache(environ, "--hf-cache") / "huggingface" / "hub"
+    from trtbuild.fetch import cache_directory
+
+    if not any(environ.get(name) for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")):
+        _user_cache(environ, "--hf-cache")
+    return cache_directory(environ)
 
 
 def _user_cache(environ: Mapping[str, str], flag: str) -> Path:
