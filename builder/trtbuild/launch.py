@@ -193,10 +193,9 @@ def choose_ports(spec: ServerSpec) -> Ports:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 sock.bind((spec.host, wanted))
-            except (OSError, OverflowError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "a port is at most 65535"
+            except OSError as error:
                 raise LaunchError(
-                    f"cannot listen on {spec.host}:{wanted} ({name}): {reason}",
+                    f"cannot listen on {spec.host}:{wanted} ({name}): {error.strerror}",
                     hint=f"stop what listens there, or pass another --{name.replace('_', '-')} (0 chooses a free one)",
                 ) from None
             chosen.append(sock.getsockname()[1])
