@@ -22,7 +22,7 @@ from trtbuild_front.text import TextModel
 
 _OLD_NAMES = {"min_tokens": "min_length", "seed": "random_seed"}
 _INPUT_TYPES = {"runtime_top_k": np.int32, "seed": np.uint64, "random_seed": np.uint64}
-_TIME_OUTPUTS = ("arrival_time_ns", "first_scheduled_time_ns", "last_token_time_ns")
+TIME_OUTPUTS = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +75,15 @@ class Update:
         token_ids: Tokens since the last response.
         log_probs: Their log probabilities, when asked for.
         cum_log_prob: Sum of log probabilities so far, when asked for.
-        times: Set in the last response of an engine that measures.
+        times_ns: In the last response of an engine that measures, in the order of :data:`TIME_OUTPUTS`, in
+            nanoseconds of a clock of its own.
         error: The engine's refusal; empty on success.
     """
 
     token_ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
     cum_log_prob: float | None = None
-    times: EngineTimes | None = None
+    times_ns: tuple[int, ...] = ()
     error: str = ""
 
 
@@ -152,7 +153,7 @@ def _encode(inputs: dict[str, kserve.Array], contract: EngineContract, with_log_
             sent[known] = value[np.newaxis] if contract.has_batch_dimension else value
         elif name not in _IGNORED_IF_ABSENT:
             raise RequestError(f"{name}: the engine model {contract.model!r} has no such input")
-    wanted = ["output_ids", *_TIME_OUTPUTS]
+    wanted = ["output_ids", *TIME_OUTPUTS]
     if with_log_probs:
         wanted += ["output_log_probs", "cum_log_probs"]
     return kserve.encode_request(contract.model, "", sent, [name for name in wanted if name in contract.outputs])
@@ -175,14 +176,19 @@ def read_update(message: bytes) -> Update:
         token_ids=tuple(ids.reshape(-1).tolist()) if ids is not None else (),
         log_probs=tuple(log_probs.reshape(-1).tolist()) if log_probs is not None else (),
         cum_log_prob=float(cumulative.reshape(-1)[-1]) if cumulative is not None and cumulative.size else None,
-        times=_times([outputs.get(name) for name in _TIME_OUTPUTS]),
+        times_ns=_times([outputs.get(name) for name in TIME_OUTPUTS]),
         error=response.error,
     )
 
 
-def _times(arrays: list[kserve.Array | None]) -> EngineTimes | None:
-    values = [int(array.reshape(-1)[0]) for array in arrays if array is not None and array.size]
-    if len(values) != len(_TIME_OUTPUTS) or min(values) <= 0:
+def _times(arrays: list[kserve.Array | None]) -> tuple[int, ...]:
+    values = tuple(int(array.reshape(-1)[0]) for array in arrays if array is not None and array.size)
+    return values if len(values) == len(TIME_OUTPUTS) and min(values) > 0 else ()
+
+
+def engine_times(times_ns: Sequence[int]) -> EngineTimes | None:
+    """Return the share of waiting and of computing in what an :class:`Update` says, None where it says nothing."""
+    if not times_ns:
         return None
-    arrival, scheduled, last = values
+    arrival, scheduled, _, last = times_ns
     return EngineTimes(waited_s=(scheduled - arrival) / 1e9, computed_s=(last - scheduled) / 1e9)

@@ -30,6 +30,8 @@ class Piece:
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens generated so far.
         cum_log_prob: Sum of log probabilities, in the last piece, when asked for.
+        times_ns: In the last piece, when asked for and measured: arrival here, first scheduled, first token, last
+            token, in nanoseconds of the engine's clock.
     """
 
     text: str
@@ -38,6 +40,7 @@ class Piece:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cum_log_prob: float | None = None
+    times_ns: tuple[int, ...] = ()
 
 
 class Reply(Protocol):
@@ -54,7 +57,12 @@ class Reply(Protocol):
 
 
 class Writer:
-    """Turns updates of the engine into pieces for the client."""
+    """Turns updates of the engine into pieces for the client.
+
+    Attributes:
+        completion_tokens: Tokens generated so far.
+        line_s: How long the request waited before it was given to the engine.
+    """
 
     def __init__(self, request: GenerationRequest, prompt: Prompt, text: TextModel) -> None:
         self._request, self._prompt = request, prompt
@@ -64,8 +72,10 @@ class Writer:
         self._text = prompt.echo
         self._log_probs: list[float] = []
         self._cum_log_prob: float | None = None
+        self._times_ns: tuple[int, ...] = ()
         self._has_end_id = self._has_foreign_end = False
         self.completion_tokens = 0
+        self.line_s = 0.0
 
     @property
     def is_stopped(self) -> bool:
@@ -91,6 +101,10 @@ class Writer:
                 self._log_probs.extend(update.log_probs)
             if update.cum_log_prob is not None:
                 self._cum_log_prob = update.cum_log_prob
+            if update.times_ns and self._request.return_perf_metrics:
+                # For the client it arrived here. The engine's clock may be any, so ours only gives the difference.
+                arrival_ns, *others = update.times_ns
+                self._times_ns = (arrival_ns - round(self.line_s * 1e9), *others)
         if not token_ids or self.is_stopped:
             return
         free = max(0, self._request.min_tokens - self.completion_tokens)
@@ -137,6 +151,7 @@ class Writer:
             prompt_tokens=self._prompt.token_count,
             completion_tokens=self.completion_tokens,
             cum_log_prob=self._cum_log_prob,
+            times_ns=self._times_ns,
         )
 
 
@@ -153,6 +168,7 @@ class Generation:
         writer: Set when prepared.
         call: The call to the engine, while there is one.
         updates: What the engine sent and the client has not seen.
+        times_ns: What the engine measured, see ``Update``.
         is_queued: Whether it is in line to be served.
         has_ended: Whether the engine is done with it.
         is_over: Whether the client has had the last word.
@@ -167,6 +183,7 @@ class Generation:
     writer: Writer | None = None
     call: object | None = None
     updates: deque[Update] = field(default_factory=deque)
+    times_ns: tuple[int, ...] = ()
     is_queued: bool = False
     has_ended: bool = False
     is_over: bool = False

@@ -35,6 +35,7 @@ class GenerationRequest:
         end_id: Replaces the model's own end ids.
         pad_id: Replaces the model's own padding id.
         return_log_probs: Whether log probabilities are wanted.
+        return_perf_metrics: Whether the times of arrival, scheduling, first and last token are wanted.
         is_prompt_echoed: Whether the answer begins with the prompt.
     """
 
@@ -49,6 +50,7 @@ class GenerationRequest:
     end_id: int | None = None
     pad_id: int | None = None
     return_log_probs: bool = False
+    return_perf_metrics: bool = False
     is_prompt_echoed: bool = False
 
 
@@ -169,6 +171,7 @@ def parse_request(values: Mapping[str, npt.NDArray[Any]]) -> GenerationRequest:
         end_id=end_id,
         pad_id=pad_id,
         return_log_probs=inputs.flag("return_log_probs", False),
+        return_perf_metrics=inputs.flag("return_perf_metrics", False),
         is_prompt_echoed=not inputs.flag("exclude_input_in_output", True),
     )
 

@@ -22,9 +22,9 @@ from typing import Any
 import numpy.typing as npt
 
 from trtbuild_front import kserve
-from trtbuild_front.accounting import Accounting
+from trtbuild_front.accounting import Accounting, EngineTimes
 from trtbuild_front.admission import Admission
-from trtbuild_front.engine import EngineContract, Update, prepare, read_update
+from trtbuild_front.engine import EngineContract, Update, engine_times, prepare, read_update
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Generation, Reply, Writer
 from trtbuild_front.http2 import Connection
@@ -212,6 +212,8 @@ class Service:
                 continue
             generation.call = call
             self.accounting.start(generation.account, self._now_s(), generation.prompt.token_count)
+            assert generation.writer is not None
+            generation.writer.line_s = generation.account.started_s - generation.account.arrived_s
 
     def _is_abandoned(self, generation: Generation) -> bool:
         """Return whether a client that had to wait has gone: the engine is not to work for nobody."""
@@ -257,6 +259,7 @@ class Service:
             generation.fault = EngineError(update.error)
         is_first = not generation.updates and generation.writer is not None and not generation.writer.completion_tokens
         generation.updates.append(update)
+        generation.times_ns = update.times_ns or generation.times_ns  # the end may come after they were answered
         self._line_up_answer(generation, is_urgent=is_first)
 
     def _on_end(self, generation: Generation, status: int, detail: str) -> None:
@@ -264,8 +267,7 @@ class Service:
             kind = OverloadError if status == _UNAVAILABLE else EngineError
             generation.fault = kind(detail or f"the engine model ended the call with gRPC status {status}")
         generation.has_ended = True
-        times = next((update.times for update in reversed(generation.updates) if update.times), None)
-        self._release(generation, "failed" if generation.fault else "ok", times)
+        self._release(generation, "failed" if generation.fault else "ok", engine_times(generation.times_ns))
         self._line_up_answer(generation, is_urgent=True)
 
     def _line_up_answer(self, generation: Generation, *, is_urgent: bool) -> None:
@@ -320,7 +322,7 @@ class Service:
             generation.call.cancel()
         self._release(generation, outcome, None)
 
-    def _release(self, generation: Generation, outcome: str, times: Any) -> None:
+    def _release(self, generation: Generation, outcome: str, times: EngineTimes | None) -> None:
         self.accounting.finish(generation.account, self._now_s(), outcome, times)
         self._admission.leave(generation.ticket)
         self._live.pop(generation.ticket, None)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import text
 from trtbuild_front.endpoint import find_endpoint
-from trtbuild_front.engine import EngineContract
+from trtbuild_front.engine import TIME_OUTPUTS, EngineContract
 from trtbuild_front.exporter import Exporter, Kind, Series
 from trtbuild_front.faults import ClientGoneError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
@@ -60,6 +60,10 @@ class TritonReply:
             outputs.append(self._numbers("completion_tokens", (piece.completion_tokens,), np.int32))
             if piece.cum_log_prob is not None:
                 outputs.append(self._numbers("cum_log_probs", (piece.cum_log_prob,), np.float32))
+            outputs += [
+                self._numbers(name, (value,), np.int64)
+                for name, value in zip(TIME_OUTPUTS, piece.times_ns, strict=False)  # none or all
+            ]
         response = pb_utils.InferenceResponse([tensor for tensor in outputs if tensor is not None])
         self._send(response, is_last)
 

@@ -34,6 +34,7 @@ from trtbuild.plan import EngineInfo, EngineTemplate  # noqa: E402
 from trtbuild.repository import ServedModel, write_repository  # noqa: E402
 from trtbuild.spec import ServerSpec  # noqa: E402
 
+CHECKPOINT = Path(__file__).resolve().parents[3] / "examples" / "pydoc-llama"
 STANDIN = Path(__file__).resolve().parent / "standin_engine"
 START_TIMEOUT_S = 120.0
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -89,9 +90,16 @@ class RunningServer:
 
     def metric(self, name: str, **labels: str) -> float:
         """Return one series of the metrics endpoint; it must be there exactly once."""
+        return self.metrics(name, **labels)[0]
+
+    def metrics(self, *names: str, **labels: str) -> list[float]:
+        """Return several series of one scrape; each must be there exactly once."""
         with _OPENER.open(f"{self.metrics_url}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
-        wanted = {"model": "chat", **labels}
+        return [self._value(lines, name, {"model": "chat", **labels}) for name in names]
+
+    @staticmethod
+    def _value(lines: list[str], name: str, wanted: dict[str, str]) -> float:
         found = [
             float(line.rsplit(" ", 1)[1])
             for line in lines
@@ -155,6 +163,22 @@ def serve(repository: Path, workspace: Path, record: Path) -> Iterator[RunningSe
         yield running
     finally:
         process.stop(child, grace_s=40)
+
+
+@contextlib.contextmanager
+def serve_cpu(workspace: Path, *options: str) -> Iterator[RunningServer]:
+    """Build the example checkpoint for the cpu engine, with 4 slots, and serve it as ``chat``."""
+    repository = workspace / "repository"
+    command = process.Command(
+        argv=(
+            sys.executable, "-m", "trtbuild", str(CHECKPOINT), "--backend", "cpu", "--name", "chat", "--max-batch-size",
+            "4", "--store", str(workspace / "store"), "--repository", str(repository), *options,
+        )
+    )  # fmt: skip
+    done = process.run(command)
+    assert done.exit_code == 0, "\n".join(done.tail)
+    with serve(repository, workspace, workspace / "none") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from tests.integration.front.conftest import RunningServer, serve
-from trtbuild import process
+from tests.integration.front.conftest import RunningServer, serve_cpu
 
 pytest.importorskip("openvino_genai", reason="the cpu engine (openvino-genai) is not installed")
 pytestmark = pytest.mark.integration
 
-CHECKPOINT = Path(__file__).resolve().parents[3] / "examples" / "pydoc-llama"
 PROMPT = "The assert statement"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    workspace = tmp_path_factory.mktemp("cpu")
-    repository = workspace / "repository"
-    command = process.Command(
-        argv=(
-            sys.executable, "-m", "trtbuild", str(CHECKPOINT), "--backend", "cpu", "--name", "chat", "--max-batch-size",
-            "4", "--layout", "full", "--store", str(workspace / "store"), "--repository", str(repository),
-        )
-    )  # fmt: skip
-    done = process.run(command)
-    assert done.exit_code == 0, "\n".join(done.tail)
-    with serve(repository, workspace, workspace / "none") as running:
+    with serve_cpu(tmp_path_factory.mktemp("cpu"), "--layout", "full") as running:
         yield running
 
 
@@ -69,6 +56,16 @@ def test_thirty_two_clients_at_once_get_the_same_text(server: RunningServer) -> 
     queue_s = server.metric("trtbuild_request_queue_seconds_total")
     compute_s = server.metric("trtbuild_request_compute_seconds_total")
     assert queue_s > compute_s > 0  # 32 clients at 4 slots: seven times as many wait as run
+
+
+def test_a_client_may_ask_when_its_request_was_computed(server: RunningServer) -> None:
+    began_ns = time.monotonic_ns()
+    answer = server.generate(text_input=PROMPT, max_tokens=5, return_perf_metrics=True)
+    ended_ns = time.monotonic_ns()
+    times_ns = [answer[f"{name}_time_ns"] for name in ("arrival", "first_scheduled", "first_token", "last_token")]
+    in_order = [began_ns, *times_ns, ended_ns]
+    assert in_order == sorted(in_order)
+    assert "arrival_time_ns" not in server.generate(text_input=PROMPT, max_tokens=5)
 
 
 def test_hanging_up_frees_the_engine(server: RunningServer) -> None:

@@ -1,16 +1,15 @@
-"""The exported numbers against what the engine itself measured, in a real tritonserver."""
+"""The exported numbers in a real tritonserver, on an engine whose speed is known."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.integration.front.conftest import RunningServer, engine_info, serve, standin
-from tests.unit.front import kinds
 from trtbuild.repository import ServedModel, write_repository
 
 pytestmark = pytest.mark.integration
@@ -18,7 +17,6 @@ pytestmark = pytest.mark.integration
 SLOTS = 4
 STEP_S = 0.05
 TOKENS = 10
-WINDOW_S = 12.0
 QUEUE, COMPUTE = "trtbuild_request_queue_seconds_total", "trtbuild_request_compute_seconds_total"
 
 
@@ -36,37 +34,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, front_tokenizer: Path) -> I
         yield running
 
 
-class Load:
-    """Clients in a closed loop; remembers when each request was sent, by its first tokens."""
-
-    def __init__(self, server: RunningServer, clients: int) -> None:
-        self.sent: dict[tuple[int, ...], float] = {}
-        self._server, self._stop = server, threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, client: int) -> None:
-        turn = 0
-        while not self._stop.is_set():
-            prompt = f"{client}-{turn} asks"
-            turn += 1
-            self.sent[tuple(kinds.byte_level().encode(prompt).ids)] = time.time()
-            assert self._server.generate(text_input=prompt, max_tokens=TOKENS)["completion_tokens"] == TOKENS
-
-
-def _overlap_s(start: float, end: float, window: tuple[float, float]) -> float:
-    return max(0.0, min(end, window[1]) - max(start, window[0]))
-
-
 def test_idle_is_zero_and_there(server: RunningServer) -> None:
     assert server.metric(QUEUE) == server.metric(COMPUTE) == 0
     assert server.metric("trtbuild_requests_waiting") == server.metric("trtbuild_requests_running") == 0
@@ -76,28 +43,11 @@ def test_idle_is_zero_and_there(server: RunningServer) -> None:
     assert server.metric("trtbuild_time_to_first_token_seconds_bucket", le="+Inf") == 0
 
 
-def test_the_ratio_is_the_engine_s_own_within_ten_percent(server: RunningServer) -> None:
-    """Three times as many clients as slots: the honest ratio of waiting to running is about two."""
-    with Load(server, 3 * SLOTS) as load:
-        server.eventually(lambda: server.metric("trtbuild_requests_waiting") > 0, "somebody waits")
-        time.sleep(1.0)
-        began, queue_s, compute_s = time.time(), server.metric(QUEUE), server.metric(COMPUTE)
-        time.sleep(WINDOW_S)
-        ended, queue_s, compute_s = time.time(), server.metric(QUEUE) - queue_s, server.metric(COMPUTE) - compute_s
-    window = (began, ended)
-    true_queue_s = true_compute_s = 0.0
-    for record in server.records():
-        sent = load.sent.get(tuple(record["prompt"]))
-        if sent is not None:
-            scheduled, last = record["scheduled_ns"] / 1e9, record["last_ns"] / 1e9
-            true_queue_s += _overlap_s(sent, scheduled, window)
-            true_compute_s += _overlap_s(scheduled, last, window)
-    assert true_compute_s > WINDOW_S  # there was a steady overload at all
-    assert 1.5 < true_queue_s / true_compute_s < 3.0
-    assert queue_s / compute_s == pytest.approx(true_queue_s / true_compute_s, rel=0.10)
-
-
 def test_after_the_load_everything_is_zero_again_and_stands_still(server: RunningServer) -> None:
+    """Three times as many clients as slots."""
+    with ThreadPoolExecutor(3 * SLOTS) as pool:
+        answers = pool.map(lambda turn: server.generate(text_input=f"{turn} asks", max_tokens=TOKENS), range(6 * SLOTS))
+        assert [answer["completion_tokens"] for answer in answers] == [TOKENS] * 6 * SLOTS
     server.eventually(lambda: server.metric("trtbuild_requests_running") == 0, "nothing runs")
     assert server.metric("trtbuild_requests_waiting") == 0
     time.sleep(1.5)  # the last tick of the distributions

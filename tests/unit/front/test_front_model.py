@@ -17,7 +17,11 @@ from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, R
 from trtbuild_front.generation import Piece
 
 MODEL = Path(__file__).resolve().parents[3] / "model_repo_templates" / "front" / "1" / "model.py"
-ALL = ("text_output", "finish_reason", "prompt_tokens", "completion_tokens", "cum_log_probs", "output_log_probs")
+TIMES = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
+ALL = (
+    *("text_output", "finish_reason", "prompt_tokens", "completion_tokens", "cum_log_probs", "output_log_probs"),
+    *TIMES,
+)
 
 
 class TritonError:
@@ -91,7 +95,13 @@ def _reply(model: Any, has_batch_dimension: bool = False, wanted: tuple[str, ...
 
 
 LAST = Piece(
-    text="é", log_probs=(-1.0, -2.0), finish_reason="stop", prompt_tokens=3, completion_tokens=4, cum_log_prob=-3.0
+    text="é",
+    log_probs=(-1.0, -2.0),
+    finish_reason="stop",
+    prompt_tokens=3,
+    completion_tokens=4,
+    cum_log_prob=-3.0,
+    times_ns=(1, 2, 3, 2**62),
 )
 
 
@@ -112,6 +122,7 @@ def test_the_last_piece_has_everything(model: Any, has_batch: bool, shapes: dict
     assert response.tensors["text_output"].reshape(-1)[0] == "é".encode()
     assert response.tensors["output_log_probs"].dtype == np.float32
     assert response.tensors["completion_tokens"].dtype == np.int32
+    assert [response.tensors[name].reshape(-1).tolist() for name in TIMES] == [[1], [2], [3], [2**62]]
 
 
 def test_other_pieces_have_text_and_no_reason(model: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 from trtbuild_front import service, text
-from trtbuild_front.engine import EngineContract, prepare, read_update, word_list
+from trtbuild_front.engine import TIME_OUTPUTS, EngineContract, prepare, read_update, word_list
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
 from trtbuild_front.http2 import StreamEvents
@@ -24,7 +24,7 @@ from trtbuild_front.service import Service, Settings
 WAIT_S = 30.0
 INPUTS = """input_ids input_lengths request_output_len end_id pad_id streaming temperature min_length random_seed
 stop_words_list bad_words_list return_log_probs"""
-OUTPUTS = "output_ids sequence_length output_log_probs arrival_time_ns first_scheduled_time_ns last_token_time_ns"
+OUTPUTS = f"output_ids sequence_length output_log_probs {' '.join(TIME_OUTPUTS)}"
 CONTRACT = EngineContract(
     model="engine",
     inputs=frozenset(INPUTS.split()),
@@ -35,12 +35,12 @@ CONTRACT = EngineContract(
 )
 
 
-def answer(*token_ids: int, error: str = "", times_ns: tuple[int, int, int] | None = None) -> bytes:
+def answer(*token_ids: int, error: str = "", times_ns: tuple[int, ...] = ()) -> bytes:
     """Return a message of the engine."""
     message = service_pb2.ModelStreamInferResponse(error_message=error)
     outputs: dict[str, np.ndarray[Any, Any]] = {"output_ids": np.array([[token_ids]], np.int32)}
-    for name, value in zip(("arrival", "first_scheduled", "last_token"), times_ns or (), strict=False):
-        outputs[f"{name}_time_ns"] = np.array([[value]], np.int64)
+    for name, value in zip(TIME_OUTPUTS, times_ns, strict=False):
+        outputs[name] = np.array([[value]], np.int64)
     for name, value in outputs.items():
         datatype = "INT32" if value.dtype == np.int32 else "INT64"
         message.infer_response.outputs.add(name=name, datatype=datatype, shape=value.shape)
@@ -462,9 +462,37 @@ def test_word_lists() -> None:
 
 
 def test_times_that_are_not_all_there_are_none_at_all() -> None:
-    assert read_update(answer(4, times_ns=(1, 2_000_000_001, 5_000_000_001))).times is not None
-    assert read_update(answer(4, times_ns=(0, 0, 0))).times is None
-    assert read_update(answer(4)).times is None
+    times_ns = (1, 2_000_000_001, 3_000_000_001, 5_000_000_001)
+    assert read_update(answer(4, times_ns=times_ns)).times_ns == times_ns
+    assert read_update(answer(4, times_ns=(0, 0, 0, 0))).times_ns == ()
+    assert read_update(answer(4, times_ns=times_ns[:2])).times_ns == ()
+    assert read_update(answer(4)).times_ns == ()
+
+
+def test_the_engine_s_times_are_kept_for_the_books_and_the_client(make_stage: Callable[..., Stage]) -> None:
+    """Also when its end comes after its last tokens were answered; the client's arrival is the one at our door."""
+    stage = make_stage(slots=1)
+    second = 10**9
+    times_ns = (5 * second, 6 * second, 7 * second, 8 * second)  # all that it ran for will have been waiting
+    first = stage.ask(max_tokens=9)
+    stage.until(lambda: stage.gauges() == (0, 1), "one runs")
+    asks, asks_not = (stage.ask(max_tokens=9, stream=True, return_perf_metrics=asks) for asks in (True, False))
+    stage.until(lambda: stage.gauges() == (2, 1), "two are in line")
+    time.sleep(0.2)
+    stage.engine.end(stage.call(1))
+    assert first.result() == ("", "stop")
+    compute_s = stage.service.accounting.snapshot(time.monotonic()).compute_s
+    for call, reply in ((2, asks), (3, asks_not)):
+        stage.engine.say(stage.call(call), answer(*stage.ids("x"), times_ns=times_ns))
+        stage.until(lambda reply=reply: len(reply.pieces) == 1, "the tokens are answered")  # type: ignore[misc]
+        time.sleep(0.3)
+        stage.engine.end(call)
+        assert reply.result() == ("x", "stop")
+    assert stage.service.accounting.snapshot(time.monotonic()).compute_s == pytest.approx(compute_s, abs=0.2)
+    arrival_ns, *others = asks.pieces[-1].times_ns
+    assert tuple(others) == times_ns[1:]
+    assert 5 - WAIT_S < arrival_ns / second < 4.81
+    assert asks_not.pieces[-1].times_ns == ()
 
 
 def test_answers_are_fair_when_there_are_more_than_can_be_sent(make_stage: Callable[..., Stage]) -> None:
