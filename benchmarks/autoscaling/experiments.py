@@ -14,8 +14,8 @@ from benchmarks.autoscaling.report import Summary, plot, summarize, table
 from benchmarks.autoscaling.simulate import Group, Result, Scenario, simulate
 from benchmarks.autoscaling.traces import WORK_TOKENS, Trace
 
-TUNED_SEEDS = (1, 2, 3, 4, 5, 6)
-HELD_OUT_SEEDS = (201, 202, 203)
+TUNED_SEEDS = tuple(range(1, 25))
+HELD_OUT_SEEDS = (401, 402, 403, 404, 405, 406)
 A100_RPS = A100_LIKE.tokens_per_s / WORK_TOKENS
 H100_RPS = H100_LIKE.tokens_per_s / WORK_TOKENS
 ONE_SKU = (Group(sku=A100_LIKE),)

@@ -5,6 +5,7 @@ A signal is what the recording rule would have written at ``at_s`` from the pod'
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,39 +14,35 @@ from benchmarks.autoscaling.model import Sku, StartUp
 from benchmarks.autoscaling.promql import Sample, rate, window
 
 DEFAULT_BATCHING_FACTOR = 1.4
+POD_GROUP_S = 20.0
 RANGE_S = 30.0
 SMOOTH_S = 120.0
-QUEUE_COUNTS_FROM = 1.25
+QUEUE_COUNTS_FROM = 1.5
 """Occupancy of the last scrape from which it is taken as it is: shorter queues are noise that the mean smooths."""
-CAP = 5.0
+CAP = 4.5
 """Highest demand a pod may report: one stuck pod must not scale a fleet to its maximum."""
 
 Signal = Callable[[Sequence[Sample], Sku, float], float | None]
 
 
 def occupancy(samples: Sequence[Sample], sku: Sku, at_s: float) -> float | None:
-    """Return what ``avg_over_time(triton:busy:ratio[2m])`` gives: two minutes of 30 s rates, a value per scrape.
+    """Return what ``avg_over_time(triton:busy:ratio[2m])`` gave at the last evaluation of group ``trtbuild-pod``.
 
-    The rate is taken between scrapes without Prometheus' extrapolation, which cancels out in a mean of many.
+    None before the first one that saw the pod: until then it has no slots either, so no demand at all.
     """
-    seen = window(samples, at_s, SMOOTH_S + RANGE_S)
-    if not seen:
-        return None
-    values, first = [], 0
-    for one in seen:
-        while seen[first].at_s < one.at_s - RANGE_S:
-            first += 1
-        earlier = seen[first]
-        elapsed_s = one.at_s - earlier.at_s
-        if one.at_s >= at_s - SMOOTH_S and elapsed_s > 0:
-            inside_s = one.queue_s - earlier.queue_s + one.compute_s - earlier.compute_s
-            if earlier is samples[0]:
-                # A young pod: rate() extrapolates its counters to their zero, then divides by the whole range.
-                inside_s, elapsed_s = one.queue_s + one.compute_s, RANGE_S
-            values.append(min(inside_s / elapsed_s / sku.slots, 1.0))
-    if not values:
-        return (seen[-1].waiting + seen[-1].running) / sku.slots
-    return sum(values) / len(values)
+    last_s = at_s // POD_GROUP_S * POD_GROUP_S
+    seen = window(samples, last_s, SMOOTH_S + RANGE_S)
+    times = [one.at_s for one in seen]
+    inside = [one.queue_s + one.compute_s for one in seen]
+    values = []
+    for evaluation in range(int(SMOOTH_S / POD_GROUP_S) + 1):
+        then_s = last_s - evaluation * POD_GROUP_S
+        first, end = bisect_left(times, then_s - RANGE_S), bisect_right(times, then_s)
+        if end == first:
+            break  # not scraped yet
+        mean = rate(times[first:end], inside[first:end], then_s, RANGE_S) or 0.0  # no rate of one scrape: zero
+        values.append(min(mean / sku.slots, 1.0))
+    return sum(values) / len(values) if values else None
 
 
 def demand_of(smoothed: float, now: float, batching_factor: float, cap: float = CAP) -> float:
@@ -100,16 +97,14 @@ def origin_visible(samples: Sequence[Sample], _sku: Sku, at_s: float) -> float |
 
 
 def true_ratio(samples: Sequence[Sample], _sku: Sku, at_s: float) -> float | None:
-    """``triton:queue_compute:ratio`` of the shipped rules."""
+    """``triton:queue_compute:ratio`` of the shipped rules; evaluated every :data:`POD_GROUP_S`."""
     seen = window(samples, at_s, 30.0)
     if not seen:
         return None
     times = [one.at_s for one in seen]
     waiting = rate(times, [one.queue_s for one in seen], at_s, 30.0)
     running = rate(times, [one.compute_s for one in seen], at_s, 30.0)
-    if waiting is None or running is None:
-        waiting, running = float(seen[-1].waiting), float(seen[-1].running)
-    return waiting / max(running, 0.01)
+    return (waiting or 0.0) / max(running or 0.0, 0.01)
 
 
 def gpu_utilization(samples: Sequence[Sample], _sku: Sku, at_s: float) -> float | None:
@@ -167,7 +162,7 @@ COMPARED: tuple[Autoscaling, ...] = (
     SHIPPED,
     Autoscaling(name="origin's rule, real backend", signal=origin_hidden, scrape_s=30, rule_s=6),
     Autoscaling(name="origin's rule, queue visible", signal=origin_visible, scrape_s=30, rule_s=6),
-    Autoscaling(name="true ratio 1.0, default behavior", signal=true_ratio),
+    Autoscaling(name="true ratio 1.0, default behavior", signal=true_ratio, rule_s=POD_GROUP_S),
     Autoscaling(name="GPU utilisation 30 %", signal=gpu_utilization, target=0.3, scrape_s=15),
     Autoscaling(name="5 requests waiting", signal=waiting_requests, target=5),
     replace(SHIPPED, name="occupancy 0.7 (k = 0)", signal=demand(batching_factor=0.0), target=0.7),

@@ -2,7 +2,8 @@
 
 Both rule sets run in one Prometheus over the same scrapes, so other load on the machine hits both alike. Cost is
 evaluation seconds per minute: the shortest duration of a group that was seen (the others waited for a processor) times
-its evaluations per minute. Exit code 1 where ours cost more than a quarter of the origin's.
+its evaluations per minute. A group that runs seldom has few durations to be the shortest of, so the ratio of the means is
+told too. Exit code 1 where ours cost more than a quarter of the origin's by either.
 """
 
 from __future__ import annotations
@@ -71,27 +72,33 @@ def measure(server: Prometheus, seconds: float) -> Mapping[str, tuple[float, lis
     while time.monotonic() < until_s:
         for group in server.get("rules")["groups"]:
             intervals[group["name"]] = float(group["interval"])
-            seen[group["name"]][group["lastEvaluation"]] = float(group["evaluationTime"])
+            if float(group["evaluationTime"]) > 0:  # else it has not run yet
+                seen[group["name"]][group["lastEvaluation"]] = float(group["evaluationTime"])
         time.sleep(2.0)
     return {name: (intervals[name], list(seen[name].values())) for name in intervals}
 
 
 def report(groups: Mapping[str, tuple[float, list[float]]], pods: int) -> tuple[str, float]:
-    """Return the table and the ratio of ours to the origin's."""
+    """Return the table and the ratio of ours to the origin's, the worse of the two ways to reckon it."""
     rows = [
         "| group | every s | evaluations seen | best ms | mean ms | worst ms | s per minute |",
         "|---" + "|---:" * 6 + "|",
     ]
-    cost: dict[bool, float] = defaultdict(float)
+    best: dict[bool, float] = defaultdict(float)
+    mean: dict[bool, float] = defaultdict(float)
     for name, (interval_s, durations) in sorted(groups.items()):
         best_s = min(durations)
         per_minute = best_s * 60 / interval_s
-        cost[name == "origin"] += per_minute
+        best[name == "origin"] += per_minute
+        mean[name == "origin"] += fmean(durations) * 60 / interval_s
         times_ms = " | ".join(f"{1000 * t:.0f}" for t in (best_s, fmean(durations), max(durations)))
         rows.append(f"| {name} | {interval_s:.0f} | {len(durations)} | {times_ms} | {per_minute:.2f} |")
-    ratio = cost[False] / cost[True]
-    rows.append(f"\n{pods} pods: ours {cost[False]:.2f} s, origin {cost[True]:.2f} s per minute, ratio {ratio:.2f}")
-    return "\n".join(rows), ratio
+    ratios = [cost[False] / cost[True] for cost in (best, mean)]
+    rows.append(
+        f"\n{pods} pods: ours {best[False]:.2f} s, origin {best[True]:.2f} s per minute, ratio {ratios[0]:.2f} "
+        f"(by mean durations {ratios[1]:.2f})"
+    )
+    return "\n".join(rows), max(ratios)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

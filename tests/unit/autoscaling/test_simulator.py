@@ -9,12 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from benchmarks.autoscaling import traces
 from benchmarks.autoscaling.__main__ import main
 from benchmarks.autoscaling.balancing import Balancer, KubeProxy, LeastRequest, StickyConnections, WeightedRoute
 from benchmarks.autoscaling.model import A100_LIKE, H100_LIKE, Pod, PodState, Requests, StartUp
-from benchmarks.autoscaling.policies import FIXED, ORACLE, SHIPPED, Autoscaling, demand, demand_of
+from benchmarks.autoscaling.policies import (
+    CAP,
+    FIXED,
+    ORACLE,
+    POD_GROUP_S,
+    QUEUE_COUNTS_FROM,
+    RANGE_S,
+    SHIPPED,
+    SMOOTH_S,
+    Autoscaling,
+    demand,
+    demand_of,
+)
 from benchmarks.autoscaling.promql import rate
 from benchmarks.autoscaling.simulate import Group, Scenario, simulate
 from benchmarks.autoscaling.svg import Line, Panel, chart
@@ -118,12 +131,23 @@ def test_rate_extrapolates_as_prometheus_does(times: list[float], values: list[f
         pytest.param(1.0, 1.0, 1.4, 1.0, id="full"),
         pytest.param(0.2, 2.5, 1.4, 2.5, id="a queue counts at once"),
         pytest.param(9.0, 0.9, 1.4, 1.0, id="a past queue is at most full"),
-        pytest.param(0.0, 50.0, 1.4, 5.0, id="capped"),
-        pytest.param(1.0, 1.2, 1.4, 1.0, id="a short queue is smoothed"),
+        pytest.param(0.0, 50.0, 1.4, CAP, id="capped"),
+        pytest.param(1.0, QUEUE_COUNTS_FROM, 1.4, 1.0, id="a short queue is smoothed"),
     ],
 )
 def test_demand(smoothed: float, now: float, k: float, expected: float) -> None:
     assert demand_of(smoothed, now, k) == pytest.approx(expected)
+
+
+def test_the_simulated_signal_has_the_shipped_rules_constants() -> None:
+    text = (Path(__file__).parents[3] / "chart" / "files" / "rules" / "recording.yaml").read_text(encoding="utf-8")
+    groups = {group["name"]: group for group in yaml.safe_load(text)["groups"]}
+    rules = {rule["record"]: rule["expr"] for group in groups.values() for rule in group["rules"]}
+    assert groups["trtbuild-pod"]["interval"] == f"{POD_GROUP_S:g}s"
+    assert groups["trtbuild-signal"]["interval"] == f"{SHIPPED.rule_s:g}s"
+    assert f"> {QUEUE_COUNTS_FROM:g},\n  {CAP:g}\n)" in rules["triton:demand:ratio"]
+    assert f"[{SMOOTH_S / 60:g}m]" in rules["triton:demand_smoothed:ratio"]
+    assert f"[{RANGE_S:g}s]" in rules["triton:waiting:requests"]
 
 
 def test_demand_is_linear_in_load_with_the_true_k() -> None:
