@@ -422,7 +422,7 @@ def optimum_arguments(shape: EngineShape, snapshot: str, output: str) -> tuple[s
     """
     weights = shape.options["weights"]
     assert isinstance(weights, str)
-    arguments = ["-m", "optimum.commands.optimum_cli", "export", "openvino", "--model", snapshot]
+    arguments = ["-m", "trtbuild.backends.cpu_optimum", "export", "openvino", "--model", snapshot]
     arguments += ["--task", "text-generation-with-past", "--weight-format", _OPTIMUM_FORMATS[weights]]
     if shape.options["trust_remote_code"]:
         arguments.append("--trust-remote-code")
