@@ -71,10 +71,7 @@ def render() -> str:
             lines += ["| option | meaning |", "|---|---|"]
             lines += [f"| {_flags(option)} | {_cell(option.help or '')} |" for option in own]
             lines.append("")
-        names = {p.name for p in command.params}
-        sections = [title for section, title in SECTIONS.items() if _has_section(names, section)]
-        if sections:
-            lines += [f"Also every option of: {', '.join(sections)}.", ""]
+        lines += _shared_options(command)
     lines += [
         "## Options",
         "",
@@ -97,8 +94,17 @@ def render() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _has_section(names: set[str | None], section: str) -> bool:
-    return all(option.name in names for option in OPTIONS if option.section == section)
+def _shared_options(command: click.Command) -> list[str]:
+    """Return the sentence that names the options of the table that matter to a command."""
+    names = {p.name for p in command.params if not getattr(p, "hidden", False)}
+    table = {o.name: o for o in OPTIONS if o.name != "model"}
+    if not {p.name for p in command.params} >= set(table):
+        return []  # takes no engine.yaml
+    whole = [section for section in SECTIONS if all(o.name in names for o in table.values() if o.section == section)]
+    single = [f"`{o.flag}`" for o in table.values() if o.name in names and o.section not in whole]
+    parts = [f"every option of: {', '.join(SECTIONS[section] for section in whole)}"] if whole else []
+    parts += [", ".join(single)] if single else []
+    return [f"Also {'; and '.join(parts)}.", ""]
 
 
 def _help_text(command: click.Command) -> str:

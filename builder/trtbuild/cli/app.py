@@ -51,6 +51,7 @@ Examples:
 Exit codes: 0 success, 1 bug, 2 request, 3 host, 4 fetch, 5 convert, 6 build, 7 store,
 8 repository, 9 launch, 130 interrupted, 143 terminated.
 Every option is also TRTBUILD_<OPTION> in the environment and <option>: in engine.yaml.
+What takes an engine.yaml takes every option; its --help shows those that matter to it.
 """
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@spec_options("model", "engine", "repository", "store")
+@spec_options("model", "engine", also=("store", "hf_cache", "shared_tier"))
 def explain(config: Path | None, output: str, log_format: str, log_level: str, **flags: Any) -> None:
     """Say whether the engine for MODEL is in the store, and for a miss what differs from the nearest one there."""
     configure_log(log_format, log_level)

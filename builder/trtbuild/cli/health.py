@@ -17,7 +17,7 @@ UNNAMED = "model"
 
 @click.command()
 @click.argument("what", type=click.Choice(["live", "ready", "startup"]), default="ready", required=False)
-@spec_options("model", "engine", "repository", "store", "server")
+@spec_options(also=("model", "served_name", "host", "http_port", "metrics_port"))
 @click.option("--wait", is_flag=True, help="Wait until it is so, instead of asking once.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0), default=10.0, metavar="SECONDS", help="How long to wait for an answer."
@@ -32,10 +32,11 @@ def health(
     timeout: float,
     **flags: Any,
 ) -> None:
-    """Ask the server whether it is live or ready; exit 0 if so, else 9.
+    """Ask the server at --host whether it is live or ready; exit 0 if so, else 9.
 
     live: the server answers and no model process is dead. ready: also a real generation came back once since it
-    started. startup: the same as ready. WHAT comes first, e.g. `trtbuild health ready --config engine.yaml`.
+    started. startup: the same as ready. WHAT comes first, e.g. `trtbuild health ready --config engine.yaml`; MODEL is
+    whom to ask, by default the one that is served.
     """
     configure_log(log_format, log_level)
     from trtbuild import health as probes
@@ -61,10 +62,13 @@ def health(
 
 
 @click.command()
-@spec_options("model", "engine", "repository", "store", "server")
+@spec_options(also=("host", "metrics_port"))
 @click.option("--timeout", type=click.FloatRange(min=0), default=60.0, metavar="SECONDS", help="Longest wait.")
 def drain(config: Path | None, output: str, log_format: str, log_level: str, timeout: float, **flags: Any) -> None:
-    """Wait until no request is in flight, or the time is over; always exits 0 (a preStop hook must not fail)."""
+    """Wait until the server at --host has no request in flight, or the time is over.
+
+    Always exits 0: a preStop hook must not fail.
+    """
     sink = configure_log(log_format, log_level)
     from trtbuild import health as probes
 

@@ -15,12 +15,12 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 
 @click.command()
-@spec_options("model", "engine", "repository", "store", "server")
+@spec_options("model", "engine", "repository", "store")
 def init(config: Path | None, output: str, log_format: str, log_level: str, **flags: Any) -> None:
     """Provide the engine and the repository of an engine.yaml, as an init container does.
 
-    The same pipeline as `trtbuild MODEL`, with JSON log lines by default and one short final line. Server options are
-    accepted, so that one engine.yaml serves both containers of a pod.
+    The same pipeline as `trtbuild MODEL`, with JSON log lines by default and one short final line. One
+    engine.yaml serves both containers of a pod: what only the server needs is passed over here.
     """
     configure_log("json" if log_format == "auto" else log_format, log_level)
     spec = read_spec(flags, config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,24 +18,34 @@ if TYPE_CHECKING:
     from trtbuild.pipeline import Context
 
 F = TypeVar("F", bound=Callable[..., Any])
-ALL_SECTIONS: tuple[Section, ...] = ("model", "engine", "repository", "store", "server")
 
 
-def spec_options(*sections: Section) -> Callable[[F], F]:
-    """Add MODEL, ``--config``, every option of ``sections`` and the output options to a command."""
+def spec_options(*sections: Section, also: Collection[str] = ()) -> Callable[[F], F]:
+    """Add MODEL, ``--config``, the options table and the output options to a command.
+
+    Every option is accepted, as from the environment and engine.yaml, so that the words of one command serve another.
+    ``--help`` shows what matters to this one.
+
+    Args:
+        sections: Sections of the table whose options matter.
+        also: Names of single options that matter; without ``model`` here or as a section there is no MODEL.
+    """
+    shown = {option.name for option in OPTIONS if option.section in sections} | set(also)
 
     def decorate(function: F) -> F:
         for option in reversed(OPTIONS):
-            if option.section in sections and option.name != "model":
-                function = _click_option(option)(function)
+            if option.name != "model":
+                function = _click_option(option, is_hidden=option.name not in shown)(function)
         config = click.option(
             "--config",
             "-c",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="An engine.yaml with any of these options.  [env: TRTBUILD_CONFIG]",
+            help="An engine.yaml: any option, with underscores.  [env: TRTBUILD_CONFIG]",
         )
-        argument = click.argument("model", required=False, shell_complete=_complete_model)
-        return output_options(argument(config(function)))
+        function = output_options(config(function))
+        if "model" in shown:
+            function = click.argument("model", required=False, shell_complete=_complete_model)(function)
+        return function
 
     return decorate
 
@@ -104,18 +114,18 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, sort_keys=True, default=str, ensure_ascii=False))
 
 
-def _click_option(option: Option) -> Callable[[F], F]:
+def _click_option(option: Option, *, is_hidden: bool) -> Callable[[F], F]:
     flags = [option.flag, *option.flags]
     text = f"{option.help}  [env: {option.env}]"
     if option.kind == "bool":
-        return click.option(f"{option.flag}/--no-{option.flag[2:]}", option.name, default=None, help=text)
+        flags = [f"{option.flag}/--no-{option.flag[2:]}"]
+        return click.option(*flags, option.name, default=None, help=text, hidden=is_hidden)
     if option.kind == "pairs":
-        return click.option(*flags, option.name, multiple=True, metavar="NAME=VALUE", help=text)
+        return click.option(*flags, option.name, multiple=True, metavar="NAME=VALUE", help=text, hidden=is_hidden)
     if option.kind == "choice":
-        return click.option(
-            *flags, option.name, metavar="|".join(option.choices), help=text, shell_complete=_choices(option)
-        )
-    return click.option(*flags, option.name, metavar=option.kind.upper(), help=text)
+        words, complete = "|".join(option.choices), _choices(option)
+        return click.option(*flags, option.name, metavar=words, help=text, shell_complete=complete, hidden=is_hidden)
+    return click.option(*flags, option.name, metavar=option.kind.upper(), help=text, hidden=is_hidden)
 
 
 def _choices(option: Option) -> Callable[[click.Context, click.Parameter, str], list[str]]:

@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 UNRESOLVED = "0" * 40
 """Stands for a commit that nobody has asked the hub for: a plan for another machine needs no network."""
 
+VALUES_OPTIONS = (
+    "served_name", "layout", "max_queue_size", "kv_cache_free_gpu_mem_fraction", "enable_kv_cache_reuse",
+    "enable_chunked_context", "batch_scheduler_policy", "template_parameter",
+)  # fmt: skip
+"""Options of the repository that end up in what ``--values`` prints."""
+
 
 @click.command()
-@spec_options("model", "engine", "repository", "store")
+@spec_options("model", "engine", also=(*VALUES_OPTIONS, "store", "hf_cache"))
 @click.option("--gpu", metavar="SKU|all", help="Plan for this GPU product instead of this machine; all: a table.")
 @click.option("--here", is_flag=True, help="Plan for this machine, also where it has no GPU.")
 @click.option(

@@ -26,7 +26,7 @@ _TELLING = re.compile(r"^E\d{4} |^(error|hint): |unrecognized option|unexpected 
 
 
 @click.command()
-@spec_options(*("model", "engine", "repository", "store", "server"))
+@spec_options("model", "engine", "repository", "store", "server")
 @click.option("--dry-run", is_flag=True, help="Print the server's command line instead of becoming it.")
 @click.option("--wait", is_flag=True, help="Start the server in the background, wait until it is ready, print its PID.")
 @click.option(

@@ -14,7 +14,9 @@ import pytest
 from trtbuild.cli import run
 from trtbuild.cli.app import COMMANDS, app
 from trtbuild.cli.config import default_hf_cache, default_store
+from trtbuild.cli.plan import VALUES_OPTIONS
 from trtbuild.errors import BuildError, SpecError
+from trtbuild.spec import OPTIONS, OPTIONS_BY_NAME
 
 
 def test_every_command_is_importable_and_has_help() -> None:
@@ -109,6 +111,44 @@ def test_help_fits_a_narrow_terminal_and_a_wide_one(command: str) -> None:
         prose = [line for line in text.splitlines() if not line.startswith("  -")]  # long choices stand alone
         assert len(prose) > 3
         assert max(len(line) for line in prose) <= width
+
+
+@pytest.mark.parametrize(
+    ("command", "shown", "left_out"),
+    [
+        pytest.param("health", ["--host", "--http-port", "[MODEL]"], ["--tp", "--store"], id="health"),
+        pytest.param("drain", ["--host", "--metrics-port"], ["--tp", "--http-port", "MODEL"], id="drain"),
+        pytest.param("init", ["--tp", "--repository", "--min-free"], ["--http-port"], id="init"),
+        pytest.param("build", ["--tp", "--repository", "--min-free"], ["--http-port"], id="build"),
+        pytest.param("explain", ["--tp", "--store", "--shared-tier"], ["--layout", "--min-free"], id="explain"),
+        pytest.param("plan", ["--tp", "--hf-cache", "--layout"], ["--repository", "--min-free"], id="plan"),
+        pytest.param("serve", ["--tp", "--repository", "--min-free", "--http-port"], [], id="serve"),
+    ],
+)
+def test_help_shows_what_matters_and_every_option_is_taken(command: str, shown: list[str], left_out: list[str]) -> None:
+    import click
+
+    found = app.get_command(click.Context(app), command)
+    assert found is not None
+    text = found.get_help(click.Context(found, info_name=command, terminal_width=80))
+    words = set(text.replace(",", " ").replace("/", " ").split())
+    assert set(shown) <= words
+    assert not set(left_out) & words
+    flags = {flag for parameter in found.params for flag in parameter.opts}
+    assert {option.flag for option in OPTIONS if option.name != "model"} <= flags
+
+
+@pytest.mark.parametrize("name", VALUES_OPTIONS)
+def test_a_repository_option_that_plan_shows_is_in_its_values(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    option = OPTIONS_BY_NAME[name]
+    value = next((choice for choice in option.choices if choice != option.default), None)
+    value = value or {"int": "7", "float": "0.5", "pairs": "a=b", "str": "x", "bool": ""}[option.kind]
+    word = f"{option.flag}={value}" if value else f"--no-{option.flag[2:]}"
+    asked = ["plan", "gpt2", "--gpu", "h100", "--values"]
+    assert run(asked) == 0
+    plain = capsys.readouterr().out
+    assert run([*asked, word]) == 0
+    assert capsys.readouterr().out != plain
 
 
 STREAMS = [
