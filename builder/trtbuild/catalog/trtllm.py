@@ -65,7 +65,7 @@ class BuildOption:
         name: Without dashes: ``gemm_plugin``.
         kind: How its value is written; ``flag`` takes none, ``switch`` takes enable or disable.
         choices: Legal values of a ``choice`` or ``switch``.
-        default: Upstream's default, None when upstream deduces it.
+        default: Upstream's default in this release, None when upstream deduces it.
         is_ours: trtbuild sets it; users say it with trtbuild's own option.
         also: Other spellings.
         note: A caution.
@@ -340,7 +340,7 @@ def _backend_parameters(version: str) -> dict[str, BackendParameter]:
             name=name,
             kind=item["kind"],
             choices=tuple(item.get("choices", ())),
-            default=_text(item.get("default")),
+            default=_default(item, version),
             is_required=item.get("required", False),
             is_ours=item.get("ours", False),
             refused=item.get("refused", ""),
@@ -375,6 +375,15 @@ def _text(value: object) -> str | None:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _default(item: Mapping[str, Any], version: str) -> str | None:
+    """Return an entry's default in a release: that of the oldest change still ahead of it, or today's."""
+    key = parse_version(version)
+    for last, value in sorted(item.get("earlier_defaults", {}).items(), key=lambda pair: parse_version(pair[0])):
+        if key <= parse_version(last):
+            return _text(value)
+    return _text(item.get("default"))
+
+
 def _build_options(version: str) -> dict[str, BuildOption]:
     options: dict[str, BuildOption] = {}
     for name, item in load("trtllm")["build_options"].items():
@@ -384,7 +393,7 @@ def _build_options(version: str) -> dict[str, BuildOption]:
             name=name,
             kind=item["kind"],
             choices=("enable", "disable") if item["kind"] == "switch" else tuple(item.get("choices", ())),
-            default=_text(item.get("default")),
+            default=_default(item, version),
             is_ours=item.get("ours", False),
             also=tuple(item.get("also", ())),
             note=item.get("note", ""),

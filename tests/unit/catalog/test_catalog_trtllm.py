@@ -97,11 +97,39 @@ def test_tables_agree_with_themselves(release: TrtLlmRelease) -> None:
         ("gemm_plugin", "0.17.0", "1.2.1"),
         ("max_decoder_seq_len", "0.17.0", "1.2.1"),
         ("norm_quant_fusion", "0.19.0", "1.2.1"),
+        ("gemm_allreduce_plugin", "0.19.0", "1.2.1"),
+        ("low_latency_gemm_swiglu_plugin", "0.17.0", "1.2.1"),
+        ("pp_reduce_scatter", "0.17.0", "1.2.1"),
+        ("monitor_memory", "0.17.0", "1.2.1"),
+        ("streamingllm", "0.17.0", "1.0.3.2510"),
     ],
 )
 def test_options_come_and_go(option: str, first: str, last: str) -> None:
     having = [release.version for release in RELEASES if option in release.build_options]
     assert (having[0], having[-1]) == (first, last)
+
+
+# The engine's key holds the defaults: the config.json of an engine built with 0.17.0.post1 says 64, false and false.
+@pytest.mark.parametrize(
+    ("version", "defaults"),
+    [
+        ("0.17.0.post1", ("64", "disable", "disable")),
+        ("0.18.1", ("64", "disable", "disable")),
+        ("0.18.2", ("64", "disable", "disable")),
+        ("0.19.0", ("32", "enable", "enable")),
+        ("0.20.0", ("32", "enable", "enable")),
+        ("1.2.1", ("32", "enable", "enable")),
+    ],
+)
+def test_defaults_are_those_of_the_release(version: str, defaults: tuple[str, ...]) -> None:
+    options = catalog.trtllm(version).build_options
+    names = ("tokens_per_block", "use_paged_context_fmha", "use_fp8_context_fmha")
+    assert tuple(options[name].default for name in names) == defaults
+
+
+def test_the_backend_reuses_the_cache_by_default_since_0_19() -> None:
+    old, new = (catalog.trtllm(v).backend_parameters["enable_kv_cache_reuse"] for v in ("0.18.2", "0.19.0"))
+    assert (old.default, new.default) == ("false", "true")
 
 
 # Options removed before the first supported release: a recipe that names them must be told.
@@ -147,13 +175,14 @@ def test_qwen3_came_with_1_0() -> None:
 
 
 def test_template_facts_by_release() -> None:
-    old, newer, newest = (catalog.trtllm(version) for version in ("0.18.2", "0.19.0", "1.2.1"))
+    old, newer, renamed, newest = (catalog.trtllm(version) for version in ("0.18.2", "0.19.0", "0.20.0", "1.2.1"))
     assert "guided_decoding_backend" not in old.backend_parameters
     assert newer.backend_parameters["guided_decoding_backend"].is_required
     assert "prompt_embedding_table_data_type" not in newer.template_placeholders["tensorrt_llm"]
     assert "prompt_embedding_table_data_type" in newest.template_placeholders["tensorrt_llm_bls"]
-    assert (newer.tensor_names["min_tokens"], newest.tensor_names["min_tokens"]) == ("min_length", "min_tokens")
-    assert (old.tensor_names["seed"], newest.tensor_names["seed"]) == ("random_seed", "seed")
+    assert (newer.tensor_names["min_tokens"], renamed.tensor_names["min_tokens"]) == ("min_length", "min_tokens")
+    assert (newer.tensor_names["seed"], renamed.tensor_names["seed"]) == ("random_seed", "seed")
+    assert "prompt_embedding_table_data_type" not in renamed.template_placeholders["tensorrt_llm"]
     assert (old.has_llmapi, newer.has_llmapi) == (False, True)
 
 
