@@ -31,7 +31,7 @@ RUNTIME_BASE_BYTES = 800 * MIB
 """CUDA context, cuBLAS and library workspaces of one rank.
 
 Source: the log in TensorRT-LLM docs/source/legacy/reference/memory.md, FAQ 1: of 79.10 GiB 70.48 are available after an
-engine of 6678 MiB, 1134 MiB of activations, 43 and 180 MB of buffers; 791 MiB remain unexplained.
+engine of 6678 MiB, 1134 MiB of activations, 43 and 180 MB of buffers; 791 MiB remain unexplained. One log, one GPU.
 """
 
 ACTIVATION_HIDDEN_WIDTHS = 10
@@ -39,7 +39,9 @@ ACTIVATION_INNER_WIDTHS = 3
 """Activations per token as multiples of the hidden size and of a rank's MLP width.
 
 Estimate: memory.md says they grow as max_num_tokens times a factor of the network and keeps one layer alive. These two
-give 1156 MiB where its log has 1134 MiB (Llama 2 7B, max_num_tokens 8192, the default of its time).
+give 1156 MiB where its log has 1134 MiB, for a 7B Llama and max_num_tokens 8192, the default since 0.11. The page names
+neither: the model is read off the log's 6678 MiB of weights and 262,144 B of cache per token (8-bit weights and cache,
+32 layers, 32 heads of 128), max_num_tokens is an assumption. It warns that FP8 matrices may take more than they should.
 """
 
 DECODER_VOCABULARIES = 4
@@ -224,7 +226,8 @@ class HostRoom:
 def stage_layers(layers: int, pp_size: int) -> tuple[int, ...]:
     """Return the layers of each pipeline stage; the first stages take the remainder.
 
-    Source: tensorrt_llm/mapping.py, Mapping.pp_layers.
+    Source: tensorrt_llm/mapping.py, Mapping.pp_layers, since TensorRT-LLM pull requests 3429 and 4399 (April and May
+    2025). Before, in the 0.17 and 0.18 lines, a stage took layers // pp_size: there only an even cut is whole.
     """
     base, extra = divmod(layers, pp_size)
     return tuple(base + (1 if stage < extra else 0) for stage in range(pp_size))
