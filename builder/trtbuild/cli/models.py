@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import click
 
 from trtbuild.cli.options import echo_json, output_options
+from trtbuild.cli.tables import echo_table
 
 
 @click.command()
@@ -31,10 +31,3 @@ def models(text: str | None, output: str, log_format: str, log_level: str) -> No
         gated = "yes" if m.gated else "no"
         rows.append((m.name, m.model_id, size, f"{m.context_tokens:,}", m.dtype, gated, m.licence))
     echo_table(rows)
-
-
-def echo_table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Write rows to standard output in aligned columns; the first row is the heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trtbuild.cli.models import echo_table
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
+from trtbuild.cli.tables import echo_folded, echo_table, table_width, terminal_width
 from trtbuild.errors import SpecError
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def plan_document(made: BuildPlan) -> dict[str, object]:
     }
 
 
-def plan_lines(made: BuildPlan) -> list[str]:
-    """Return a plan as people read it."""
+def plan_lines(made: BuildPlan) -> list[tuple[str, int]]:
+    """Return a plan as people read it: lines, and how far each is indented where it has to be folded."""
     from trtbuild.log import format_bytes
 
     shape, budget = made.shape, made.budget
@@ -119,9 +119,9 @@ def plan_lines(made: BuildPlan) -> list[str]:
         ("key", made.key.digest if known else "depends on the commit"),
         *([("entry", str(made.key.relative_path))] if known else []),
     ]
-    lines = [f"{name:<8} {value}" for name, value in rows]
-    lines += ["", "arithmetic", *(f"  {line}" for line in made.arithmetic)]
-    lines += ["", "steps", *(f"  {number}. {step}" for number, step in enumerate(made.steps, 1))]
+    lines = [(f"{name:<8} {value}", 9) for name, value in rows]
+    lines += [("", 0), ("arithmetic", 0), *((f"  {line}", line.rfind("  ") + 4) for line in made.arithmetic)]
+    lines += [("", 0), ("steps", 0), *((f"  {number}. {step}", 6) for number, step in enumerate(made.steps, 1))]
     return lines
 
 
@@ -138,7 +138,8 @@ def _show(made: BuildPlan, output: str) -> None:
     if output == "json":
         echo_json(plan_document(made))
     else:
-        click.echo("\n".join(plan_lines(made)))
+        for line, indent in plan_lines(made):
+            echo_folded(line, indent=indent)
 
 
 def _model_info(spec: Spec) -> ModelInfo:
@@ -188,39 +189,67 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
             }
         )
         return
-    click.echo(
+    echo_folded(
         f"{model.model_id}, {model.parameters:,} parameters; TensorRT-LLM {release.version}; up to "
         f"{limits.max_batch_size} requests of {limits.max_seq_len:,} tokens, {limits.max_num_tokens:,} tokens per step"
     )
-    click.echo(
-        "fewest GPUs as tensor x pipeline parallel, and tokens left for the key/value cache;"
-        f" -: not with {MAX_GPUS} GPUs, or not at all\n"
-    )
     fitting = [row for row in rows if any(row.fits.values())]
-    heading = ("GPU", "MEMORY", "TYPE", *(column.upper() for column in columns), "DISK", "HOST RAM", "SHM")
-    echo_table([heading, *(_cells(row, columns) for row in fitting)])
+    tables, is_short = _lay_out(fitting, columns, terminal_width())
+    echo_folded(
+        f"fewest GPUs as tensor x pipeline parallel, and {'thousands of ' if is_short else ''}tokens left for the "
+        f"key/value cache; -: not with {MAX_GPUS} GPUs, or not at all"
+    )
+    for table in tables:
+        click.echo("")
+        echo_table(table)
     _say_where_else(spec, rows, fitting)
 
 
-def _cells(row: SkuFit, columns: Sequence[str]) -> tuple[str, ...]:
+def _lay_out(
+    rows: Sequence[SkuFit], quantizations: Sequence[str], width: int | None
+) -> tuple[list[list[tuple[str, ...]]], bool]:
+    """Return the tables to print and whether they count tokens in thousands.
+
+    One table where it fits or nobody looks, with exact tokens if possible; else what is needed, then its room.
+    """
+    names = ("GPU", *(row.sku.product for row in rows))
+    room = [_ROOM_HEADING, *(_room(row) for row in rows)]
+
+    def beside(*parts: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        return [(name, *sum(cells, ())) for name, *cells in zip(names, *parts, strict=True)]
+
+    heading = tuple(name.upper() for name in quantizations)
+    exact, short = (
+        [heading, *(tuple(_cell(row, name, is_short=is_short) for name in quantizations) for row in rows)]
+        for is_short in (False, True)
+    )
+    choices = [
+        ([beside(exact, room)], False),
+        ([beside(short, room)], True),
+        ([beside(exact), beside(room)], False),
+        ([beside(short), beside(room)], True),
+    ]
+    fitting = (choice for choice in choices if width is None or max(map(table_width, choice[0])) <= width)
+    return next(fitting, choices[-1])
+
+
+_ROOM_HEADING = ("GPU MEMORY", "TYPE", "DISK", "HOST RAM", "SHM")
+
+
+def _room(row: SkuFit) -> tuple[str, ...]:
     from trtbuild.log import format_bytes
 
-    room = row.room
-    sizes = (room.disk_bytes, room.host_memory_bytes, room.shm_bytes) if room else ()
-    return (
-        row.sku.product,
-        format_bytes(row.sku.memory_bytes),
-        row.dtype,
-        *(_cell(row, name) for name in columns),
-        *(format_bytes(size) for size in sizes),
-    )
+    sizes = (row.room.disk_bytes, row.room.host_memory_bytes, row.room.shm_bytes) if row.room else ()
+    cells = (format_bytes(row.sku.memory_bytes), row.dtype, *(format_bytes(size) for size in sizes))
+    return (*cells, *[""] * (len(_ROOM_HEADING) - len(cells)))
 
 
 def _say_where_else(spec: Spec, rows: Sequence[SkuFit], fitting: Sequence[SkuFit]) -> None:
     """Name the products left out of the table, and a command that works for one that is in it."""
     left_out = [row.sku.product for row in rows if row not in fitting]
     if left_out:
-        click.echo(f"\nnot on: {', '.join(left_out)}")
+        click.echo("")
+        echo_folded(f"not on: {', '.join(left_out)}", indent=8)
     if fitting:
         row = fitting[0]
         name, fit = next((name, fit) for name, fit in row.fits.items() if fit)
@@ -228,13 +257,17 @@ def _say_where_else(spec: Spec, rows: Sequence[SkuFit], fitting: Sequence[SkuFit
         for flag, size in (("--tp", fit.layout.tp_size), ("--pp", fit.layout.pp_size)):
             words += [flag, str(size)] if size > 1 else []
         words += ["--quantization", name] if name != "none" else []
-        click.echo(f"\none product in detail: {shlex.join(words)}")
-    click.echo("this machine:          --here")
+        click.echo(f"\none product in detail:\n  {shlex.join(words)}")
+    click.echo(f"this machine:\n  {shlex.join(['trtbuild', 'plan', spec.engine.model, '--here'])}")
 
 
-def _cell(row: SkuFit, name: str) -> str:
+def _cell(row: SkuFit, name: str, *, is_short: bool = False) -> str:
+    """Return the fewest GPUs and the tokens left; short: tokens in thousands, rounded down."""
     fit = row.fits[name]
-    return f"{fit.layout.tp_size}x{fit.layout.pp_size} {fit.memory.kv_tokens:,}" if fit else "-"
+    if fit is None:
+        return "-"
+    tokens = fit.memory.kv_tokens
+    return f"{fit.layout.tp_size}x{fit.layout.pp_size} {f'{tokens // 1000:,}k' if is_short else f'{tokens:,}'}"
 
 
 def _row(row: SkuFit) -> dict[str, object]:

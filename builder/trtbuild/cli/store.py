@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from trtbuild.cli.config import default_hf_cache, default_store
-from trtbuild.cli.models import echo_table
 from trtbuild.cli.options import configure_log, echo_json, output_options
+from trtbuild.cli.tables import echo_table
 from trtbuild.errors import StoreError
 from trtbuild.log import format_bytes, format_duration
 
