@@ -254,3 +254,67 @@ def test_an_engine_fits_the_machine_it_was_built_on() -> None:
 def test_a_machine_that_an_engine_does_not_fit(host: HostInfo, world_size: int, said: str) -> None:
     found = feasibility.engine_mismatches(KEY, host, world_size=world_size)
     assert any(said in line for line in found)
+
+
+def published(architecture: str = "LlamaForCausalLM", **changes: object) -> ModelInfo:
+    """Return the facts read from a config.json of the usual shape."""
+    config: dict[str, object] = {
+        "architectures": [architecture], "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
+        "torch_dtype": "bfloat16", "rope_theta": 500000.0,
+    }  # fmt: skip
+    config.update(changes)
+    return ModelInfo.from_hf_config("org/model", {name: value for name, value in config.items() if value is not None})
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+NEW_STYLE = {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "reason"),
+    [
+        pytest.param("LlamaForCausalLM", {}, "", id="none"),
+        pytest.param("LlamaForCausalLM", {"rope_scaling": LLAMA3}, "", id="llama3"),
+        pytest.param("Qwen2ForCausalLM", {"rope_scaling": YARN}, "", id="yarn"),
+        pytest.param("LlamaForCausalLM", {"rope_scaling": {"type": "dynamic", "factor": 2}}, "'dynamic'", id="dynamic"),
+        pytest.param("LlamaForCausalLM", {"rope_scaling": {"rope_type": "default"}}, "'default'", id="said aloud"),
+        pytest.param("LlamaForCausalLM", {"rope_scaling": {"type": "longrope"}}, "'longrope'", id="longrope elsewhere"),
+        pytest.param("Phi3ForCausalLM", {"rope_scaling": {"type": "su"}}, "", id="longrope of 128k"),
+        pytest.param(
+            "Phi3ForCausalLM",
+            {"rope_scaling": {"type": "longrope"}, "max_position_embeddings": 65536},
+            "from 128000 tokens on",
+            id="longrope of less",
+        ),
+        pytest.param("GemmaForCausalLM", {"rope_scaling": YARN}, "compute none", id="gemma"),
+        pytest.param("LlamaForCausalLM", NEW_STYLE, "rope_theta in rope_parameters only", id="theta of transformers 5"),
+        pytest.param(
+            "LlamaForCausalLM", {"rope_parameters": LLAMA3}, "rope_type in rope_parameters only", id="type of 5"
+        ),
+        pytest.param("LlamaForCausalLM", {"rope_parameters": LLAMA3, "rope_scaling": LLAMA3}, "", id="both spellings"),
+        pytest.param(
+            "LlamaForCausalLM",
+            {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+            "",
+            id="the default of both",
+        ),
+    ],
+)
+def test_positions_that_an_engine_would_compute_otherwise(
+    architecture: str, changes: dict[str, object], reason: str
+) -> None:
+    problem = feasibility.family_problem(
+        RELEASE, published(architecture, **changes), quantization="none", kv_cache_dtype="auto"
+    )
+    assert (problem is None) == (not reason)
+    if problem is not None:
+        assert reason in problem.reason
+        assert problem.remedy
+
+
+def test_every_model_of_the_catalog_has_positions_that_its_engine_computes() -> None:
+    for model in catalog.models():
+        if (family := catalog.find_family(RELEASE, model.architecture)) is not None:
+            assert feasibility.rope_problem(model, family) is None, model.name

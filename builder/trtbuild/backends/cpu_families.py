@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trtbuild.catalog.models import rope_settings
 from trtbuild.errors import SpecError
+from trtbuild.untrusted import Fields, shown
 
 Norm = Literal["rms", "rms_plus_one", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -155,8 +157,9 @@ def read_decoder(config: Mapping[str, Any]) -> Decoder:
     Raises:
         SpecError: The architecture or one of its options is not covered, or a value is missing.
     """
-    architectures = config.get("architectures") or ["an unnamed architecture"]
-    architecture = str(architectures[0])
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    architecture = first if isinstance(first, str) else "an unnamed architecture"
     if architecture not in COVERED:
         raise SpecError(refusal(architecture), hint="use a GPU backend for this model, or install optimum-intel")
     if config.get("quantization_config"):
@@ -164,23 +167,18 @@ def read_decoder(config: Mapping[str, Any]) -> Decoder:
             "the checkpoint is quantized already (config.json has quantization_config)",
             hint="name the unquantized model; --quantization int8-weight-only makes it small again",
         )
-    try:
-        if architecture == "GPT2LMHeadModel":
-            return _gpt2(config)
-        if architecture == "OPTForCausalLM":
-            return _opt(config)
-        return _llama_like(architecture, config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise SpecError(
-            f"config.json of this {architecture} has no usable {error}",
-            hint="compare it with the config.json of the original model on the hub",
-        ) from None
+    fields = Fields(f"config.json of this {architecture}", config)
+    if architecture == "GPT2LMHeadModel":
+        return _gpt2(fields)
+    if architecture == "OPTForCausalLM":
+        return _opt(fields)
+    return _llama_like(architecture, config, fields)
 
 
 def _refuse_option(architecture: str, name: str, value: object, expected: str) -> SpecError:
     return SpecError(
-        f"{architecture} with {name}={value!r} is not covered by the cpu backend; expected {expected}",
-        hint="use a GPU backend for this model, or install optimum-intel",
+        f"{architecture} with {name}={shown(value)} is not covered by the cpu backend; expected {expected}",
+        hint="use a GPU backend for this model",
     )
 
 
@@ -191,149 +189,170 @@ def _activation(architecture: str, name: str) -> Activation:
     return activation
 
 
-def _llama_like(architecture: str, config: Mapping[str, Any]) -> Decoder:
-    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+def _head_dim(hidden: int, heads: int, where: str) -> int:
+    if hidden % heads:
+        raise SpecError(
+            f"{where}: {heads} attention heads do not divide {hidden} channels",
+            hint="compare it with the config.json of the original model on the hub",
+        )
+    return hidden // heads
+
+
+def _llama_like(architecture: str, config: Mapping[str, Any], fields: Fields) -> Decoder:
+    hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    kv_heads = fields.size("num_key_value_heads", default=heads)
     is_gemma = architecture == "GemmaForCausalLM"
-    head_dim = int(config.get("head_dim") or hidden // heads)
-    context, reason = _context(architecture, config)
+    where = f"config.json of this {architecture}"
+    head_dim = fields.size("head_dim", default=0) or _head_dim(hidden, heads, where)
+    if heads % kv_heads:
+        raise SpecError(
+            f"{where}: {kv_heads} key/value heads do not divide {heads} attention heads",
+            hint="compare it with the config.json of the original model on the hub",
+        )
+    context, reason = _context(architecture, config, fields)
     # Gemma's own configs say "gelu" (or null in hidden_activation) and mean the tanh approximation.
     # Source: transformers, models/gemma/configuration_gemma.py
     activation = "gelu_pytorch_tanh" if is_gemma else str(config.get("hidden_act", "silu"))
     return Decoder(
         architecture=architecture,
-        layers=int(config["num_hidden_layers"]),
+        layers=fields.size("num_hidden_layers"),
         hidden_size=hidden,
         heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
+        kv_heads=kv_heads,
         head_dim=head_dim,
-        intermediate_size=int(config["intermediate_size"]),
-        vocab_size=int(config["vocab_size"]),
+        intermediate_size=fields.size("intermediate_size"),
+        vocab_size=fields.size("vocab_size"),
         context_tokens=context,
         context_reason=reason,
         norm="rms_plus_one" if is_gemma else "rms",
-        epsilon=float(config.get("rms_norm_eps", 1e-6)),
+        epsilon=fields.number("rms_norm_eps", 1e-6),
         activation=_activation(architecture, activation),
         rope=_rope(architecture, config, head_dim),
         embedding_scale=hidden**0.5 if is_gemma else 1.0,
-        tied=bool(config.get("tie_word_embeddings", is_gemma)),
+        tied=fields.flag("tie_word_embeddings", is_gemma),
     )
 
 
-def _gpt2(config: Mapping[str, Any]) -> Decoder:
-    hidden, heads = int(config["n_embd"]), int(config["n_head"])
+def _gpt2(fields: Fields) -> Decoder:
+    architecture = "GPT2LMHeadModel"
+    hidden, heads = fields.size("n_embd"), fields.size("n_head")
     for name, expected in (
         ("scale_attn_weights", True),
         ("scale_attn_by_inverse_layer_idx", False),
         ("reorder_and_upcast_attn", False),
         ("add_cross_attention", False),
     ):
-        if config.get(name, expected) != expected:
-            raise _refuse_option("GPT2LMHeadModel", name, config[name], repr(expected))
+        if fields.flag(name, expected) != expected:
+            raise _refuse_option(architecture, name, not expected, repr(expected))
     return Decoder(
-        architecture="GPT2LMHeadModel",
-        layers=int(config["n_layer"]),
+        architecture=architecture,
+        layers=fields.size("n_layer"),
         hidden_size=hidden,
         heads=heads,
         kv_heads=heads,
-        head_dim=hidden // heads,
-        intermediate_size=int(config.get("n_inner") or 4 * hidden),
-        vocab_size=int(config["vocab_size"]),
-        context_tokens=int(config.get("n_positions") or config["n_ctx"]),
+        head_dim=_head_dim(hidden, heads, f"config.json of this {architecture}"),
+        intermediate_size=fields.size("n_inner", default=4 * hidden),
+        vocab_size=fields.size("vocab_size"),
+        context_tokens=fields.size("n_positions", "n_ctx"),
         context_reason="n_positions",
         norm="layer",
-        epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
-        activation=_activation("GPT2LMHeadModel", str(config.get("activation_function", "gelu_new"))),
+        epsilon=fields.number("layer_norm_epsilon", 1e-5),
+        activation=_activation(architecture, fields.text("activation_function") or "gelu_new"),
         rope=None,
-        tied=bool(config.get("tie_word_embeddings", True)),
+        tied=fields.flag("tie_word_embeddings", True),
     )
 
 
-def _opt(config: Mapping[str, Any]) -> Decoder:
-    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    if not config.get("do_layer_norm_before", True):
-        raise _refuse_option("OPTForCausalLM", "do_layer_norm_before", False, "True (only opt-350m differs)")
-    if int(config.get("word_embed_proj_dim") or hidden) != hidden:
-        raise _refuse_option("OPTForCausalLM", "word_embed_proj_dim", config["word_embed_proj_dim"], str(hidden))
-    if config.get("_remove_final_layer_norm"):
-        raise _refuse_option("OPTForCausalLM", "_remove_final_layer_norm", True, "False")
+def _opt(fields: Fields) -> Decoder:
+    architecture = "OPTForCausalLM"
+    hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    if not fields.flag("do_layer_norm_before", True):
+        raise _refuse_option(architecture, "do_layer_norm_before", False, "True (only opt-350m differs)")
+    embedding = fields.size("word_embed_proj_dim", default=hidden)
+    if embedding != hidden:
+        raise _refuse_option(architecture, "word_embed_proj_dim", embedding, str(hidden))
+    if fields.flag("_remove_final_layer_norm"):
+        raise _refuse_option(architecture, "_remove_final_layer_norm", True, "False")
     return Decoder(
-        architecture="OPTForCausalLM",
-        layers=int(config["num_hidden_layers"]),
+        architecture=architecture,
+        layers=fields.size("num_hidden_layers"),
         hidden_size=hidden,
         heads=heads,
         kv_heads=heads,
-        head_dim=hidden // heads,
-        intermediate_size=int(config["ffn_dim"]),
-        vocab_size=int(config["vocab_size"]),
-        context_tokens=int(config["max_position_embeddings"]),
+        head_dim=_head_dim(hidden, heads, f"config.json of this {architecture}"),
+        intermediate_size=fields.size("ffn_dim"),
+        vocab_size=fields.size("vocab_size"),
+        context_tokens=fields.size("max_position_embeddings"),
         context_reason="max_position_embeddings",
         norm="layer",
         epsilon=1e-5,
-        activation=_activation("OPTForCausalLM", str(config.get("activation_function", "relu"))),
+        activation=_activation(architecture, fields.text("activation_function") or "relu"),
         rope=None,
         # Source: transformers, models/opt/modeling_opt.py, OPTLearnedPositionalEmbedding.offset
         position_offset=2,
-        tied=bool(config.get("tie_word_embeddings", True)),
+        tied=fields.flag("tie_word_embeddings", True),
     )
 
 
-def _context(architecture: str, config: Mapping[str, Any]) -> tuple[int, str]:
+def _context(architecture: str, config: Mapping[str, Any], fields: Fields) -> tuple[int, str]:
     """Return the longest faithful sequence and the limit's name: windows and long-context tables end it early."""
-    limits = {"max_position_embeddings": int(config["max_position_embeddings"])}
-    window = config.get("sliding_window")
+    limits = {"max_position_embeddings": fields.size("max_position_embeddings")}
     # Qwen writes a window into every config and switches it off with use_sliding_window (default false).
-    is_windowed = bool(config.get("use_sliding_window", not architecture.startswith("Qwen")))
-    if window and is_windowed:
-        limits["sliding_window"] = int(window)
-    scaling = _rope_settings(config)
-    if scaling.get("rope_type") == "longrope":
-        original = config.get("original_max_position_embeddings") or scaling.get("original_max_position_embeddings")
-        limits["original_max_position_embeddings"] = int(original or limits["max_position_embeddings"])
+    if fields.flag("use_sliding_window", not architecture.startswith("Qwen")):
+        limits["sliding_window"] = fields.size("sliding_window", default=limits["max_position_embeddings"])
+    where = f"config.json of this {architecture}"
+    scaling = rope_settings(config, where)
+    if scaling["rope_type"] == "longrope":
+        limits["original_max_position_embeddings"] = Fields(where, scaling).size(
+            "original_max_position_embeddings", default=limits["max_position_embeddings"]
+        )
     reason = min(limits, key=lambda name: limits[name])
     return limits[reason], reason
 
 
-def _rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rope options with one spelling: ``rope_parameters`` (transformers 5) or ``rope_scaling`` (4)."""
-    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    settings["rope_type"] = settings.get("rope_type") or settings.get("type") or "default"
-    if settings["rope_type"] == "su":  # the first name of longrope in Phi-3's configs
-        settings["rope_type"] = "longrope"
-    settings.setdefault("rope_theta", config.get("rope_theta") or 10000.0)
-    settings.setdefault("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0)
-    return settings
-
-
 def _rope(architecture: str, config: Mapping[str, Any], head_dim: int) -> Rope:
     """Return what the frequencies are computed from; whatever is missing or wrong in it shows here."""
-    settings = _rope_settings(config)
-    kind = str(settings["rope_type"])
-    if float(settings["partial_rotary_factor"]) != 1.0:
-        raise _refuse_option(architecture, "partial_rotary_factor", settings["partial_rotary_factor"], "1.0")
-    theta = float(settings["rope_theta"])
+    where = f"config.json of this {architecture}"
+    raw = rope_settings(config, where)
+    settings = Fields(where, raw)
+    kind = raw["rope_type"] or "default"
+    if settings.number("partial_rotary_factor", 1.0) != 1.0:
+        raise _refuse_option(architecture, "partial_rotary_factor", raw["partial_rotary_factor"], "1.0")
+    if head_dim % 2:
+        raise _refuse_option(architecture, "head_dim", head_dim, "an even number: channels are rotated in pairs")
+    theta = settings.number("rope_theta", 10000.0)
     if kind == "default":
         return Rope(kind=kind, head_dim=head_dim, theta=theta)
     if kind == "linear":
-        return Rope(kind=kind, head_dim=head_dim, theta=theta, factor=float(settings["factor"]))
+        return Rope(kind=kind, head_dim=head_dim, theta=theta, factor=settings.number("factor"))
     if kind == "llama3":
+        low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
+        if low >= high:
+            raise _refuse_option(architecture, "low_freq_factor", low, f"less than high_freq_factor={high:g}")
         return Rope(
             kind=kind,
             head_dim=head_dim,
             theta=theta,
-            factor=float(settings["factor"]),
-            low_freq_factor=float(settings["low_freq_factor"]),
-            high_freq_factor=float(settings["high_freq_factor"]),
-            original_tokens=float(settings["original_max_position_embeddings"]),
+            factor=settings.number("factor"),
+            low_freq_factor=low,
+            high_freq_factor=high,
+            original_tokens=settings.number("original_max_position_embeddings"),
         )
     if kind == "longrope":
-        original = int(config.get("original_max_position_embeddings") or settings["original_max_position_embeddings"])
-        factor = float(settings.get("factor") or config["max_position_embeddings"] / original)
-        default = 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
-        return Rope(
-            kind=kind,
-            head_dim=head_dim,
-            theta=theta,
-            short_factor=tuple(float(divisor) for divisor in settings["short_factor"]),
-            attention_factor=float(settings.get("attention_factor") or default),
-        )
+        return _longrope(where, raw, config, head_dim)
     raise _refuse_option(architecture, "rope_type", kind, "default, linear, llama3 or longrope")
+
+
+def _longrope(where: str, raw: Mapping[str, Any], config: Mapping[str, Any], head_dim: int) -> Rope:
+    settings = Fields(where, raw)
+    context = Fields(where, config).size("max_position_embeddings")
+    original = settings.size("original_max_position_embeddings")
+    factor = settings.number("factor", context / original)
+    default = 1.0 if factor <= 1.0 or original == 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return Rope(
+        kind="longrope",
+        head_dim=head_dim,
+        theta=settings.number("rope_theta", 10000.0),
+        short_factor=settings.numbers("short_factor", head_dim // 2),
+        attention_factor=settings.number("attention_factor", default),
+    )

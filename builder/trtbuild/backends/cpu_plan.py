@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trtbuild.backends.cpu_families import COVERED, GRAPH_VERSION, refusal
+from trtbuild.backends.cpu_families import COVERED, GRAPH_VERSION, read_decoder, refusal
 from trtbuild.catalog import ModelInfo
 from trtbuild.errors import HostError, SpecError
 from trtbuild.log import format_bytes
@@ -25,12 +25,6 @@ DEFAULT_BATCH_SIZE = 8
 DEFAULT_SEQ_LEN = 4096
 DEFAULT_NUM_TOKENS = 256
 """Tokens per step: a step cannot be interrupted, so a long prompt is computed in pieces between others' tokens."""
-
-_LONGROPE_CONTEXT, _LONGROPE_ORIGINAL = 131072, 4096
-"""Phi-3 models with the first context reach it with longrope; their graph is faithful up to the second.
-
-Source: config.json of microsoft/Phi-3-mini-128k-instruct, microsoft/Phi-3.5-mini-instruct.
-"""
 
 _WEIGHTS: Mapping[str, tuple[str, float]] = {
     "int8-weight-only": ("int8", 1.0),
@@ -182,6 +176,8 @@ def _check(spec: EngineSpec, info: ModelInfo, host: HostInfo, options: CpuOption
             f"{info.model_id} has only pickled weights on this revision; the cpu backend reads safetensors only",
             hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
         )
+    if info.config is not None:  # what the build would refuse after the download; the catalog's models are known
+        read_decoder(info.config)
     return "builder"
 
 
@@ -294,8 +290,8 @@ def context_limit(info: ModelInfo) -> tuple[int, str]:
     limits = {"context": info.context_tokens}
     if info.sliding_window_tokens:
         limits["sliding window"] = info.sliding_window_tokens
-    if info.architecture == "Phi3ForCausalLM" and info.context_tokens == _LONGROPE_CONTEXT:
-        limits["context before longrope"] = _LONGROPE_ORIGINAL
+    if info.rope_type == "longrope" and info.original_context_tokens:
+        limits["context before longrope"] = info.original_context_tokens
     name = min(limits, key=lambda each: limits[each])
     return limits[name], name
 

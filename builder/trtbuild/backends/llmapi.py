@@ -30,6 +30,7 @@ from trtbuild.plan import (
     ResolvedModel,
 )
 from trtbuild.spec import EngineSpec, GpuInfo, HostInfo, JsonValue, RepositorySpec, closest
+from trtbuild.untrusted import outward_links
 
 TEMPLATE = "tensorrt_llm/llmapi"
 CONFIG_SCHEMA = 1
@@ -37,6 +38,9 @@ _LEFT_OUT = frozenset({".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf
 _TEMPLATE_PARAMETERS = {
     "cancellation_check_period_ms": "how often a request is looked at for a client that has gone (100)"
 }
+_ROPE_TYPES = ("linear", "dynamic", "longrope", "llama3", "yarn", "mrope")
+"""Source: TensorRT-LLM 1.2, tensorrt_llm/functional.py, RotaryScalingType; later ones know ``default`` as well."""
+
 _SCALARS = frozenset(
     {
         "end_id", "pad_id", "beam_width", "temperature", "runtime_top_k", "runtime_top_p", "len_penalty",
@@ -115,16 +119,22 @@ class LlmApiBackend:
         target.mkdir(parents=True)
         files: dict[str, JsonValue] = {}
         sources = list(_model_files(snapshot, is_code_trusted=bool(_llm(plan).get("trust_remote_code"))))
+        if not any(source.suffix == ".safetensors" for source in sources):
+            raise ConvertError(
+                f"{plan.model.model_id} has no safetensors weights",
+                hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
+            )
+        if links := outward_links(snapshot):
+            raise ConvertError(
+                f"{snapshot}: {links[0]}: the link leads out of the model's directory, and its target would be kept "
+                "with the engine",
+                hint="put a copy of the file in its place",
+            )
         with log.get().progress("link", f"linking {plan.model.model_id}", total=len(sources), unit="steps") as bar:
             for source in sources:
                 _link(source, target / source.name)
                 files[source.name] = (target / source.name).stat().st_size
                 bar.advance(1)
-        if not any(name.endswith(".safetensors") for name in files):
-            raise ConvertError(
-                f"{plan.model.model_id} has no safetensors weights",
-                hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
-            )
         (engine_dir / "model.yaml").write_text(json.dumps(_llm(plan), indent=2) + "\n", encoding="utf-8")
         document = json.dumps(engine_config(plan, files), indent=2)
         (engine_dir / "config.json").write_text(document + "\n", encoding="utf-8")
@@ -278,6 +288,11 @@ def _refuse_impossible(spec: EngineSpec, model: ModelInfo, host: HostInfo, gpu: 
             f"--kv-cache-dtype {spec.kv_cache_dtype}: the LLM API has auto and fp8",
             hint="pass --kv-cache-dtype fp8 or drop the option",
         )
+    if not model.safetensors:
+        raise SpecError(
+            f"{model.name} has only pickled weights on its main branch; the LLM API reads safetensors",
+            hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
+        )
     architecture = gpu_architecture(gpu.compute_capability)
     found = [feasibility.parallel_problem(model, spec.tp_size, spec.pp_size, family=None)]
     if architecture is not None:
@@ -312,6 +327,16 @@ def _refuse_too_big(model: ModelInfo, need: memory.GpuMemory, gpu: GpuInfo) -> N
 def _warnings(model: ModelInfo, architecture: GpuArchitecture | None, gpu: GpuInfo) -> Iterator[str]:
     if architecture is None:
         yield f"{gpu_label(gpu)} is not in the catalog; what it can compute is not checked"
+    if model.rope_type and model.rope_type not in _ROPE_TYPES:
+        yield (
+            f"{model.name} scales rotary positions by {model.rope_type!r}; the LLM API of the releases known here has "
+            f"{', '.join(_ROPE_TYPES)} and may not load the model"
+        )
+    if missed := feasibility.unread_rope(model):
+        yield (
+            f"config.json has {missed} in rope_parameters only, where transformers 5 writes it; a TensorRT-LLM that "
+            "reads it with transformers 4 takes a default, and answers are wrong"
+        )
     if model.pre_quantized:
         yield f"{model.name} is quantized already ({model.pre_quantized}); the memory figures are those without that"
 

@@ -142,6 +142,7 @@ def make_plan(spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPl
         pp_size=spec.pp_size,
     )
     _refuse_impossible(model.info, layout, target)
+    _refuse_remote_code(spec, model.info)
     shape = _shape(spec, model.info, layout, target, host)
     beams = str(_said(shape)["max_beam_width"])
     limits = memory.Limits(
@@ -194,6 +195,18 @@ def _refuse_impossible(model: ModelInfo, layout: memory.Layout, target: Target) 
     if problem is not None:
         kind = HostError if problem.is_host else SpecError
         raise kind(problem.reason, hint=f"nearest possible: {problem.remedy}")
+
+
+def _refuse_remote_code(spec: EngineSpec, model: ModelInfo) -> None:
+    """Refuse models whose own Python code the conversion would load: without the word, it is not even downloaded.
+
+    Source: TensorRT-LLM 1.2, tensorrt_llm/models/*/config.py, from_hugging_face: ``trust_remote_code`` is true there.
+    """
+    if model.has_remote_code and not spec.trust_remote_code:
+        raise SpecError(
+            f"{model.name} brings Python code that conversion would run (auto_map in its config.json)",
+            hint="read it, then pass --trust-remote-code, or use --backend llmapi",
+        )
 
 
 def _said(shape: EngineShape) -> dict[str, JsonValue]:

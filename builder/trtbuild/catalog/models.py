@@ -9,15 +9,17 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
 from trtbuild.catalog.loading import load
 from trtbuild.catalog.parameters import count_parameters, exact_architectures
 from trtbuild.errors import SpecError
+from trtbuild.untrusted import Fields, shown
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_LAYERS_LIMIT, _HEADS_LIMIT = 10_000, 100_000  # far beyond any model; what is counted one by one stays countable
 _TIED_BY_DEFAULT = frozenset(
     {"GPT2LMHeadModel", "OPTForCausalLM", "FalconForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM"}
 )
@@ -56,7 +58,12 @@ class ModelInfo:
         new_decoder_architecture: Falcon 40B and later: two norms per layer.
         pre_quantized: ``quant_method`` of already quantized weights, or "".
         safetensors: The hub has safetensors, not only pickles.
+        rope_type: How rotary positions are scaled, as config.json names it (``su`` is ``longrope``): ``default``,
+            ``linear``, ``dynamic``, ``yarn``, ``llama3``, ``longrope``, ``mrope``; "" when it says nothing.
+        original_context_tokens: Context before it was extended by such scaling; 0 when config.json names none.
+        has_remote_code: config.json names Python code of the model's own (``auto_map``) for its configuration or class.
         note: What people of other tools should know.
+        config: The config.json that was read, for backends that know an architecture in depth; None for the catalog's.
     """
 
     name: str
@@ -87,7 +94,11 @@ class ModelInfo:
     new_decoder_architecture: bool = False
     pre_quantized: str = ""
     safetensors: bool = True
+    rope_type: str = ""
+    original_context_tokens: int = 0
+    has_remote_code: bool = False
     note: str = ""
+    config: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.embedding_size:
@@ -113,11 +124,16 @@ class ModelInfo:
         text = config.get("text_config")
         merged = {**config, **text} if isinstance(text, Mapping) and "num_hidden_layers" not in config else config
         # transformers lists the class of the whole model at the top; the wrapped decoder may have none of its own.
-        architectures = (text or {}).get("architectures") if merged is not config else None
+        architectures = text.get("architectures") if isinstance(text, Mapping) and merged is not config else None
         architectures = architectures or config.get("architectures")
         if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
             raise SpecError(
-                f"{model_id}: config.json names no architecture (architectures: {architectures!r})",
+                f"{model_id}: config.json names no architecture (architectures: {shown(architectures)})",
+                hint="expected a decoder such as LlamaForCausalLM; is this the directory of a text-generation model?",
+            )
+        if not re.fullmatch(r"\w{1,100}", architectures[0], re.ASCII):
+            raise SpecError(
+                f"{model_id}: config.json: architectures: expected the name of a class, got {shown(architectures[0])}",
                 hint="expected a decoder such as LlamaForCausalLM; is this the directory of a text-generation model?",
             )
         model = _read_shape(model_id, architectures[0], merged)
@@ -129,65 +145,61 @@ class ModelInfo:
         )
 
 
-class _Config:
-    """config.json with errors that name the model and the key."""
+def rope_settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the options of rotary positions with one spelling.
 
-    def __init__(self, model_id: str, values: Mapping[str, Any]) -> None:
-        self._model_id = model_id
-        self._values = values
+    ``rope_parameters`` is transformers 5's name, ``rope_scaling`` 4's; ``type`` is older than ``rope_type``, and ``su``
+    is what Phi-3's first configurations call ``longrope``. Models with several kinds of layers have an object for each;
+    the one of full attention counts. ``rope_type`` is "" where nothing is said.
 
-    def size(self, *names: str, default: int | None = None) -> int:
-        """Return the first of ``names`` that is set, as a positive integer."""
-        for name in names:
-            value = self._values.get(name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-                raise SpecError(
-                    f"{self._model_id}: config.json: {name}: expected a positive whole number, got {value!r}",
-                    hint="the file is damaged or not a model's; download the model again",
-                )
-            return value
-        if default is None:
-            raise SpecError(
-                f"{self._model_id}: config.json has none of {', '.join(names)}",
-                hint="only decoder-only text-generation models can be built",
-            )
-        return default
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        """Return a boolean key."""
-        value = self._values.get(name)
-        return default if value is None else bool(value)
-
-    def text(self, name: str) -> str:
-        """Return a string key, or "" when it is absent or of another type."""
-        value = self._values.get(name)
-        return value if isinstance(value, str) else ""
+    Raises:
+        SpecError: They are no object.
+    """
+    given = Fields(where, config)
+    settings = dict(given.object("rope_parameters") or given.object("rope_scaling"))
+    if isinstance(settings.get("full_attention"), dict):
+        settings = dict(settings["full_attention"])
+    kind = settings.get("rope_type") or settings.get("type") or ""
+    if not isinstance(kind, str) or not re.fullmatch(r"[\w-]{0,40}", kind, re.ASCII):
+        raise SpecError(
+            f"{where}: rope_type: expected a name such as llama3, got {shown(kind)}",
+            hint="the file is damaged or not a model's; download the model again",
+        )
+    settings["rope_type"] = {"su": "longrope"}.get(kind, kind)
+    for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+        if settings.get(name) is None:
+            settings[name] = config.get(name)
+    return settings
 
 
 def _read_shape(model_id: str, architecture: str, values: Mapping[str, Any]) -> ModelInfo:
-    config = _Config(model_id, values)
+    where = f"{model_id}: config.json"
+    config = Fields(where, values)
     hidden = config.size("hidden_size", "n_embd", "d_model")
-    heads = config.size("num_attention_heads", "n_head", "n_heads")
+    heads = config.size("num_attention_heads", "n_head", "n_heads", limit=_HEADS_LIMIT)
+    if heads > hidden:
+        raise SpecError(
+            f"{where}: {heads} attention heads share {hidden} channels, expected at least one for each",
+            hint="the file is damaged or not a model's; download the model again",
+        )
     new_falcon = config.flag("new_decoder_architecture")
     if architecture == "FalconForCausalLM" and not new_falcon:
         kv_heads = 1 if config.flag("multi_query", True) else heads
     else:
-        kv_heads = config.size("num_key_value_heads", "num_kv_heads", default=heads)
-    experts = config.size("num_local_experts", "num_experts", default=0) or 0
+        kv_heads = config.size("num_key_value_heads", "num_kv_heads", default=heads, limit=_HEADS_LIMIT)
+    experts = config.size("num_local_experts", "num_experts", default=0, limit=_HEADS_LIMIT)
     inner_names: tuple[str, ...] = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
     if experts:
         inner_names = ("moe_intermediate_size", *inner_names)
-    quantization = values.get("quantization_config")
+    quantization = config.object("quantization_config")
     dtype = (config.text("dtype") or config.text("torch_dtype")).removeprefix("torch.") or "float32"
-    window = values.get("sliding_window") if config.flag("use_sliding_window", True) else None
+    rope = rope_settings(values, where)
     return ModelInfo(
         name=model_id,
         model_id=model_id,
         architecture=architecture,
         parameters=0,
-        layers=config.size("num_hidden_layers", "n_layer", "num_layers"),
+        layers=config.size("num_hidden_layers", "n_layer", "num_layers", limit=_LAYERS_LIMIT),
         heads=heads,
         kv_heads=kv_heads,
         hidden_size=hidden,
@@ -199,19 +211,38 @@ def _read_shape(model_id: str, architecture: str, values: Mapping[str, Any]) -> 
         dtype=dtype if dtype in _DTYPE_BYTES else "bfloat16",
         experts=experts,
         experts_per_token=config.size("num_experts_per_tok", default=1) if experts else 0,
-        sliding_window_tokens=window if isinstance(window, int) else 0,
+        sliding_window_tokens=_sliding_window(config, architecture),
         attention_bias=config.flag("attention_bias"),
         embedding_size=config.size("word_embed_proj_dim", default=hidden),
         final_norm=config.flag("do_layer_norm_before", True),
         new_decoder_architecture=new_falcon,
-        pre_quantized=str(quantization.get("quant_method", "unknown")) if isinstance(quantization, Mapping) else "",
+        pre_quantized=_quantization(quantization) if quantization else "",
+        rope_type=rope["rope_type"],
+        original_context_tokens=Fields(where, rope).size("original_max_position_embeddings", default=0),
+        has_remote_code=bool({"AutoConfig", "AutoModelForCausalLM"} & set(config.object("auto_map"))),
+        config=values,
     )
+
+
+def _sliding_window(config: Fields, architecture: str) -> int:
+    """Return the attention window, 0 for none.
+
+    Qwen writes one into every config and switches it off with ``use_sliding_window``, whose default is false.
+    Source: transformers, models/qwen2/configuration_qwen2.py.
+    """
+    is_on = config.flag("use_sliding_window", not architecture.startswith("Qwen"))
+    return config.size("sliding_window", default=0) if is_on else 0
+
+
+def _quantization(settings: Mapping[str, Any]) -> str:
+    method = settings.get("quant_method", "unknown")
+    return method if isinstance(method, str) and re.fullmatch(r"[\w.-]{1,40}", method, re.ASCII) else "unknown"
 
 
 @cache
 def models() -> tuple[ModelInfo, ...]:
     """Return the catalog in its written order."""
-    known = {field.name for field in fields(ModelInfo)}
+    known = {each.name for each in fields(ModelInfo)} - {"config"}
     found = []
     for name, entry in load("models")["models"].items():
         if unknown := set(entry) - known:

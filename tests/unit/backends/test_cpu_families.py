@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -123,20 +124,62 @@ def test_peculiarities_of_families(name: str, attribute: str, value: object) -> 
     assert getattr(read_decoder(CONFIGS[name]), attribute) == value
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        pytest.param({"architectures": ["Gemma2ForCausalLM"]}, "caps attention scores with tanh", id="gemma 2"),
-        pytest.param({"architectures": ["MixtralForCausalLM"]}, "mixtures of experts", id="mixtral"),
-        pytest.param({"architectures": ["BertModel"]}, "does not build BertModel", id="not a decoder"),
-        pytest.param({"architectures": []}, "an unnamed architecture", id="no architecture"),
-        pytest.param({"hidden_act": "quick_gelu"}, "activation='quick_gelu'", id="activation"),
-        pytest.param({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type='yarn'", id="yarn"),
-        pytest.param({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5", id="partial rotary"),
-        pytest.param({"quantization_config": {"quant_method": "gptq"}}, "quantized already", id="gptq"),
-        pytest.param({"intermediate_size": None}, "no usable", id="null size"),
-    ],
-)
+REFUSED = [
+    pytest.param({"architectures": ["Gemma2ForCausalLM"]}, "caps attention scores with tanh", id="gemma 2"),
+    pytest.param({"architectures": ["MixtralForCausalLM"]}, "mixtures of experts", id="mixtral"),
+    pytest.param({"architectures": ["BertModel"]}, "does not build BertModel", id="not a decoder"),
+    pytest.param({"architectures": []}, "an unnamed architecture", id="no architecture"),
+    pytest.param({"architectures": "Llama"}, "an unnamed architecture", id="architectures is text"),
+    pytest.param({"hidden_act": "quick_gelu"}, "activation='quick_gelu'", id="activation"),
+    pytest.param({"hidden_act": {"a": 1}}, "activation=", id="activation is an object"),
+    pytest.param({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type='yarn'", id="yarn"),
+    pytest.param({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_type='dynamic'", id="dynamic"),
+    pytest.param(
+        {"rope_parameters": {"rope_type": "mrope", "mrope_section": [16, 24, 24]}}, "rope_type='mrope'", id="mrope"
+    ),
+    pytest.param({"rope_scaling": {"rope_type": "llama3"}}, "has no low_freq_factor", id="llama3 without factors"),
+    pytest.param({"rope_scaling": {"rope_type": "linear"}}, "has no factor", id="linear without a factor"),
+    pytest.param(
+        {"rope_scaling": {"rope_type": "linear", "factor": "4"}}, "factor: expected a positive number", id="text factor"
+    ),
+    pytest.param({"rope_scaling": "llama3"}, "rope_scaling: expected an object", id="scaling is text"),
+    pytest.param({"rope_scaling": {"rope_type": ["yarn"]}}, "rope_type: expected a name", id="type is a list"),
+    pytest.param(
+        {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 5}, "original_max_position_embeddings": 64},
+        "short_factor: expected a list of 64 numbers, got 5 values",
+        id="short list",
+    ),
+    pytest.param(
+        {
+            "rope_scaling": {"rope_type": "longrope", "short_factor": [math.nan] * 64},
+            "original_max_position_embeddings": 64,
+        },
+        "expected a positive number, got nan",
+        id="factors that are no numbers",
+    ),
+    pytest.param({"rope_theta": -1}, "rope_theta: expected a positive number, got -1", id="negative theta"),
+    pytest.param({"rope_theta": 1e300}, "rope_theta: expected a number up to", id="theta beyond float32"),
+    pytest.param({"rms_norm_eps": math.nan}, "rms_norm_eps: expected a positive number", id="epsilon is nan"),
+    pytest.param(
+        {"rms_norm_eps": "1e-5"}, "rms_norm_eps: expected a positive number, got '1e-5'", id="epsilon is text"
+    ),
+    pytest.param({"tie_word_embeddings": "false"}, "tie_word_embeddings: expected true or false", id="text for a flag"),
+    pytest.param({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5", id="partial rotary"),
+    pytest.param({"quantization_config": {"quant_method": "gptq"}}, "quantized already", id="gptq"),
+    pytest.param({"intermediate_size": None}, "has none of intermediate_size", id="null size"),
+    pytest.param({"num_attention_heads": 24}, "24 attention heads do not divide 4096 channels", id="uneven heads"),
+    pytest.param({"num_key_value_heads": 5}, "5 key/value heads do not divide 32", id="uneven key/value heads"),
+    pytest.param({"head_dim": 127}, "head_dim=127 is not covered", id="odd head size"),
+    *(
+        pytest.param({name: value}, f"{name}: expected a", id=f"{name} is {str(value)[:8]}")
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings")
+        for value in (-1, 0, 1e300, 10**30, "32", True, math.nan, [32])
+    ),
+    pytest.param({"sliding_window": -4096}, "sliding_window: expected a positive whole number", id="negative window"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED)
 def test_what_has_no_parity_test_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         read_decoder({**LLAMA_31, **change})

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tests.data.cpu_parity.checkpoints import CONFIGS
+from tests.unit.backends.test_cpu_families import LLAMA_31, REFUSED
 from trtbuild import backends
-from trtbuild.backends.cpu_plan import cpu_class, make_plan
+from trtbuild.backends.cpu_families import read_decoder
+from trtbuild.backends.cpu_plan import context_limit, cpu_class, make_plan
 from trtbuild.catalog import ModelInfo, find_model
 from trtbuild.errors import HostError, SpecError
 from trtbuild.plan import BuildPlan, ResolvedModel
@@ -163,6 +167,38 @@ def test_longrope_models_are_limited_to_their_original_context() -> None:
     assert any("up to its context before longrope of 4096" in warning for warning in made.warnings)
     with pytest.raises(SpecError, match="context before longrope"):
         plan("phi-3.5-mini", max_seq_len=4097)
+
+
+def read(config: dict[str, Any]) -> ResolvedModel:
+    """A model that is not in the catalog: all that is known of it is its config.json."""
+    return ResolvedModel(
+        model_id="org/model", revision="a" * 40, source="hub", info=ModelInfo.from_hf_config("org/model", config)
+    )
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED)
+def test_what_the_build_would_refuse_is_refused_before_the_download(change: dict[str, Any], message: str) -> None:
+    """Whatever ``read_decoder`` says of a config.json, the plan says first."""
+    config = {**LLAMA_31, **change}
+    with pytest.raises(SpecError, match=message):
+        read_decoder(config)
+    with pytest.raises(SpecError) as early:
+        make_plan(EngineSpec(model="org/model"), read(config), HOST)
+    assert early.value.hint
+    if not {"architectures", "quantization_config"} & set(change):  # said in other words, by those who read them first
+        assert re.search(message, early.value.message)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_plans_limit_is_the_builds(name: str) -> None:
+    config = CONFIGS[name]
+    assert context_limit(read(config).info)[0] == read_decoder(config).context_tokens
+
+
+def test_the_largest_sizes_are_arithmetic_not_memory() -> None:
+    huge = {**LLAMA_31, "vocab_size": 2**31 - 1, "hidden_size": 2**30, "intermediate_size": 2**31 - 1}
+    with pytest.raises(HostError, match="do not fit into"):
+        make_plan(EngineSpec(model="org/model"), read(huge), HOST)
 
 
 def test_optimum_intel_opens_other_architectures() -> None:

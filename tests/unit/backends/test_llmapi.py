@@ -134,3 +134,35 @@ def test_template_parameters(tmp_path: Path) -> None:
     assert (parameters["max_queue_size"], parameters["cancellation_check_period_ms"]) == ("7", "50")
     with pytest.raises(SpecError, match="did you mean 'cancellation_check_period_ms'"):
         BACKEND.template(info, engine, RepositorySpec(template_parameter={"cancellation_check_period": "5"}))
+
+
+def test_pickled_weights_are_refused_before_the_download() -> None:
+    with pytest.raises(SpecError, match="only pickled weights on its main branch"):
+        make("opt-125m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rope_type": "ntk"}, "by 'ntk'"),
+        ({"config": {"rope_parameters": {"rope_theta": 500000.0}}}, "rope_theta in rope_parameters only"),
+        ({"rope_type": "yarn"}, None),
+    ],
+    ids=["unknown", "where only transformers 5 looks", "known"],
+)
+def test_positions_that_may_be_computed_otherwise_are_told(changes: dict[str, object], said: str | None) -> None:
+    model = resolved("llama-3-8b")
+    model = dataclasses.replace(model, info=dataclasses.replace(model.info, **changes))  # type: ignore[arg-type]
+    warnings = BACKEND.plan(EngineSpec(model="x"), model, newer_host()).warnings
+    assert sum("rope" in text or "rotary" in text for text in warnings) == (said is not None)
+    assert any(said is None or said in text for text in (*warnings, ""))
+
+
+def test_what_is_linked_from_elsewhere_is_not_kept_with_the_engine(tmp_path: Path) -> None:
+    snapshot = write_snapshot(tmp_path / "snapshot")
+    (tmp_path / "secret").write_text("a private key")
+    (snapshot / "notes.json").symlink_to(tmp_path / "secret")
+    engine = tmp_path / "engine"
+    with pytest.raises(ConvertError, match=r"notes.json -> .*/secret: the link leads out"):
+        BACKEND.build(make(), snapshot, engine, tmp_path)
+    assert not list((engine / "model").iterdir())

@@ -71,7 +71,7 @@ def test_every_model_and_cut_builds_or_is_refused(version: str, tmp_path: Path) 
     for model in catalog.models():
         snapshot = write_snapshot(tmp_path / "snapshots" / model.architecture, model.architecture)
         for tp, pp in cuts:
-            spec = EngineSpec(model=model.name, tp_size=tp, pp_size=pp)
+            spec = EngineSpec(model=model.name, tp_size=tp, pp_size=pp, trust_remote_code=model.has_remote_code)
             if cannot(model, version, tp, pp):
                 with pytest.raises((SpecError, HostError)) as caught:
                     backend.plan(spec, resolved(model.name), host)

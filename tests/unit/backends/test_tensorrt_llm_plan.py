@@ -367,3 +367,10 @@ def test_every_request_ends_in_a_plan_or_a_clear_refusal(
     assert plan.shape.world_size == tp * pp
     assert plan.shape.dtype in sku.architecture.dtypes
     assert len(plan.steps) == 2
+
+
+def test_a_model_that_brings_code_is_refused_before_its_weights_are_fetched() -> None:
+    with pytest.raises(SpecError, match="brings Python code that conversion would run") as caught:
+        make("phi-3.5-mini")
+    assert "--trust-remote-code" in caught.value.hint
+    assert make("phi-3.5-mini", trust_remote_code=True).shape.options["trust_remote_code"] is True
