@@ -113,8 +113,13 @@ def read_engine_yaml(path: Path) -> dict[str, tuple[object, int]]:
                     hint="the options are those of trtbuild build --help, with underscores",
                 )
             found[name] = (loader.construct_object(value_node, deep=True), line)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path} is not YAML: {error}", hint="correct the line named above") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
+        what = " ".join(word for word in (error.context, error.problem) if word)
+        raise SpecError(f"{path}{where} is not YAML: {what}", hint="correct it there, or on the line before") from error
+    except yaml.YAMLError as error:  # characters that YAML does not allow
+        raise SpecError(f"{path} is not YAML: {' '.join(str(error).split())}", hint="remove what is named") from error
     return found
 
 

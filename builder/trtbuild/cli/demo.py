@@ -134,9 +134,22 @@ def _stream(url: str, name: str, request: dict[str, Any]) -> None:
 def _say_next(url: str, name: str, metrics_port: int, pid: int | None) -> None:
     click.echo("")
     if pid is None:
-        click.echo("The same, kept running:    trtbuild demo --keep")
-        click.echo("A model of your own:       trtbuild serve Qwen/Qwen2.5-0.5B-Instruct --backend cpu")
+        program = own_name()
+        click.echo(f"The same, kept running:    {program} demo --keep")
+        click.echo(f"A model of your own:       {program} serve Qwen/Qwen2.5-0.5B-Instruct --backend cpu")
         return
     body = '{"text_input": "The assert statement", "max_tokens": 32, "stream": true}'
     click.echo(f"Still serving (PID {pid}). Try:\n  curl -N {url}/v2/models/{name}/generate_stream -d '{body}'")
     click.echo(f"  curl -s 127.0.0.1:{metrics_port}/metrics | grep trtbuild_\nStop it with: kill {pid}")
+
+
+def own_name() -> str:
+    """Return how to type this program's name here: it need not be on PATH, as after ``make demo``."""
+    import shutil
+    import sys
+
+    called = Path(sys.argv[0])
+    if called.name != "trtbuild" or shutil.which("trtbuild"):
+        return "trtbuild"
+    here = Path.cwd()
+    return str(called.relative_to(here) if called.is_relative_to(here) else called)

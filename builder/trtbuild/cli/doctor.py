@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
 
 @click.group(invoke_without_command=True)
+@click.option("--store", type=click.Path(path_type=Path), envvar="TRTBUILD_STORE", help="Root of the engine store.")
 @output_options
 @click.pass_context
-def doctor(ctx: click.Context, output: str, log_format: str, log_level: str) -> None:
+def doctor(ctx: click.Context, store: Path | None, output: str, log_format: str, log_level: str) -> None:
     """Show this machine as trtbuild sees it: versions, GPUs, tools, and which backends work here.
 
     Exits 3 when nothing can be built or served. `trtbuild doctor autoscaling` looks at a cluster instead.
@@ -34,14 +36,20 @@ def doctor(ctx: click.Context, output: str, log_format: str, log_level: str) -> 
     host = inspect_host(os.environ)
     checks = backend_checks(host)
     server = server_check()
+    directories = {
+        "store": store or default_store(os.environ),
+        "HF cache": Path(os.environ.get("TRTBUILD_HF_CACHE") or default_hf_cache(os.environ)),
+    }
+    rooms = {name: (path, *directory_check(path)) for name, path in directories.items()}
     if output == "json":
         echo_json({
             "host": asdict(host) | {"versions": dict(host.versions), "tools": dict(host.tools)},
             "backends": {name: {"works": ok, "reason": reason} for name, ok, reason in checks},
             "server": {"works": server[0], "reason": server[1]},
+            "directories": {n: {"path": str(p), "writable": ok, "reason": why} for n, (p, ok, why) in rooms.items()},
         })  # fmt: skip
     else:
-        click.echo("\n".join(doctor_lines(host, checks, server)))
+        click.echo("\n".join(doctor_lines(host, checks, server, rooms)))
     if not any(ok for _, ok, _ in checks) or not server[0]:
         raise HostError(
             "this machine cannot build and serve", hint="pip install 'trtbuild[cpu]', or run in NVIDIA's Triton image"
@@ -81,6 +89,9 @@ def autoscaling(
     asked is passed over. Exits 3 at the first broken hop.
     """
     configure_log(log_format, log_level)
+    for flag, url in (("--metrics-url", metrics_url), ("--prometheus", prometheus)):
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise click.UsageError(f"{flag}: expected http://HOST:PORT or https://HOST, got {url!r}")
     from trtbuild.cli.evidence import gather
     from trtbuild.signal_path import walk
 
@@ -126,7 +137,31 @@ def server_check() -> tuple[bool, str]:
     )
 
 
-def doctor_lines(host: HostInfo, checks: list[tuple[str, bool, str]], server: tuple[bool, str]) -> list[str]:
+def directory_check(path: Path) -> tuple[bool, str]:
+    """Return whether a directory can be written, or made, and its room or what is in the way. Writes nothing."""
+    import shutil
+
+    there = path.expanduser().absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir():
+            return False, f"cannot be written: {there} is no directory"
+        if not os.access(there, os.W_OK | os.X_OK):
+            status = there.stat()
+            owner = f"{there} belongs to uid {status.st_uid} gid {status.st_gid} mode {status.st_mode & 0o7777:04o}"
+            return False, f"cannot be written: {owner}, this process is uid {os.geteuid()} gid {os.getegid()}"
+        return True, f"{format_bytes(shutil.disk_usage(there).free)} free"
+    except OSError as error:
+        return False, f"cannot be looked at: {error.strerror}"
+
+
+def doctor_lines(
+    host: HostInfo,
+    checks: list[tuple[str, bool, str]],
+    server: tuple[bool, str],
+    rooms: Mapping[str, tuple[Path, bool, str]],
+) -> list[str]:
     """Return the report as people read it."""
     lines = [
         f"platform   {host.platform}, {host.cpu.cores} cores, {format_bytes(host.memory_bytes)} memory, "
@@ -145,9 +180,7 @@ def doctor_lines(host: HostInfo, checks: list[tuple[str, bool, str]], server: tu
         )
     lines += [f"version    {name} {version}" for name, version in sorted(host.versions.items())]
     lines += [f"tool       {name}: {path}" for name, path in sorted(host.tools.items())]
-    store = os.environ.get("TRTBUILD_STORE") or default_store(os.environ)
-    hf_cache = os.environ.get("TRTBUILD_HF_CACHE") or default_hf_cache(os.environ)
-    lines += [f"store      {store}", f"HF cache   {hf_cache}", ""]
+    lines += [*(f"{name:<11}{path}: {why}" for name, (path, _, why) in rooms.items()), ""]
     for name, ok, reason in checks:
         lines.append(f"{'yes' if ok else 'no ':<4}{name:<14}{reason}")
     lines.append(f"{'yes' if server[0] else 'no ':<4}{'tritonserver':<14}{server[1]}")

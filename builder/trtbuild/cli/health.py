@@ -46,7 +46,10 @@ def health(
     if wait:
         probes.wait_ready(url, timeout_s=timeout)
     if not probes.is_up(url, "live" if what == "live" else "ready", timeout_s=timeout):
-        raise LaunchError(f"the server at {url} is not {what}", hint="it may still be loading; look at its log")
+        raise LaunchError(
+            f"the server at {url} is not {what}",
+            hint="is it running, and there (--host, --http-port)? It may still be loading: look at its log, or --wait",
+        )
     metrics_url = server_url(spec, spec.server.metrics_port)
     if what == "live":
         probes.refuse_dead(url, metrics_url, timeout_s=timeout)

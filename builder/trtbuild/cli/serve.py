@@ -14,7 +14,7 @@ import click
 from trtbuild import log
 from trtbuild.cli.health import server_url
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
-from trtbuild.spec import Spec
+from trtbuild.spec import ServerSpec, Spec
 
 if TYPE_CHECKING:
     from trtbuild.launch import Ports
@@ -50,6 +50,7 @@ def serve(
     spec = read_spec(flags, config)
     from trtbuild import launch, pipeline, process
 
+    refuse_equal_ports(spec.server)
     if not dry_run:
         launch.choose_ports(spec.server)  # a taken port is told now, not after an hour of building
     ctx = make_context(spec)
@@ -81,6 +82,23 @@ def serve(
         lease = ctx.store.lease(done.entry)
         lease.keep_over_exec()
         process.replace(command)
+
+
+def refuse_equal_ports(server: ServerSpec) -> None:
+    """Refuse one port for two services: the server would say so below four hundred lines of its own usage.
+
+    Raises:
+        SpecError: Two ports are the same (0 is a different one each time).
+    """
+    from trtbuild.errors import SpecError
+
+    seen: dict[int, str] = {}
+    for name in ("http_port", "grpc_port", "metrics_port"):
+        port = getattr(server, name)
+        flag = f"--{name.replace('_', '-')}"
+        if port and port in seen:
+            raise SpecError(f"{flag}: {port} is {seen[port]}, too", hint=f"pass another {flag} (0 chooses a free one)")
+        seen[port] = flag
 
 
 def check_machine(ctx: Context, done: Provisioned) -> None:
@@ -166,8 +184,12 @@ def server_log(ctx: Context, name: str) -> Path:
 
 
 def telling_lines(text: str, count: int = 15) -> tuple[str, ...]:
-    """Return the last lines of a server's log, after the errors that are further up (its usage text is long)."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    """Return the last lines of a server's log, after the errors that are further up; its usage text is left out."""
+    lines, is_usage = [], False
+    for line in text.splitlines():
+        is_usage = line.startswith("Usage: ") or (is_usage and (not line or line[0] in " \t" or line.endswith(":")))
+        if line.strip() and not is_usage:
+            lines.append(line)
     early = [line for line in lines[:-count] if _TELLING.search(line)]
     return (*early[-5:], *(["..."] if early else []), *lines[-count:])
 

@@ -75,6 +75,8 @@ def ls(root: Path | None, output: str, log_format: str, log_level: str) -> None:
         size, pin = format_bytes(entry.size_bytes), "pinned" if entry.is_pinned else ""
         rows.append((entry.short, entry.key.model_part, entry.key.sku_part, shape, _versions(entry), size, used, pin))
     echo_table(rows)
+    if not entries:
+        click.echo(f"no engines in {opened.root}{'' if opened.root.is_dir() else ', which is no directory'}", err=True)
     for broken in opened.broken():
         click.echo(f"not usable: {broken.path}: {broken.reason}", err=True)
 

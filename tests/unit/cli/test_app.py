@@ -46,6 +46,18 @@ def test_every_command_is_importable_and_has_help() -> None:
         pytest.param(["serve", "m", "--timeout", "-1"], 2, "--timeout", id="negative-time"),
         pytest.param(["serve", "m", "--http-port", "70000"], 2, "--http-port: expected at most 65535", id="no-port"),
         pytest.param(["health", "ready", "--http-port", "9", "--timeout", "1"], 9, "is not ready", id="no-server"),
+        pytest.param(["server", "m"], 2, "did you mean trtbuild serve?", id="command-typo"),
+        pytest.param(["server"], 2, "did you mean trtbuild serve?", id="command-typo-alone"),
+        pytest.param(["--verison"], 2, "did you mean trtbuild --version?", id="version-typo"),
+        pytest.param(
+            ["serve", "m", "--http-port", "9000", "--grpc-port", "9000"],
+            2,
+            "--grpc-port: 9000 is --http-port, too",
+            id="one-port-twice",
+        ),
+        pytest.param(
+            ["doctor", "autoscaling", "--prometheus", "localhost:9090"], 2, "expected http://", id="no-scheme"
+        ),
     ],
 )
 def test_errors_go_to_stderr_with_a_hint_and_their_code(
@@ -168,6 +180,134 @@ def test_odd_streams(redirection: str, code: int, text: str) -> None:
     assert text in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        pytest.param(["--verify"], "requires an argument", id="option-of-build"),
+        pytest.param(["build"], "no model was named", id="command"),
+        pytest.param(["plant-7b"], "no catalog alias", id="a-model"),
+    ],
+)
+def test_a_first_word_that_is_right_or_far_off_is_not_corrected(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    err = capsys.readouterr().err
+    assert text in err
+    assert "did you mean trtbuild" not in err
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_coloured"),
+    [
+        pytest.param({}, True, id="plain-terminal"),
+        pytest.param({"NO_COLOR": ""}, True, id="empty-no-color"),
+        pytest.param({"NO_COLOR": "1"}, False, id="no-color"),
+        pytest.param({"TERM": "dumb"}, False, id="dumb"),
+    ],
+)
+def test_colours_only_where_they_are_wanted(
+    environment: dict[str, str], is_coloured: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in ({"TERM": "xterm"} | environment).items():
+        monkeypatch.setenv(name, value)
+    if "NO_COLOR" not in environment:
+        monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(["llama-3-8bb", "--log-format", "text"]) == 2
+    assert ("\x1b[" in capsys.readouterr().err) == is_coloured
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        pytest.param(PermissionError(13, "Permission denied", "/m/config.json"), 3, "/m/config.json", id="forbidden"),
+        pytest.param(PermissionError(13, "Permission denied"), 1, "a bug in trtbuild", id="forbidden-and-no-file"),
+        pytest.param(RuntimeError("Could not determine home directory."), 2, "set HOME", id="no-home"),
+        pytest.param(RuntimeError("else"), 1, "a bug in trtbuild", id="anything-else"),
+    ],
+)
+def test_what_the_machine_refuses_is_no_bug(
+    error: Exception, code: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("trtbuild.cli.build.read_spec", fail)
+    assert run(["build", "m"]) == code
+    err = capsys.readouterr().err
+    assert text in err
+    assert ("Traceback" in err) == (code == 1)
+
+
+def test_an_interrupt_while_python_still_imports_is_one_word() -> None:
+    code = (
+        "import sys\nclass Stop:\n def find_spec(self, name, *_):\n"
+        "  if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\nfrom trtbuild.cli import main\nmain(['models'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "is_writable", "text"),
+    [
+        pytest.param("new/deeper", True, "free", id="to-be-made"),
+        pytest.param("file/below", False, "is no directory", id="below-a-file"),
+        pytest.param("/proc/self/new", False, "cannot be written", id="proc"),
+    ],
+)
+def test_doctor_says_whether_a_directory_can_be_written(
+    path: str, is_writable: bool, text: str, tmp_path: Path
+) -> None:
+    from trtbuild.cli.doctor import directory_check
+
+    (tmp_path / "file").write_text("")
+    assert (directory_check(tmp_path / path)[0], text in directory_check(tmp_path / path)[1]) == (is_writable, True)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"], "looking makes nothing"
+
+
+def test_doctor_looks_at_the_store_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["doctor", "--store", str(tmp_path / "store"), "--format", "json"])
+    found = json.loads(capsys.readouterr().out)["directories"]["store"]
+    assert (found["path"], found["writable"]) == (str(tmp_path / "store"), True)
+
+
+def test_an_empty_store_says_so_and_a_missing_one_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["store", "ls", "--store", str(tmp_path)]) == 0
+    assert f"no engines in {tmp_path}\n" in capsys.readouterr().err
+    assert run(["store", "ls", "--store", str(tmp_path / "typo")]) == 0
+    assert "which is no directory" in capsys.readouterr().err
+
+
+def test_the_end_of_a_servers_log_is_not_its_usage() -> None:
+    from trtbuild.cli.serve import telling_lines
+
+    usage = "Usage: tritonserver [options]\n  --help\n\tPrint usage\n\nServer:\n" + "  --id <string>\n\tText.\n" * 50
+    log = f"tritonserver: unrecognized option '--bogus'\n{usage}\nOne address twice\n  and where\n\n"
+    assert telling_lines(log) == ("tritonserver: unrecognized option '--bogus'", "One address twice", "  and where")
+
+
+@pytest.mark.parametrize(
+    ("on_path", "called", "expected"),
+    [
+        pytest.param(True, "/x/bin/trtbuild", "trtbuild", id="on-path"),
+        pytest.param(False, "/x/bin/trtbuild", "/x/bin/trtbuild", id="elsewhere"),
+        pytest.param(False, "CWD/.venv/bin/trtbuild", ".venv/bin/trtbuild", id="below-here"),
+        pytest.param(False, "/x/trtbuild/__main__.py", "trtbuild", id="module"),
+    ],
+)
+def test_the_demo_names_a_command_that_can_be_typed(
+    on_path: bool, called: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trtbuild.cli.demo import own_name
+
+    monkeypatch.setattr("shutil.which", lambda _: "/bin/trtbuild" if on_path else None)
+    monkeypatch.setattr(sys, "argv", [called.replace("CWD", str(Path.cwd()))])
+    assert own_name() == expected
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

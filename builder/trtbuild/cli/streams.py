@@ -1,0 +1,40 @@
+"""The standard streams as we were given them: closed, full, in another alphabet, without colours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+
+def mend_streams() -> None:
+    """Let odd standard streams cost looks, never a run: closed ones are /dev/null, what cannot be shown is escaped.
+
+    Names of files that are no UTF-8 text leave as the bytes they came as.
+    """
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us; its number must not become that of a file of ours
+            with contextlib.suppress(OSError):
+                opened = os.open(os.devnull, os.O_WRONLY)
+                if opened != number:
+                    os.dup2(opened, number)
+                    os.close(opened)
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif name == "stdout":
+            is_utf8 = stream.encoding.lower() in {"utf-8", "utf8"}
+            stream.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
+
+
+def finish(code: int) -> int:
+    """Write out what standard output still holds; return the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # told before; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return code
+
+
+def is_plain() -> bool:
+    """Return whether the user wants no colours. Source: no-color.org; TERM=dumb knows none."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
