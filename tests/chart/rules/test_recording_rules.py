@@ -59,6 +59,13 @@ def front_pod(
     return case
 
 
+def engine_gauges(case: Case, *, scheduled: str | float, waiting: str | float, most: str | float) -> Case:
+    """Add the gauges of the C++ backend."""
+    for kind, value in (("scheduled", scheduled), ("waiting", waiting), ("max", most), ("active", scheduled)):
+        case.add("nv_trt_llm_request_metrics", value, model="tensorrt_llm", version="1", request_type=kind)
+    return case
+
+
 def first_tokens(case: Case, values: tuple[str | float, str | float, str | float], pod: str = "p") -> Case:
     """Add the buckets of the time to first token at 0.1 s, 1 s and beyond."""
     for bound, value in zip(("0.1", "1", "+Inf"), values, strict=True):
@@ -156,18 +163,38 @@ def a_drained_queue_is_forgotten() -> Case:
 
 
 def kv_cache_is_the_limit() -> Case:
-    case = front_pod(Case(), queue="0+60x40", compute="0+100x40", waiting=12, running=20)
-    case.pods("triton:usable_slots:requests", 120, {"p": 20})
+    """32 inside of 64 slots, 20 computed: the engine's own gauges know, and so do the settled counters."""
+    case = front_pod(Case(), queue="0+60x40", compute="0+100x40", running=32)
+    engine_gauges(case, scheduled=20, waiting=12, most=64)
+    case.pods("triton:usable_slots:requests", 120, {"p": 20}).pods("triton:queue_compute:ratio", 120, {"p": 0.6})
     return case.pods("triton:occupancy:ratio", 120, {"p": 1.6}).pods("triton:demand:ratio", 120, {"p": 1.6})
 
 
+def kv_cache_is_the_limit_from_the_first_scrape() -> Case:
+    case = front_pod(Case(), queue="10+60x9", compute="90+100x9", running=40)
+    engine_gauges(case, scheduled=20, waiting=20, most=64)
+    for at_s in (0, 5, 10):
+        case.pods("triton:usable_slots:requests", at_s, {"p": 20}).pods("triton:demand:ratio", at_s, {"p": 2})
+    return case
+
+
+def a_queue_at_the_door_is_not_the_kv_cache() -> Case:
+    """In every state since its first scrape: full, and half as many again wait in line."""
+    case = front_pod(Case(), queue="10+160x9", compute="90+320x9", waiting=32, running=64)
+    engine_gauges(case, scheduled=64, waiting=0, most=64)
+    for at_s in (0, 5, 10, 20, 40):
+        case.pods("triton:usable_slots:requests", at_s, {"p": 64}).expect("triton:demand:ratio > 1", at_s, {})
+    return case
+
+
 def short_waits_are_not_saturation() -> Case:
-    case = front_pod(Case(), queue="0+10x40", compute="0+100x40", waiting=" ".join(["0 4"] * 20), running=20)
+    case = front_pod(Case(), queue="0+10x40", compute="0+100x40", running=22)
+    engine_gauges(case, scheduled=20, waiting=" ".join(["0 4"] * 20), most=64)
     return case.pods("triton:usable_slots:requests", 90, {"p": 64}).pods("triton:occupancy:ratio", 90, {"p": 22 / 64})
 
 
 def stuck_engine_stays_finite() -> Case:
-    """What waits is the work, over the slots: a pod that is full of waiting requests asks for one more pod, not for the cap."""
+    """What waits is the work, over the slots: as many as would fill the pod ask for one more, not for the cap."""
     case = front_pod(Case(), queue="0+250x40", waiting=50)
     front_pod(case, queue="0+5000x40", waiting=1000, pod="q")
     case.pods("triton:queue_compute:ratio", 120, {"p": 5000, "q": 100000})
@@ -268,14 +295,11 @@ def first_token_quantiles() -> Case:
     return case.pods("triton:time_to_first_token:p95_seconds", 120, {"p": 0.91, "q": 0})
 
 
-def lost_scrape_keeps_the_sum() -> Case:
+def a_sku_is_the_sum_of_its_pods() -> Case:
     case = Case()
     for pod in ("p", "q"):
         front_pod(case, queue="0+320x40", compute="0+320x40", waiting=64, running=64, pod=pod)
-    case.add("up", 0, "z", job="j")
-    case.raw("trtbuild_sku_info" + sku_labels(deployment="d", horizontalpodautoscaler="h"), 1)
-    case.raw('kube_deployment_status_replicas_ready{namespace="n", deployment="d", job="kube-state-metrics"}', 3)
-    return case.skus("triton:sku_demand:pods", 120, {"a": 6})
+    return case.add("up", 0, "z", job="j").skus("triton:sku_demand:pods", 120, {"a": 4})
 
 
 def two_skus(dear_waits: bool) -> Case:
@@ -323,6 +347,8 @@ FRONT_CASES = (
     a_short_queue_is_smoothed,
     a_drained_queue_is_forgotten,
     kv_cache_is_the_limit,
+    kv_cache_is_the_limit_from_the_first_scrape,
+    a_queue_at_the_door_is_not_the_kv_cache,
     short_waits_are_not_saturation,
     stuck_engine_stays_finite,
     restart,
@@ -333,7 +359,7 @@ FRONT_CASES = (
     two_models_are_one_series,
     averages_below_one_request_a_second,
     first_token_quantiles,
-    lost_scrape_keeps_the_sum,
+    a_sku_is_the_sum_of_its_pods,
     cheap_first,
     cheap_first_never_hides_a_queue,
     errors_and_rejections,
@@ -343,13 +369,6 @@ FRONT_CASES = (
 @pytest.mark.parametrize("build", FRONT_CASES, ids=lambda build: build.__name__)
 def test_front_model(build: Callable[[], Case], tmp_path: Path) -> None:
     run_case(build(), tmp_path, FRONT)
-
-
-def engine_gauges(case: Case, *, scheduled: str | float, waiting: str | float, most: str | float) -> Case:
-    """Add the gauges of the C++ backend."""
-    for kind, value in (("scheduled", scheduled), ("waiting", waiting), ("max", most), ("active", scheduled)):
-        case.add("nv_trt_llm_request_metrics", value, model="tensorrt_llm", version="1", request_type=kind)
-    return case
 
 
 def ensemble_pod(
@@ -408,6 +427,19 @@ def ensemble_counts_failures_twice() -> Case:
     return case.pods("triton:inflight:requests", 120, {"p": 0}).skus("triton:sku_errors:ratio", 150, {"a": 1})
 
 
+def ensemble_preprocessing_fails() -> Case:
+    """One in two requests raises in preprocessing; the ensemble counts each of them twice."""
+    case = ensemble_pod(entered="105+1x40", left="100+1x40", failed="0+2x40", scheduled=5)
+    case.add("nv_inference_request_failure", "0+1x40", model="preprocessing", version="1", reason="BACKEND")
+    return case.pods("triton:inflight:requests", 120, {"p": 5})
+
+
+def ensemble_refuses() -> Case:
+    case = ensemble_pod(entered="100+9x80", left="100+9x80")
+    case.add("nv_inference_request_failure", "0+1x80", model="tensorrt_llm", version="1", reason="REJECTED")
+    return case.skus("triton:sku_rejected:ratio", 360, {"a": 0.1})
+
+
 def ensemble_restart() -> Case:
     case = ensemble_pod(entered="1024+10x10 16+10x20", left="1000+10x10 0+10x20", scheduled=8)
     return case.pods("triton:inflight:requests", 50, {"p": 24}).pods("triton:inflight:requests", 55, {"p": 16})
@@ -439,6 +471,8 @@ ENSEMBLE_CASES = (
     ensemble_sees_the_executors_queue,
     ensemble_kv_cache_is_the_limit,
     ensemble_counts_failures_twice,
+    ensemble_preprocessing_fails,
+    ensemble_refuses,
     ensemble_restart,
     ensemble_scrape_missed,
     ensemble_histogram,
@@ -564,7 +598,8 @@ def test_fallbacks_record_the_same_series(path: Path) -> None:
     recorded = {name for group in rules_of(path).values() for name in group}
     signals = [rules_of(fallback)["trtbuild-signal"]["triton:demand:ratio"] for fallback in (ENSEMBLE, CPP)]
     assert signals[0] == signals[1]
-    expected = {*SIGNALS, *AVERAGES, *QUANTILES, "triton:usable_slots:requests", "triton:sku_errors:ratio"}
+    expected = {*SIGNALS, *AVERAGES, *QUANTILES, "triton:usable_slots:requests"}
+    expected |= {"triton:sku_errors:ratio", "triton:sku_rejected:ratio", "triton:sku_demand:pods"}
     assert expected <= recorded
 
 
@@ -617,6 +652,7 @@ def test_constants_of_a_sku(tmp_path: Path) -> None:
         "TARGET": "0.8",
         "CAPACITY_BEFORE": "0",
         "INIT_BUDGET_SECONDS": "2400",
+        "LOAD_BUDGET_SECONDS": "600",
         "WARM_INIT_SECONDS": "120",
     }
     text = (RULES / "sku.yaml.tpl").read_text(encoding="utf-8")
