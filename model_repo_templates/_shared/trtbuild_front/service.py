@@ -136,7 +136,7 @@ class Service:
             request = parse_request(values)
         except RequestError as error:
             self._admission.leave(ticket)
-            self.accounting.finish(account, self._now_s(), "failed")
+            self.accounting.finish(account, self._now_s(), "invalid")
             reply.fail(error)
             return
         generation = Generation(ticket=ticket, request=request, reply=reply, account=account)
@@ -309,7 +309,7 @@ class Service:
             return
 
     def _fail(self, generation: Generation, error: Exception) -> None:
-        self._close(generation, "failed")
+        self._close(generation, "invalid" if isinstance(error, RequestError) else "failed")
         try:
             generation.reply.fail(error)
         except ClientGoneError:

@@ -38,7 +38,7 @@ def test_idle_is_zero_and_there(server: RunningServer) -> None:
     assert server.metric(QUEUE) == server.metric(COMPUTE) == 0
     assert server.metric("trtbuild_requests_waiting") == server.metric("trtbuild_requests_running") == 0
     assert server.metric("trtbuild_request_slots") == SLOTS
-    for outcome in ("ok", "failed", "cancelled", "rejected"):
+    for outcome in ("ok", "failed", "invalid", "cancelled", "rejected"):
         assert server.metric("trtbuild_requests_total", outcome=outcome) == 0
     assert server.metric("trtbuild_time_to_first_token_seconds_bucket", le="+Inf") == 0
 

@@ -351,7 +351,7 @@ def test_bad_requests_never_reach_the_engine(
     fault = stage.ask(**inputs).fault()
     assert isinstance(fault, RequestError) and message in str(fault)
     assert not stage.engine.bodies
-    assert stage.service.accounting.snapshot(time.monotonic()).outcomes["failed"] == 1
+    assert stage.service.accounting.snapshot(time.monotonic()).outcomes["invalid"] == 1
     stage.engine.end(1)
     assert stage.gauges() == (0, 0)
 
