@@ -153,6 +153,15 @@ class EngineInfo:
         """Number of ranks that the server must start."""
         return self.tp_size * self.pp_size
 
+    @property
+    def slots(self) -> int:
+        """Number of requests that run at once: every stage of a pipeline works on a batch of its own.
+
+        Source: TensorRT-LLM, cpp/tensorrt_llm/batch_manager, trtGptModelInflightBatching.cpp and trtGptModel.h: a model
+        has max_batch_size sequences for each of its micro-batches, and as many of those as pipeline stages.
+        """
+        return self.max_batch_size * self.pp_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTemplate:

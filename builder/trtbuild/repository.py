@@ -189,7 +189,7 @@ def _front_variables(model: ServedModel, names: Mapping[str, str], engine: Any) 
         "engine_outputs": ",".join(sorted(tensor.name for tensor in engine.output)),
         "engine_has_batch_dimension": "true" if engine.max_batch_size > 0 else "false",
         "tokenizer_dir": str(model.tokenizer_dir),
-        "slots": str(info.max_batch_size),
+        "slots": str(info.slots),
         "max_queue_size": str(model.max_queue_size),
         "max_input_len": str(info.max_input_len),
         "max_seq_len": str(info.max_seq_len),

@@ -100,6 +100,13 @@ def test_the_front_model_knows_its_engine(make_model: Callable[..., ServedModel]
     }
 
 
+def test_every_stage_of_a_pipeline_has_its_own_slots(make_model: Callable[..., ServedModel]) -> None:
+    model = make_model()
+    piped = replace(model, engine_info=replace(model.engine_info, tp_size=2, pp_size=3))
+    _, files = render_repository([piped])
+    assert _parameters(_parse(files, "chat"))["slots"] == "12"
+
+
 def test_the_full_layout_has_upstream_s_models(make_model: Callable[..., ServedModel]) -> None:
     record, files = render_repository([make_model(layout="full")])
     assert record == {
