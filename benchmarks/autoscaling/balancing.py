@@ -45,30 +45,40 @@ class KubeProxy:
 
 
 class LeastRequest(KubeProxy):
-    """Envoy's LEAST_REQUEST: of two random pods the one with fewer requests outstanding.
+    """Envoy's LEAST_REQUEST, as the chart configures it: of all pods one of those with the fewest requests outstanding.
 
     Each proxy counts only what it sent itself.
 
-    Source: envoyproxy.io, least_request v3 (all weights equal: power of two choices).
+    Args:
+        proxies: Number of Envoys that share the requests.
+        choices: Look at this many random pods only: 2 is Envoy's default, and what large fleets are simulated with.
+
+    Source: envoyproxy.io, least_request v3: FULL_SCAN breaks ties at random; N_CHOICES with equal weights.
     """
 
-    def __init__(self, seed: int, *, proxies: int = 1) -> None:
+    def __init__(self, seed: int, *, proxies: int = 1, choices: int = 0) -> None:
         super().__init__(seed)
-        self._proxies = proxies
+        self._proxies, self._choices = proxies, choices
 
     def pick(self, index: int) -> Pod | None:
         ready, draw = self.ready, self._random.random
         if not ready:
             return None
-        first = ready[int(draw() * len(ready))]
-        second = ready[int(draw() * len(ready))]
+        seen = [ready[int(draw() * len(ready))] for _ in range(self._choices)] if self._choices else ready
         if self._proxies == 1:
-            return first if first.outstanding <= second.outstanding else second
+            return self._least(seen, [pod.outstanding for pod in seen])
         proxy = int(draw() * self._proxies)
-        pod = first if first.by_proxy.get(proxy, 0) <= second.by_proxy.get(proxy, 0) else second
+        pod = self._least(seen, [pod.by_proxy.get(proxy, 0) for pod in seen])
         pod.by_proxy[proxy] = pod.by_proxy.get(proxy, 0) + 1
         pod.proxied[index] = proxy
         return pod
+
+    def _least(self, pods: list[Pod], counts: list[int]) -> Pod:
+        fewest = min(counts)
+        if counts.count(fewest) == 1:
+            return pods[counts.index(fewest)]
+        least = [pod for pod, count in zip(pods, counts, strict=True) if count == fewest]
+        return least[int(self._random.random() * len(least))]
 
 
 class WeightedRoute:

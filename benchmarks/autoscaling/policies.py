@@ -164,6 +164,6 @@ COMPARED: tuple[Autoscaling, ...] = (
     Autoscaling(name="origin's rule, queue visible", signal=origin_visible, scrape_s=30, rule_s=6),
     Autoscaling(name="true ratio 1.0, default behavior", signal=true_ratio, rule_s=POD_GROUP_S),
     Autoscaling(name="GPU utilisation 30 %", signal=gpu_utilization, target=0.3, scrape_s=15),
-    Autoscaling(name="5 requests waiting", signal=waiting_requests, target=5),
+    Autoscaling(name="5 requests waiting", signal=waiting_requests, target=5, rule_s=POD_GROUP_S),
     replace(SHIPPED, name="occupancy 0.7 (k = 0)", signal=demand(batching_factor=0.0), target=0.7),
 )

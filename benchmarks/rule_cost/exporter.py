@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "model_repo_templates" / "_shared"))
+
+from trtbuild_front.accounting import DURATION_BOUNDS_S, FIRST_TOKEN_BOUNDS_S, INTER_TOKEN_BOUNDS_S
 
 ENSEMBLE = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls")
 TRITON_COUNTERS = (
@@ -18,7 +24,11 @@ TRITON_COUNTERS = (
     "nv_inference_compute_infer_duration_us",
     "nv_inference_compute_output_duration_us",
 )
-BUCKETS = ("0.05", "0.1", "0.2", "0.4", "0.8", "1.6", "3.2", "6.4", "12.8", "25.6", "51.2", "+Inf")
+HISTOGRAMS = {
+    "time_to_first_token": FIRST_TOKEN_BOUNDS_S,
+    "inter_token_latency": INTER_TOKEN_BOUNDS_S,
+    "request_duration": DURATION_BOUNDS_S,
+}
 
 
 def render(pod: int, elapsed_s: float) -> str:
@@ -37,13 +47,15 @@ def render(pod: int, elapsed_s: float) -> str:
     lines.append(f"trtbuild_requests_waiting{{{labels}}} {int(elapsed_s + pod) % 5}")
     lines.append(f"trtbuild_requests_running{{{labels}}} {int(40 * load)}")
     lines.append(f"trtbuild_request_slots{{{labels}}} 64")
-    for outcome, share in (("ok", 1.0), ("cancelled", 0.01), ("failed", 0.001), ("rejected", 0.0)):
+    for kind, count in (("active", 40), ("scheduled", 40), ("waiting", 0), ("max", 64)):
+        lines.append(f'nv_trt_llm_request_metrics{{model="tensorrt_llm",request_type="{kind}",version="1"}} {count}')
+    for outcome, share in (("ok", 1.0), ("cancelled", 0.01), ("failed", 0.001), ("invalid", 0.01), ("rejected", 0.0)):
         value = elapsed_s * load * 8 * share
         lines.append(f'trtbuild_requests_total{{{labels},outcome="{outcome}"}} {value:.0f}')
-    for name in ("time_to_first_token", "inter_token_latency", "request_duration"):
+    for name, bounds_s in HISTOGRAMS.items():
         total = elapsed_s * load * 8
-        for place, bound in enumerate(BUCKETS, start=1):
-            share = place / len(BUCKETS)
+        for place, bound in enumerate((*(f"{bound_s:g}" for bound_s in bounds_s), "+Inf"), start=1):
+            share = place / (len(bounds_s) + 1)
             lines.append(f'trtbuild_{name}_seconds_bucket{{{labels},le="{bound}"}} {total * share:.0f}')
         lines.append(f"trtbuild_{name}_seconds_sum{{{labels}}} {total * 0.7:.3f}")
         lines.append(f"trtbuild_{name}_seconds_count{{{labels}}} {total:.0f}")

@@ -233,11 +233,12 @@ BALANCERS: list[Callable[[], Balancer]] = [
     lambda: KubeProxy(1),
     lambda: LeastRequest(1),
     lambda: LeastRequest(1, proxies=3),
+    lambda: LeastRequest(1, choices=2),
     lambda: WeightedRoute(1, {"a100-like": 1.0, "h100-like": 2.0}, follow=True),
     lambda: WeightedRoute(1, {"a100-like": 1.0, "h100-like": 2.0}, follow=False),
     lambda: StickyConnections(1, connections=20),
 ]
-NAMES = ["kube-proxy", "least-request", "three-proxies", "route-follow", "route-fixed", "sticky"]
+NAMES = ["kube-proxy", "least-request", "three-proxies", "two-choices", "route-follow", "route-fixed", "sticky"]
 
 
 @pytest.mark.parametrize("make", BALANCERS, ids=NAMES)
@@ -252,14 +253,23 @@ def test_balancers_use_ready_pods_only(make: Callable[[], Balancer]) -> None:
     assert {pod.number for pod in picked if pod is not None} == {1, 2, 3, 4}
 
 
-def test_least_request_prefers_the_idle_pod() -> None:
-    balancer, pods = LeastRequest(1), make_pods(2)
+@pytest.mark.parametrize(("choices", "share"), [pytest.param(0, 1.0, id="all"), pytest.param(2, 0.75, id="two")])
+def test_least_request_prefers_the_idle_pod(choices: int, share: float) -> None:
+    balancer, pods = LeastRequest(1, choices=choices), make_pods(2)
     for pod in pods:
         balancer.add(pod)
     for index in range(50):
         pods[0].arrive(index, 0.0)
     picked = [balancer.pick(index) for index in range(400)]
-    assert picked.count(pods[1]) == pytest.approx(300, abs=40)
+    assert picked.count(pods[1]) == pytest.approx(share * 400, abs=40 * (share < 1))
+
+
+def test_least_request_breaks_ties_at_random() -> None:
+    balancer, pods = LeastRequest(1), make_pods(4)
+    for pod in pods:
+        balancer.add(pod)
+    picked = [balancer.pick(index) for index in range(400)]
+    assert {pod.number: picked.count(pod) for pod in pods} == pytest.approx(dict.fromkeys(range(4), 100), abs=40)
 
 
 def test_route_weights_hold_whatever_the_number_of_pods() -> None:
