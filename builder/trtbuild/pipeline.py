@@ -215,6 +215,7 @@ def provide_engine(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) 
         found = store.get(plan.key, verify=verify)
         if isinstance(found, Entry):
             sink.info("hit", f"engine {plan.key.short} is in the store, nothing to build", path=str(found.path))
+            store.sweep()  # a builder killed right after it published left its checkpoint, and nobody may build again
             return found, True
         sink.info("miss", f"engine {plan.key.short}: {found.reason}")
         _say_nearest(plan, store)

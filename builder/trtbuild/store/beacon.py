@@ -15,11 +15,14 @@ reused, clocks jump. The proofs, strongest first:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
 import json
+import math
 import os
+import re
 import socket
 import threading
 import time
@@ -39,6 +42,8 @@ HEARTBEAT_S = 2.0
 STALE_S = 20.0
 SILENT_S = 15 * 60.0
 _RECORD_BYTES = 2048
+_MAX_BYTES = 1 << 16
+_MAX_TIME_S = float(1 << 40)  # 36812 AD: more than any calendar here can show is damage
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
 
@@ -80,6 +85,12 @@ class Owner:
         return f"{self.label} pid {self.pid} since {began} ({format_duration(self.elapsed_s)}){phase}"
 
 
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("token", "label", "boot_id", "pid_namespace", "phase"), (str,)),
+    **dict.fromkeys(("pid", "start_ticks", "uid", "beats"), (int,)),
+    **dict.fromkeys(("since", "elapsed_s"), (float, int)),
+}
+
 UNKNOWN = Owner(
     token="unknown",  # noqa: S106 - the name of a beacon
     label="somebody (unreadable beacon)",
@@ -97,7 +108,7 @@ def current_owner(label: str | None, *, now: float) -> Owner:
     """Return this process as an owner with a new token; ``now`` in seconds since 1970."""
     return Owner(
         token=uuid.uuid4().hex,
-        label=label or socket.gethostname(),
+        label=_printable(label or socket.gethostname()),
         pid=os.getpid(),
         start_ticks=start_ticks(os.getpid()) or 0,
         boot_id=_read_boot_id(),
@@ -105,6 +116,10 @@ def current_owner(label: str | None, *, now: float) -> Owner:
         uid=os.geteuid(),
         since=now,
     )
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _read_boot_id() -> str:
@@ -167,19 +182,19 @@ def read(path: Path) -> Owner | None:
     """
     try:
         # Opened anew each time: on NFS only open() promises fresh contents. Source: nfs(5), close-to-open consistency.
-        data = path.read_bytes()
+        owner = Owner(**json.loads(disk.read_small(path, limit_bytes=_MAX_BYTES)))
     except FileNotFoundError:
         return None
-    try:
-        body = json.loads(data)
-        owner = Owner(**body)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not a whole beacon ({error})") from None
-    for name, kind in (("token", str), ("label", str), ("pid", int), ("start_ticks", int), ("boot_id", str)):
-        if type(getattr(owner, name)) is not kind:
-            raise ValueError(f"{path.name}: expected {name} to be {kind.__name__}")
-    if not owner.token.isalnum():
+    for name, kinds in _KINDS.items():
+        value = getattr(owner, name)
+        if type(value) not in kinds or (str in kinds and not value.isprintable()):
+            raise ValueError(f"{path.name}: expected {name} to be a plain {kinds[0].__name__}")
+    if not re.fullmatch(r"[0-9A-Za-z]{1,64}", owner.token):
         raise ValueError(f"{path.name}: expected a plain token")
+    if not all(math.isfinite(value) and 0 <= value < _MAX_TIME_S for value in (owner.since, owner.elapsed_s)):
+        raise ValueError(f"{path.name}: expected a time, got {owner.since} and {owner.elapsed_s}")
     return owner
 
 
@@ -206,13 +221,14 @@ def locks_work(directory: Path) -> bool:
         for fd in (first, second):
             if fd >= 0:
                 os.close(fd)
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system refuses even to look for it
+            probe.unlink(missing_ok=True)
 
 
 def _flock_is_free(path: Path, token: str) -> bool | None:
     """Say whether nobody holds the flock of the beacon named ``token``; None when it cannot be known."""
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
@@ -245,7 +261,7 @@ def is_silent(path: Path, owner: Owner) -> bool:
     if can_be_judged(path, owner):
         return False
     try:
-        return disk.file_system_now(path.parent) - path.stat().st_mtime > SILENT_S
+        return disk.file_system_now(path.parent) - path.lstat().st_mtime > SILENT_S
     except OSError:
         return False
 
@@ -282,7 +298,9 @@ class Watch:
         """Look at the beacon again and return for how long it has had the contents it has now, in seconds."""
         now = time.monotonic()
         try:
-            data = path.read_bytes()
+            data = disk.read_small(path, limit_bytes=_MAX_BYTES)
+        except ValueError:
+            data = b""  # no beacon at all, and it stays the same nothing until somebody replaces it
         except OSError:
             self._seen.pop(path, None)
             return 0.0

@@ -23,7 +23,7 @@ from typing import Literal
 from trtbuild import log
 from trtbuild.errors import StoreError
 from trtbuild.log import format_bytes, format_duration
-from trtbuild.store import beacon, disk, leases
+from trtbuild.store import beacon, disk, leases, leftovers
 from trtbuild.store.beacon import Watch
 from trtbuild.store.claims import Held
 from trtbuild.store.core import Store
@@ -153,7 +153,7 @@ def measure(store: Store, *, hf_cache: Path | None) -> tuple[list[Item], Usage]:
     for item in [*items, *(snapshots if inside else [])]:
         by_kind[item.kind] = by_kind.get(item.kind, 0) + item.size_bytes
     known = {"engines", ".staging", ".quarantine", ".trash", ".downloads", "logs", "checkpoints"}
-    for path in _children(store.root):
+    for path in disk.children(store.root, below=store.root):
         if path.name not in known and not (inside and hf_cache and path in (hf_cache, *hf_cache.parents)):
             by_kind["other"] = by_kind.get("other", 0) + tree_bytes(path)
     if inside and hf_cache:
@@ -220,10 +220,11 @@ def act(store: Store, collection: Collection, *, hf_cache: Path | None) -> int:
             done = _remove_snapshot(item, hf_cache)
         elif item.kind in {"broken", "checkpoint"}:
             done = _remove_unless_building(store, item)
+        elif item.kind == "staging":
+            leftovers.remove_staging(item.path)
+            done = True
         else:
             disk.remove_tree(item.path)
-            if item.kind == "staging":
-                disk.unlink(item.path.with_name(item.path.name + ".owner"))
             done = True
         if done:
             freed += item.size_bytes
@@ -326,7 +327,7 @@ def _is_protected(item: Item, protect: tuple[Path, ...]) -> bool:
 
 
 def _entries(store: Store) -> Iterator[Item]:
-    for entry in store.ls():
+    for entry in store.entries():
         yield Item(
             path=entry.path,
             kind="entry",
@@ -369,66 +370,51 @@ def _broken(store: Store) -> Iterator[Item]:
 def _staging(store: Store) -> Iterator[Item]:
     """Yield staging directories; those whose owner's death cannot be proven otherwise are watched for a moment."""
     watch, silent = Watch(), []
-    for path in _children(store.layout.staging):
+    for path in disk.children(store.layout.staging, below=store.root):
         # Drafts of beacons begin with a dot; a directory always has its beacon before it is made.
         if path.name.endswith(".owner") or path.name.startswith("."):
             continue
-        keep, is_suspect = _staging_owner(path)
+        keep, is_suspect = leftovers.staging_owner(path)
         if is_suspect:
-            watch.unchanged_s(_owner_file(path))
+            watch.unchanged_s(leftovers.owner_file(path))
             silent.append(path)
             continue
         yield Item(path=path, kind="staging", size_bytes=tree_bytes(path), last_used=_mtime(path), keep=keep)
     if silent:
         time.sleep(3 * beacon.HEARTBEAT_S)
     for path in silent:
-        is_alive = watch.unchanged_s(_owner_file(path)) == 0.0 and _owner_file(path).exists()
+        is_alive = watch.unchanged_s(leftovers.owner_file(path)) == 0.0 and leftovers.owner_file(path).exists()
         keep = "its build is alive" if is_alive else None
         yield Item(path=path, kind="staging", size_bytes=tree_bytes(path), last_used=_mtime(path), keep=keep)
-    for path in _children(store.layout.staging):
+    for path in disk.children(store.layout.staging, below=store.root):
         if path.name.endswith(".owner") and not path.with_name(path.name.removesuffix(".owner")).exists():
-            keep, is_suspect = _staging_owner(path.with_name(path.name.removesuffix(".owner")))
+            keep, is_suspect = leftovers.staging_owner(path.with_name(path.name.removesuffix(".owner")))
             if keep is None and not is_suspect:
                 yield Item(path=path, kind="debris", size_bytes=0, last_used=_mtime(path))
 
 
-def _owner_file(directory: Path) -> Path:
-    return directory.with_name(directory.name + ".owner")
-
-
-def _staging_owner(directory: Path) -> tuple[str | None, bool]:
-    """Return why a staging directory is kept, and whether its owner has been silent for suspiciously long."""
-    path = _owner_file(directory)
-    try:
-        owner = beacon.read(path)
-    except ValueError:
-        owner = beacon.UNKNOWN
-    if owner is None or beacon.proof_of_death(path, owner, unchanged_s=0.0):
-        return None, False
-    return f"being built by {owner.describe()}", beacon.is_silent(path, owner)
-
-
 def _loose(store: Store) -> Iterator[Item]:
     layout = store.layout
-    for path in _children(layout.trash):
-        yield Item(path=path, kind="debris", size_bytes=tree_bytes(path), last_used=_mtime(path))
+    for path, is_settled in leftovers.trash(layout.trash, below=store.root):
+        keep = None if is_settled else "removed a moment ago"
+        yield Item(path=path, kind="debris", size_bytes=tree_bytes(path), last_used=_mtime(path), keep=keep)
     kinds: tuple[tuple[Path, Kind], ...] = (
         (layout.quarantine, "quarantine"),
         (layout.logs, "log"),
     )
     for directory, kind in kinds:
-        for path in _children(directory):
+        for path in disk.children(directory, below=store.root):
             written = _mtime(path)
             keep = "written a moment ago" if kind == "log" and store.now() - written < GRACE_S else None
             yield Item(path=path, kind=kind, size_bytes=tree_bytes(path), last_used=written, keep=keep)
-    for path in _children(layout.downloads):
+    for path in disk.children(layout.downloads, below=store.root):
         if path.is_dir():
             builder = store.downloads.holder(path.name)
             keep = f"being downloaded by {builder.describe()}" if builder else None
             yield Item(path=path, kind="download", size_bytes=tree_bytes(path), last_used=_mtime(path), keep=keep)
-    for model in _children(layout.checkpoints):
-        for sku in _children(model):
-            for path in _children(sku):
+    for model in disk.children(layout.checkpoints, below=store.root):
+        for sku in disk.children(model, below=store.root):
+            for path in disk.children(sku, below=store.root):
                 yield Item(
                     path=path,
                     kind="checkpoint",
@@ -451,7 +437,8 @@ def _stray(store: Store) -> Iterator[Item]:
         layout.used,
         layout.pins,
     ):
-        drafts = [path for path in _children(directory) if path.name.startswith(".") and path.name.endswith(".tmp")]
+        found = disk.children(directory, below=store.root)
+        drafts = [path for path in found if path.name.startswith(".") and path.name.endswith(".tmp")]
         if not drafts:
             continue
         now = disk.file_system_now(directory)
@@ -539,20 +526,14 @@ def _remove_unless_building(store: Store, item: Item) -> bool:
 
 def _prune(store: Store) -> None:
     """Remove empty directories above entries, and stamps of entries that are gone; a publisher makes its own anew."""
-    for model in _children(store.layout.engines):
-        for directory in (*_children(model), model):
+    for model in disk.children(store.layout.engines, below=store.root):
+        for directory in (*disk.children(model, below=store.root), model):
             with contextlib.suppress(OSError):
                 directory.rmdir()
-    there = {entry.digest for entry in store.ls()}
-    for stamp in _children(store.layout.used):
+    there = {entry.digest for entry in store.entries()}
+    for stamp in disk.children(store.layout.used, below=store.root):
         if stamp.name not in there and store.now() - _mtime(stamp) > DEBRIS_AGE_S:
             disk.unlink(stamp)
-
-
-def _children(directory: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(directory.iterdir())
-    return []
 
 
 def _mtime(path: Path) -> float:

@@ -99,11 +99,8 @@ class Claims:
 
     def digests(self) -> set[str]:
         """Return every digest that has a claim, dead or alive."""
-        with contextlib.suppress(FileNotFoundError):
-            return {
-                path.name.split(".")[0] for path in self._directory.iterdir() if path.name[0] != "." and path.suffix
-            }
-        return set()
+        found = disk.children(self._directory, below=self._directory.parent)
+        return {path.name.split(".")[0] for path in found if path.name[0] != "." and path.suffix}
 
     def sweep(self) -> None:
         """Remove the claims of all that are proven dead."""
@@ -134,6 +131,8 @@ class Claims:
             path = self._path(digest, name)
             try:
                 owner = beacon.read(path)
+                if owner is not None and self._path(digest, owner.token) in {path, *(link.path for link in links)}:
+                    raise ValueError("it leads back into its own chain, which no claim does")
             except ValueError:
                 unchanged_s = self._watch.unchanged_s(path)
                 if unchanged_s >= beacon.STALE_S:

@@ -20,7 +20,7 @@ from trtbuild.errors import StoreError
 from trtbuild.log import format_duration
 from trtbuild.plan import EngineKey
 from trtbuild.spec import JsonValue
-from trtbuild.store import beacon, disk, durations, leases
+from trtbuild.store import beacon, disk, durations, leases, leftovers
 from trtbuild.store import entries as reading
 from trtbuild.store.beacon import Beacon, Owner
 from trtbuild.store.claims import Claims, Held
@@ -221,7 +221,16 @@ class Store:
         return found if isinstance(found, Miss) else self._entry(path, found)
 
     def ls(self) -> tuple[Entry, ...]:
-        """Return every readable entry, most recently used first."""
+        """Return every readable entry, most recently used first; what dead processes left is swept on the way.
+
+        Raises:
+            StoreError: The store cannot be read at all.
+        """
+        self.sweep()
+        return self.entries()
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return what :meth:`ls` returns, and change nothing."""
         found: list[Entry] = []
         with disk.explained("list the store", self.layout.engines):
             for path in reading.entry_directories(self.layout.engines):
@@ -257,7 +266,7 @@ class Store:
         is_prefix = len(wanted) >= 4 and all(char in "0123456789abcdef" for char in wanted)
         return tuple(
             entry
-            for entry in self.ls()
+            for entry in self.entries()
             if (is_prefix and entry.digest.startswith(wanted)) or entry.path == path or entry.path in path.parents
         )
 
@@ -282,7 +291,7 @@ class Store:
             shared: What :meth:`Shared.describe` says of it, to be passed on.
         """
         found = self.get(key)
-        nearest, differences = (None, ()) if isinstance(found, Entry) else reading.nearest(key, self.ls())
+        nearest, differences = (None, ()) if isinstance(found, Entry) else reading.nearest(key, self.entries())
         with disk.explained("read the claims", self.layout.claims):
             builder = self.claims.holder(key.digest)
         return Explanation(
@@ -321,6 +330,7 @@ class Store:
         with disk.explained("claim a key", self.layout.claims):
             self.prepare(self.layout.claims)
             claim = self._wait_for(key, on_wait or _report_wait)
+        self.sweep()
         if claim.is_held:
             self._my_claims[key.digest] = claim
         try:
@@ -372,6 +382,8 @@ class Store:
                 for path in (staging.path, staging.work_dir):
                     disk.make_dir(path, mode=self._dir_mode, group=self._group)
             except OSError:
+                with contextlib.suppress(OSError):  # its beacon goes next, and a directory without one is a riddle
+                    disk.remove_tree(directory)
                 lit.close()
                 raise
         try:
@@ -385,7 +397,7 @@ class Store:
                 disk.remove_tree(directory)
                 lit.close()
             except (OSError, StoreError) as error:
-                # What was published is published; what is left here is swept by the next collection.
+                # What was published is published; what is left here is swept when this process has ended.
                 log.get().warning("store-staging-left", f"could not remove {directory}: {error}")
 
     def publish(
@@ -538,8 +550,9 @@ class Store:
         """Create a directory of the store, and the root with its tag.
 
         Raises:
-            OSError: It cannot be created.
+            OSError: It cannot be created, or a link is in its place.
         """
+        disk.refuse_links(directory, below=self.root)
         disk.tag_root(self.root, mode=self._dir_mode, group=self._group)
         disk.make_dir(directory, mode=self._dir_mode, group=self._group)
 
@@ -661,6 +674,16 @@ class Store:
                     freed += entry.size_bytes
                 self.forget(entry)
         return freed
+
+    def sweep(self) -> None:
+        """Remove what processes that are proven dead left half done. Never waits and never fails; cheap when clean."""
+        layout = self.layout
+        leftovers.sweep(
+            self.root,
+            staging=layout.staging,
+            thrown=layout.trash,
+            beacons=(layout.staging, layout.claims, layout.leases, layout.downloads),
+        )
 
     def take_out(self, path: Path) -> Path | None:
         """Move a directory to the trash in one step and return where it is; None when it is gone already."""

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from trtbuild import log
 from trtbuild.errors import StoreError
 from trtbuild.log import format_bytes
 
@@ -23,6 +24,7 @@ _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 # This directory is a cache made by trtbuild; everything in it can be built again.
 # Source: the Cache Directory Tagging Specification, https://bford.info/cachedir/
 """
+_MAX_TAG_BYTES = 1 << 16
 DIR_MODE = 0o755
 FILE_MODE = 0o644
 
@@ -64,6 +66,11 @@ def store_error(action: str, path: Path, error: OSError) -> StoreError:
             f"cannot {action}: {ownership(where)}",
             hint="set the pod's fsGroup or runAsUser to match, or chown the directory, or use another --store",
         )
+    if error.errno == errno.ELOOP:
+        return StoreError(
+            f"cannot {action}: {where} is a symbolic link, and the directories of a store are never links",
+            hint=f"find out who made it; then: rm {where}, or use another --store",
+        )
     if error.errno == errno.EIO:
         return StoreError(
             f"cannot {action}: the disk under {where} reports an input/output error",
@@ -95,6 +102,62 @@ def existing_parent(path: Path) -> Path:
             continue
         return candidate
     return Path("/")
+
+
+def refuse_links(directory: Path, *, below: Path) -> None:
+    """Refuse a directory of the store that is, or lies behind, a link: what is removed there would be somebody else's.
+
+    The root itself may be reached through links.
+
+    Raises:
+        OSError: ``ELOOP`` with the link's path.
+    """
+    path = below
+    for part in directory.relative_to(below).parts:
+        path /= part
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def children(directory: Path, *, below: Path) -> list[Path]:
+    """Return what is in a directory of the store whose root is ``below``, sorted; nothing when it is gone or a link."""
+    try:
+        refuse_links(directory, below=below)
+    except OSError as error:
+        log.get().warning("store-link", f"{error.filename} is a symbolic link; it is left alone", path=error.filename)
+        return []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(directory.iterdir())
+    return []
+
+
+def read_small(path: Path, *, limit_bytes: int) -> bytes:
+    """Return the bytes of a small file that others may have put there: no link is followed, no pipe waited for.
+
+    Raises:
+        ValueError: It is no regular file, or larger than ``limit_bytes``.
+        OSError: There is none, or it cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:  # a link; a socket
+            raise
+        raise ValueError("expected a regular file") from None
+    try:
+        info, data = os.fstat(fd), b""
+        if not stat.S_ISREG(info.st_mode):
+            raise ValueError("expected a regular file")
+        if info.st_size > limit_bytes:
+            raise ValueError(f"expected at most {limit_bytes} bytes, got {info.st_size}")
+        # One byte more than was promised, to meet the end also of a file that grows meanwhile.
+        while len(data) <= limit_bytes and (piece := os.read(fd, limit_bytes + 1 - len(data))):
+            data += piece
+        if len(data) > limit_bytes:
+            raise ValueError(f"expected at most {limit_bytes} bytes, got more")
+    finally:
+        os.close(fd)
+    return data
 
 
 def make_dir(path: Path, *, mode: int = DIR_MODE, group: int | None = None) -> None:
@@ -130,9 +193,10 @@ def tag_root(root: Path, *, mode: int = DIR_MODE, group: int | None = None) -> N
 def is_tagged(root: Path) -> bool:
     """Return whether ``root`` is marked as a cache directory."""
     try:
-        return (root / CACHEDIR_TAG).read_text(errors="replace").startswith(_TAG_TEXT.splitlines()[0])
-    except OSError:
+        tag = read_small(root / CACHEDIR_TAG, limit_bytes=_MAX_TAG_BYTES)
+    except (OSError, ValueError):
         return False
+    return tag.startswith(_TAG_TEXT.splitlines()[0].encode())
 
 
 def write_file(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:

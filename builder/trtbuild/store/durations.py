@@ -72,10 +72,8 @@ def _group(directory: Path, key: EngineKey) -> Path:
 
 def _records(directory: Path) -> Iterator[tuple[Mapping[str, JsonValue], float]]:
     for path in sorted(directory.glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            if path.stat().st_size > _MAX_RECORD_BYTES:
-                continue
-            body = json.loads(path.read_bytes())
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            body = json.loads(disk.read_small(path, limit_bytes=_MAX_RECORD_BYTES))
             seconds = sum(float(value) for value in body["seconds"].values())
             if isinstance(body["fields"], dict) and math.isfinite(seconds):
                 yield body["fields"], seconds

@@ -14,7 +14,15 @@ from pathlib import Path
 
 from trtbuild.plan import EngineKey
 from trtbuild.spec import JsonValue
-from trtbuild.store.manifest import MANIFEST, Manifest, VerifyMode, check_files, parse_manifest
+from trtbuild.store import disk
+from trtbuild.store.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    VerifyMode,
+    check_files,
+    parse_manifest,
+)
 
 # What a damaged entry, a failing sector or a replaced NFS directory answers; anything else is no entry's fault.
 _UNREADABLE = {errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EUCLEAN}
@@ -135,7 +143,7 @@ def read_manifest(directory: Path) -> Manifest:
         OSError: There is none, or it cannot be read.
     """
     try:
-        return parse_manifest((directory / MANIFEST).read_bytes())
+        return parse_manifest(disk.read_small(directory / MANIFEST, limit_bytes=MAX_MANIFEST_BYTES))
     except ValueError as error:
         raise ValueError(f"{MANIFEST}: {error}") from None
 
@@ -164,15 +172,19 @@ def look(directory: Path, key: EngineKey, mode: VerifyMode) -> Manifest | Miss:
 
 
 def entry_directories(engines: Path) -> Iterator[Path]:
-    """Yield every directory at the depth of entries: ``<model>/<sku>/<entry>``."""
-    level = [engines]
-    for _ in range(3):
+    """Yield every directory at the depth of entries, ``<model>/<sku>/<entry>``; what is behind a link is no entry."""
+    level = [path for path in disk.children(engines, below=engines.parent) if _is_own_directory(path)]
+    for _ in range(2):
         below: list[Path] = []
         for parent in level:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(parent) as found:
                 below += [Path(item.path) for item in found if item.is_dir(follow_symlinks=False)]
         level = sorted(below)
     yield from level
+
+
+def _is_own_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def flatten(fields: Mapping[str, JsonValue], prefix: str = "") -> dict[str, JsonValue]:

@@ -10,6 +10,7 @@ last touched; a server that lives longer touches it.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from trtbuild.store import beacon, disk
 from trtbuild.store.beacon import Beacon, Owner
 
 LEASE_TTL_S = 24 * 3600.0
+_NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class Lease:
@@ -80,9 +82,16 @@ def sweep(directory: Path) -> None:
 
 
 def _leases(directory: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        return [path for path in sorted(directory.iterdir()) if not path.name.startswith(".")]
-    return []
+    return [path for path in disk.children(directory, below=directory.parent) if not path.name.startswith(".")]
+
+
+def _drop(path: Path) -> None:
+    """Remove a lease that counts no more; in a store that is only read it stays, and counts no more either."""
+    try:
+        disk.unlink(path)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
 
 
 def _holder(path: Path) -> str | None:
@@ -90,14 +99,18 @@ def _holder(path: Path) -> str | None:
     with contextlib.suppress(ValueError, PermissionError):
         owner = beacon.read(path)
         if owner is None or beacon.proof_of_death(path, owner, unchanged_s=0.0) is not None:
-            disk.unlink(path)
+            _drop(path)
             return None
     try:
-        age_s = disk.file_system_now(path.parent) - path.stat().st_mtime
+        age_s = disk.file_system_now(path.parent) - path.lstat().st_mtime
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        age_s = 0.0  # the file system's clock cannot be asked, so the lease counts
     # A lease that can be judged (this boot) was judged above; for the others there is only their age.
     if age_s > LEASE_TTL_S and (owner is None or not beacon.can_be_judged(path, owner)):
-        disk.unlink(path)
+        _drop(path)
         return None
     return owner.describe() if owner else f"an unreadable lease, {path.name}"

@@ -11,7 +11,8 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -159,6 +160,7 @@ def _parse_files(value: object) -> dict[str, FileRecord]:
         if type(size) is not int or size < 0 or not isinstance(digest, str) or not _HEX64.fullmatch(digest):
             raise ValueError(f"file {name!r}: expected a size and a sha256, got {record!r}")
         files[name] = FileRecord(size=size, sha256=digest)
+    _check_distinct(files)
     for name in files:
         if any(str(parent) in files for parent in PurePosixPath(name).parents):
             raise ValueError(f"file {name!r} lies below another file")
@@ -180,11 +182,26 @@ def check_name(name: object) -> str:
     parts = name.split("/")
     if any(part in {"", ".", ".."} or len(part.encode()) > 255 for part in parts) or len(parts) > 16:
         raise ValueError(f"file name {name!r:.80}: expected a plain relative path")
-    if b"\\" in encoded or any(byte < 0x20 or byte == 0x7F for byte in encoded):
+    if b"\\" in encoded or any(unicodedata.category(char) == "Cc" for char in name):
         raise ValueError(f"file name {name!r:.80}: expected no backslashes and no control characters")
     if name == MANIFEST:
         raise ValueError(f"{MANIFEST} is the store's own file")
     return name
+
+
+def _check_distinct(names: Iterable[str]) -> None:
+    """Refuse names that some file systems take for one: there the one file would silently replace the other.
+
+    Raises:
+        ValueError: Two names differ in case or Unicode form only.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        if other != name:
+            raise ValueError(
+                f"files {other!r:.80} and {name!r:.80} have one name where case or Unicode form is ignored"
+            )
 
 
 def _seal(body: Mapping[str, JsonValue]) -> str:
@@ -249,6 +266,7 @@ def list_files(directory: Path) -> dict[str, os.stat_result]:
                 raise ValueError(f"{relative!r} is neither a file nor a directory ({stat.filemode(info.st_mode)[0]})")
             if relative != MANIFEST:
                 found[check_name(relative)] = info
+    _check_distinct(found)
     return dict(sorted(found.items()))
 
 

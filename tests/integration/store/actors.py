@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key
 from trtbuild.errors import StoreError
 from trtbuild.plan import EngineKey
-from trtbuild.store import Entry, Shared, Store, beacon, budget, collect, core, disk, open_tier
+from trtbuild.store import Entry, Shared, Store, beacon, budget, collect, core, disk, leftovers, open_tier
 from trtbuild.store.claims import Claims, Held
 
 
@@ -228,7 +228,10 @@ def _damage(store: Store, key: EngineKey) -> None:
 
 
 def walk(root: str, fault: str, before: str) -> None:
-    """Die (or fail) before each single change in turn; after each the entry is absent or whole and can be had."""
+    """Die (or fail) before each single change in turn; after each the entry is absent or whole and can be had.
+
+    Whoever comes next, to list or to build something else, finds and removes what is left of the build.
+    """
     budget.DEBRIS_AGE_S = -1.0  # sweep drafts at once
     steps: list[dict[str, object]] = []
     for step in range(1000):
@@ -265,6 +268,12 @@ def walk(root: str, fault: str, before: str) -> None:
         answer = "whole" if isinstance(found, Entry) else "absent" if found.path is None else f"bad: {found.reason}"
         if before == "damaged" and answer.startswith("bad: rank0.engine: expected 600 bytes, got 9"):
             answer = "absent"  # still the damaged one, a miss with its reason
+        if step % 2:
+            store.ls()
+        else:
+            with store.lock(make_key(1)):
+                pass
+        unswept = [path.name for path in store.layout.staging.iterdir()] if store.layout.staging.exists() else []
         again = get_or_build(store, key, top)
         collect(store)
         left = [path.name for path in store.layout.staging.iterdir()] + [p.name for p in store.layout.claims.iterdir()]
@@ -276,6 +285,7 @@ def walk(root: str, fault: str, before: str) -> None:
                 "error": (top / "error").read_text() if (top / "error").exists() else "",
                 "is_whole_after": not store.verify(again) and contents(again.path) == FILES,
                 "left": left,
+                "unswept": unswept,
             }
         )
     raise AssertionError("the steps did not end")
@@ -283,7 +293,7 @@ def walk(root: str, fault: str, before: str) -> None:
 
 def walk_collection(root: str) -> None:
     """Die before each single change of a collection; every entry is absent or whole, and the next one ends it."""
-    budget.GRACE_S, budget.DEBRIS_AGE_S = 0.0, -1.0
+    budget.GRACE_S, budget.DEBRIS_AGE_S, leftovers.TRASH_KEPT_S = 0.0, -1.0, -1.0
     steps: list[dict[str, object]] = []
     for step in range(1000):
         top = Path(root) / str(step)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.store.actors import until
 from tests.integration.store.test_store_election import actor, namespaces, result
 from tests.unit.store.store_helpers import REPOSITORY, build, make_key
-from trtbuild.process import Command, run
+from trtbuild.process import Command, run, start, stop
 from trtbuild.store import Store
 
 pytestmark = pytest.mark.integration
@@ -25,7 +27,7 @@ def test_kill_9_before_every_step_leaves_the_entry_absent_or_whole(tmp_path: Pat
     assert len(steps) >= 20, "too few steps: the hook is not called everywhere"
     assert {step["code"] for step in steps} == {-9}
     assert {step["answer"] for step in steps} == {"absent", "whole"}
-    assert [step for step in steps if not step["is_whole_after"] or step["left"]] == []
+    assert [step for step in steps if not step["is_whole_after"] or step["left"] or step["unswept"]] == []
 
 
 @pytest.mark.parametrize("before", ["cold", "damaged"])
@@ -34,7 +36,7 @@ def test_an_io_error_at_every_step_is_an_error_for_people_and_leaves_nothing(tmp
     assert len(steps) >= 20
     assert {step["code"] for step in steps} == {0}
     assert {step["answer"] for step in steps} == {"absent", "whole"}
-    assert [step for step in steps if not step["is_whole_after"] or step["left"]] == []
+    assert [step for step in steps if not step["is_whole_after"] or step["left"] or step["unswept"]] == []
     errors = {step["error"] for step in steps if step["error"]}
     assert errors
     assert all("input/output error" in error and "check the disk" in error for error in errors), errors
@@ -44,13 +46,39 @@ def test_kill_9_before_every_step_of_a_download_leaves_the_entry_absent_or_whole
     steps: list[dict[str, Any]] = result("walk", tmp_path, "kill", "shared")
     assert len(steps) >= 20
     assert {step["answer"] for step in steps} == {"absent", "whole"}
-    assert [step for step in steps if not step["is_whole_after"] or step["left"]] == []
+    assert [step for step in steps if not step["is_whole_after"] or step["left"] or step["unswept"]] == []
 
 
 def test_kill_9_before_every_step_of_a_collection_leaves_entries_absent_or_whole(tmp_path: Path) -> None:
     steps: list[dict[str, Any]] = result("walk_collection", tmp_path)
     assert len(steps) >= 15
     assert [step for step in steps if step["bad"] or step["left"]] == []
+
+
+@pytest.mark.parametrize("where", ["same-pod", "other-pod"])
+def test_a_living_builders_staging_stays_and_goes_with_it(tmp_path: Path, where: str) -> None:
+    """Listing and building something else sweep what the dead left; a builder that hangs is not dead."""
+    store, prefix = Store(tmp_path / "store"), namespaces() if where == "other-pod" else ()
+    ready = tmp_path / "ready"
+    child = start(actor("build_for_ever", store.root, ready, prefix=prefix), log_path=tmp_path / "builder.log")
+    try:
+        until(lambda: ready.exists() and ready.read_text())
+        os.kill(child.pid, signal.SIGSTOP)
+        before = sorted(store.layout.staging.rglob("*"))
+        assert any(path.name == "rank0.engine" for path in before)
+        assert store.ls() == ()
+        with store.lock(make_key(1)):
+            pass
+        assert sorted(store.layout.staging.rglob("*")) == before
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        stop(child, grace_s=1)
+
+    def is_swept() -> bool:
+        store.ls()
+        return not list(store.layout.staging.iterdir())
+
+    until(is_swept)
 
 
 def mounted(tmp_path: Path, options: str, code: str) -> list[str]:
@@ -116,13 +144,21 @@ def test_a_read_only_root_still_serves_hits_and_says_why_it_cannot_build(tmp_pat
         tmp_path,
         "size=4m",
         f"""
-import os
+import json, os
 from pathlib import Path
 from tests.unit.store.store_helpers import *
 from trtbuild.errors import StoreError
 from trtbuild.process import Command, run
 from trtbuild.store import *
-build(Store(Path("{tmp_path}/store")), make_key(1))
+from trtbuild.store.beacon import current_owner
+store = Store(Path("{tmp_path}/store"))
+entry = build(store, make_key(1))
+store.prepare(store.layout.leases)
+me = current_owner("other", now=0.0).__dict__
+for name, change in (("1", dict(pid=2**22 + 1)), ("2", dict(boot_id="another")), ("3", dict(pid_namespace="another"))):
+    (store.layout.leases / (entry.digest + "." + name)).write_text(json.dumps(me | change))
+    (store.layout.claims / (make_key(10 + int(name)).digest + ".first")).write_text(json.dumps(me | change))
+    (store.layout.staging / (name + ".owner")).write_text(json.dumps(me | change))
 assert run(Command(argv=("mount", "-o", "remount,ro", "{tmp_path}"))).exit_code == 0
 store = Store(Path("{tmp_path}/store"))
 print(store.verify(store.get(make_key(1))))
@@ -132,6 +168,9 @@ for action in (lambda: store.lock(make_key(2)).__enter__(), lambda: store.stage(
     except StoreError as error:
         print(error.message, "|", error.hint)
 print(store.explain(make_key(2)).is_hit)
+builders = [store.explain(make_key(n)).builder for n in (11, 12, 13)]
+print(len(store.ls()), store.user(entry) is not None, [builder is not None for builder in builders])
+print(len(collect(store, max_bytes=0, dry_run=True).removals))
 with store.lease(store.get(make_key(1))) as lease:
     print(lease.path)
 """,
@@ -139,8 +178,10 @@ with store.lease(store.get(make_key(1))) as lease:
     assert lines[0] == "()"
     assert all("read-only file system" in line and "--store" in line for line in lines[1:3]), lines
     assert lines[3] == "False"
-    assert "nothing keeps" in lines[4]
-    assert lines[5] == "None"
+    assert lines[4] == "1 True [False, True, True]", "without trying a lock nothing is proven of another pod"
+    assert int(lines[5]) >= 1
+    assert "nothing keeps" in lines[6]
+    assert lines[7] == "None"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -14,7 +14,7 @@ import pytest
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key, python
 from trtbuild.errors import StoreError
 from trtbuild.process import start, stop
-from trtbuild.store import Entry, Miss, Store, beacon, core
+from trtbuild.store import Entry, Miss, Store, beacon, core, disk
 
 
 @pytest.fixture
@@ -116,10 +116,10 @@ def test_a_manifest_that_the_disk_will_not_give_is_a_miss_and_a_forbidden_one_an
     key = make_key()
     build(store, key)
 
-    def fail(self: Path) -> bytes:
-        raise OSError(code, os.strerror(code), str(self))
+    def fail(path: Path, *, limit_bytes: int) -> bytes:
+        raise OSError(code, os.strerror(code), str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(disk, "read_small", fail)
     if is_miss:
         assert os.strerror(code) in miss(store, key).reason
     else:

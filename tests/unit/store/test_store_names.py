@@ -29,6 +29,7 @@ HOSTILE = [
     "C:\\x",
     "a\x00b",
     "a\nb",
+    "a\x9bb",
     "\u202e",
     "é" * 300,
 ]
@@ -69,6 +70,23 @@ def test_a_file_name_is_refused_or_stays_inside(name: str) -> None:
 def test_known_hostile_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="file name|store's own"):
         check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a/b", "A/b"), ("caf\u00e9", "cafe\u0301"), ("stra\u00dfe", "STRASSE")],
+    ids=["case", "nfd", "folded"],
+)
+def test_names_that_are_one_on_some_file_systems_are_refused(tmp_path: Path, one: str, other: str) -> None:
+    store, key = Store(tmp_path / "store"), EngineKey(fields={}, model_part="m", sku_part="s", shape_part="p")
+    with pytest.raises(StoreError, match="have one name where"):
+        build(store, key, {one: b"1", other: b"2"})
+    entry = build(store, key, {one: b"1"})
+    twice = Manifest(
+        key=key, files=dict.fromkeys((one, other), entry.manifest.files[one]), provenance={}, created_at="now"
+    )
+    with pytest.raises(ValueError, match="have one name where"):
+        parse_manifest(twice.to_bytes())
 
 
 @settings(deadline=None, max_examples=20)
