@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from trtbuild import log, process
+from trtbuild import log, process, untrusted
 from trtbuild.backends import cpu_families, cpu_plan
 from trtbuild.errors import BuildError, ConvertError, SpecError
 from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel
@@ -197,14 +197,20 @@ def engine_config(plan: BuildPlan, config: Mapping[str, Any], versions: Mapping[
 
 def _read_config(snapshot: Path) -> dict[str, Any]:
     try:
-        config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
+        config = untrusted.read(snapshot / "config.json", untrusted.CONFIG_LIMIT_BYTES)
     except (OSError, ValueError) as error:
         raise ConvertError(
             f"config.json of the snapshot cannot be read: {error}", hint="remove the snapshot and run the command again"
         ) from error
-    if not isinstance(config, dict) or "vocab_size" not in config:
+    if not isinstance(config, dict):
         raise ConvertError(
-            "config.json of the snapshot has no vocab_size",
+            "config.json of the snapshot is no JSON object", hint="name the directory of a text-generation model"
+        )
+    vocabulary = config.get("vocab_size")
+    if type(vocabulary) is not int or not 0 < vocabulary <= untrusted.SIZE_LIMIT:
+        raise ConvertError(
+            "config.json of the snapshot: vocab_size: expected a positive whole number, got "
+            f"{untrusted.shown(vocabulary)}",
             hint="name the directory of a text-generation model",
         )
     return config
@@ -220,13 +226,14 @@ def _convert(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path, engine_
             hint=f"pass --max-seq-len {decoder.context_tokens}",
         )
     try:
-        from trtbuild.backends.cpu_graph import build_model
+        from trtbuild.backends.cpu_graph import build_model, check_model
         from trtbuild.backends.cpu_openvino import ov
     except ImportError as error:
         raise BuildError(f"openvino cannot be imported: {error}", hint="pip install 'trtbuild[cpu]'") from error
     from trtbuild.backends.cpu_weights import open_checkpoint
 
     checkpoint = open_checkpoint(snapshot)
+    check_model(decoder, checkpoint)  # in moments; what is wrong would else show after minutes of quantizing
     storage: Any = plan.shape.options["weights"]
     with log.get().progress(
         "convert", f"converting {plan.model.model_id}", total=decoder.layers + 1, unit="steps"

@@ -69,6 +69,16 @@ class _Graph:
             self._matrices[name] = self._store(name, tensor)
         return self._matrices[name]
 
+    def table(self, name: str, rows: int) -> Node:
+        """Return a weight that is read by row, after checking that it has a row for everything it is asked for."""
+        shape = self.checkpoint.get(name).data.shape
+        if not shape or shape[0] < rows:
+            raise ConvertError(
+                f"tensor {name!r}: expected at least {rows} rows by config.json, got shape {shape}",
+                hint="the snapshot mixes files of different models; remove it and run the command again",
+            )
+        return self.matrix(name)
+
     def vector(self, name: str, *, plus: float = 0.0) -> Node:
         """Return a small weight (norm, bias) as a float32 constant."""
         return _constant(self.checkpoint.get(name).float32() + np.float32(plus))
@@ -102,11 +112,7 @@ class _Graph:
 
     def _store(self, name: str, tensor: Tensor) -> Node:
         """Return a matrix as constants of the stored type, followed by the conversion to float32."""
-        if tensor.data.ndim != 2:
-            raise ConvertError(
-                f"tensor {name!r}: expected a matrix, got shape {tensor.data.shape}",
-                hint="this variant of the architecture is not covered by the cpu backend; use a GPU backend",
-            )
+        _check_matrix(name, tensor.data)
         if self.storage == "int8" or (self.storage == "int4" and name.endswith(_INT4_EXCEPTIONS)):
             rounded, scale = quantize_int8(tensor.float32())
             return op.multiply(op.convert(self._shared(rounded, ov.Type.i8), "f32"), op.constant(scale))
@@ -221,6 +227,37 @@ class _Graph:
         return ov.Model([op.result(logits)], self.assigns, inputs, "decoder")
 
 
+def _check_matrix(name: str, data: Array) -> None:
+    if data.ndim != 2:
+        raise ConvertError(
+            f"tensor {name!r}: expected a matrix, got shape {data.shape}",
+            hint="this variant of the architecture is not covered by the cpu backend; use a GPU backend",
+        )
+
+
+class _Outline(_Graph):
+    """The same graph with the weights left out: a node of each weight's shape stands in its place."""
+
+    def matrix(self, name: str, *, transposed: bool = False) -> Node:
+        data = self.checkpoint.get(name).data
+        _check_matrix(name, data)
+        return self._stand_in((data.T if transposed else data).shape)
+
+    def vector(self, name: str, *, plus: float = 0.0) -> Node:  # noqa: ARG002
+        data = self.checkpoint.get(name).data
+        if data.ndim != 1:
+            raise ConvertError(
+                f"tensor {name!r}: expected a vector, got shape {data.shape}",
+                hint="this variant of the architecture is not covered by the cpu backend; use a GPU backend",
+            )
+        return self._stand_in(data.shape)
+
+    @staticmethod
+    def _stand_in(shape: tuple[int, ...]) -> Node:
+        # A scalar that is broadcast: openvino checks shapes as with a constant, without its memory.
+        return op.broadcast(_constant(np.float32(0)), _constant(np.array(shape, np.int64)))
+
+
 def build_model(
     decoder: Decoder, checkpoint: Checkpoint, storage: Storage, *, on_layer: Callable[[int], None] = lambda _: None
 ) -> BuiltModel:
@@ -233,20 +270,33 @@ def build_model(
         on_layer: Called with the number of each finished layer.
 
     Raises:
-        ConvertError: A tensor is missing, has an unexpected shape, or would be ignored.
+        ConvertError: A tensor is missing or has an unexpected shape; see :func:`check_model` for what it ignores.
     """
     graph = _Graph(decoder, checkpoint, storage)
+    model = _build(graph, on_layer)
+    return BuiltModel(model=model, arrays=tuple(graph.arrays))
+
+
+def check_model(decoder: Decoder, checkpoint: Checkpoint) -> None:
+    """Build the graph from the shapes of the weights alone, in moments: no value is read or converted.
+
+    Raises:
+        ConvertError: A tensor is missing, has an unexpected shape, or would be ignored.
+    """
+    _build(_Outline(decoder, checkpoint, "float32"), lambda _: None)
+    _check_leftovers(checkpoint, is_tied=decoder.tied)
+
+
+def _build(graph: _Graph, on_layer: Callable[[int], None]) -> ov.Model:
     builders = {"GPT2LMHeadModel": _gpt2, "OPTForCausalLM": _opt}
     try:
-        logits = builders.get(decoder.architecture, _llama_like)(graph, on_layer)
-        model = graph.model(logits)
+        logits = builders.get(graph.decoder.architecture, _llama_like)(graph, on_layer)
+        return graph.model(logits)
     except RuntimeError as error:  # what openvino raises when shapes do not fit
         raise ConvertError(
             f"the weights do not fit config.json: {str(error).strip().splitlines()[-1]}",
             hint="the snapshot mixes files of different models; remove it and run the command again",
         ) from error
-    _check_leftovers(checkpoint, is_tied=decoder.tied)
-    return BuiltModel(model=model, arrays=tuple(graph.arrays))
 
 
 def _check_leftovers(checkpoint: Checkpoint, *, is_tied: bool) -> None:
@@ -350,7 +400,7 @@ def _opt(graph: _Graph, on_layer: Callable[[int], None]) -> Node:
 
 
 def _embed(graph: _Graph, name: str) -> Node:
-    rows = op.gather(graph.matrix(name), graph.ids, _constant(np.int64(0)))
+    rows = op.gather(graph.table(name, graph.decoder.vocab_size), graph.ids, _constant(np.int64(0)))
     scale = graph.decoder.embedding_scale
     return rows if scale == 1.0 else op.multiply(rows, _constant(np.float32(scale)))
 
@@ -358,7 +408,7 @@ def _embed(graph: _Graph, name: str) -> Node:
 def _learned_positions(graph: _Graph, name: str) -> Node:
     offset = graph.decoder.position_offset
     rows = op.add(graph.position_ids, _constant(np.int64(offset))) if offset else graph.position_ids
-    return op.gather(graph.matrix(name), rows, _constant(np.int64(0)))
+    return op.gather(graph.table(name, graph.decoder.context_tokens + offset), rows, _constant(np.int64(0)))
 
 
 def _head(graph: _Graph, hidden: Node, embedding: str) -> Node:

@@ -9,9 +9,8 @@ It decides how bytes become arrays and refuses files that contradict their own h
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtbuild.errors import ConvertError
+from trtbuild.untrusted import INDEX_LIMIT_BYTES, parse, read, shown
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +34,10 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("u1"),
 }
-_HEADER_LIMIT_BYTES = 100 << 20
+_HEADER_LIMIT_BYTES = 16 << 20
+"""The format allows 100 MB, which can parse to gigabytes; the largest published headers have five."""
+
+_MOST_AXES = 8
 _HINT = "the file is damaged or incomplete: remove the snapshot from the Hugging Face cache and run the command again"
 
 
@@ -103,21 +106,17 @@ def open_checkpoint(snapshot: Path) -> Checkpoint:
     """
     tensors: dict[str, Tensor] = {}
     for path in _shards(snapshot):
-        tensors.update(_map_file(path))
+        found = _map_file(path)
+        if both := sorted(tensors.keys() & found.keys()):
+            raise ConvertError(f"{path.name}: tensor {shown(both[0])} is in another shard too", hint=_HINT)
+        tensors.update(found)
     return Checkpoint(tensors)
 
 
 def _shards(snapshot: Path) -> list[Path]:
     index = snapshot / "model.safetensors.index.json"
     if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ConvertError(f"{index.name} cannot be read: {error}", hint=_HINT) from None
-        missing = [name for name in names if not (snapshot / name).is_file()]
-        if missing:
-            raise ConvertError(f"{index.name} names shards that are not there: {', '.join(missing)}", hint=_HINT)
-        return [snapshot / name for name in names]
+        return [snapshot / name for name in _indexed(index)]
     single = snapshot / "model.safetensors"
     if single.is_file():
         return [single]
@@ -129,37 +128,115 @@ def _shards(snapshot: Path) -> list[Path]:
     )
 
 
+def _indexed(index: Path) -> list[str]:
+    """Return the names of the shards that an index names, all of which are there."""
+    try:
+        document = read(index, INDEX_LIMIT_BYTES)
+    except (OSError, ValueError) as error:
+        raise ConvertError(f"{index.name} cannot be read: {error}", hint=_HINT) from None
+    weight_map = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConvertError(f"{index.name}: weight_map: expected the shard of each tensor", hint=_HINT)
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
+            raise ConvertError(
+                f"{index.name}: weight_map: {shown(tensor)}: expected the name of a safetensors file beside it, "
+                f"got {shown(name)}",
+                hint=_HINT,
+            )
+    names = sorted(set(weight_map.values()))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise ConvertError(f"{index.name} names shards that are not there: {', '.join(missing[:5])}", hint=_HINT)
+    return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a tensor is, as its file's header says and this file has checked. Offsets from the end of the header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
 def _map_file(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(_HEADER_LIMIT_BYTES, size - 8):
+        if size < 8 or length > size - 8:
             raise ConvertError(f"{path.name}: the header claims {length} bytes, the file has {size}", hint=_HINT)
+        if length > _HEADER_LIMIT_BYTES:
+            raise ConvertError(
+                f"{path.name}: the header claims {length} bytes, expected at most {_HEADER_LIMIT_BYTES}", hint=_HINT
+            )
         try:
-            header = json.loads(file.read(length))
-            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            return {name: _map_tensor(path, name, entry, 8 + length, size) for name, entry in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            header = parse(file.read(length), unique=True)
+        except ValueError as error:
             raise ConvertError(f"{path.name}: the header cannot be read: {error}", hint=_HINT) from None
+    if not isinstance(header, dict):
+        raise ConvertError(f"{path.name}: the header cannot be read: expected an object", hint=_HINT)
+    start = 8 + length
+    places = [_place(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
+    _check_places(path, places, size - start)
+    # One mapping for all tensors: the kernel limits how many a process has. Offsets need not be aligned to the item
+    # size, so bytes are mapped and viewed.
+    raw = np.memmap(path, dtype=np.uint8, mode="r") if size > start else np.zeros(size, np.uint8)
+    return {
+        place.name: Tensor(
+            dtype=place.dtype,
+            data=raw[start + place.begin : start + place.end].view(_DTYPES[place.dtype]).reshape(place.shape),
+        )
+        for place in places
+    }
 
 
-def _map_tensor(path: Path, name: str, entry: Mapping[str, Any], start: int, size: int) -> Tensor:
-    kind, shape = entry["dtype"], tuple(int(extent) for extent in entry["shape"])
-    begin, end = (int(offset) for offset in entry["data_offsets"])
-    dtype = _DTYPES.get(kind)
-    if dtype is None:
+def _place(path: Path, name: str, entry: Any) -> _Place:
+    """Return a header's entry after checking it on its own."""
+    where = f"{path.name}: tensor {shown(name)}"
+    given: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
+    kind, shape, offsets = given.get("dtype"), _counts(given.get("shape")), _counts(given.get("data_offsets"))
+    if shape is None or len(shape) > _MOST_AXES:
         raise ConvertError(
-            f"{path.name}: tensor {name!r} has type {kind}, which the cpu backend cannot read",
+            f"{where}: shape: expected up to {_MOST_AXES} sizes, got {shown(given.get('shape'))}", hint=_HINT
+        )
+    if offsets is None or len(offsets) != 2:
+        raise ConvertError(
+            f"{where}: data_offsets: expected two positions, got {shown(given.get('data_offsets'))}", hint=_HINT
+        )
+    dtype = _DTYPES.get(kind) if isinstance(kind, str) else None
+    if not isinstance(kind, str) or dtype is None:
+        raise ConvertError(
+            f"{where} has type {shown(kind)}, which the cpu backend cannot read",
             hint=f"it reads {', '.join(_DTYPES)}; use the unquantized checkpoint of the model",
         )
+    begin, end = offsets
     expected = math.prod(shape) * dtype.itemsize
-    if begin < 0 or end - begin != expected or start + end > size:
-        raise ConvertError(
-            f"{path.name}: tensor {name!r} needs {expected} bytes, its place is {begin}..{end} of {size - start}",
-            hint=_HINT,
-        )
-    if expected == 0:
-        return Tensor(dtype=kind, data=np.zeros(shape, dtype))
-    # Offsets in safetensors need not be aligned to the item size, so map bytes and view them.
-    raw = np.memmap(path, dtype=np.uint8, mode="r", offset=start + begin, shape=(expected,))
-    return Tensor(dtype=kind, data=raw.view(dtype).reshape(shape))
+    if end - begin != expected:
+        raise ConvertError(f"{where} needs {expected} bytes, its place is {begin}..{end}", hint=_HINT)
+    return _Place(name=name, dtype=kind, shape=shape, begin=begin, end=end)
+
+
+def _counts(value: object) -> tuple[int, ...] | None:
+    """Return a list of whole numbers from 0 that a file could need; None when it is something else."""
+    if not isinstance(value, list) or not all(type(each) is int and 0 <= each < 1 << 60 for each in value):
+        return None
+    return tuple(value)
+
+
+def _check_places(path: Path, places: Sequence[_Place], size: int) -> None:
+    """Refuse tensors that overlap, leave gaps, or end elsewhere than the file: the format has none of these."""
+    last, end = "the header", 0
+    for place in sorted(places, key=lambda each: (each.begin, each.end)):
+        if place.begin != end:
+            what = "overlaps" if place.begin < end else "leaves a gap after"
+            raise ConvertError(
+                f"{path.name}: tensor {shown(place.name)} at {place.begin}..{place.end} {what} {last}, which ends at "
+                f"{end}",
+                hint=_HINT,
+            )
+        last, end = f"tensor {shown(place.name)}", place.end
+    if end != size:
+        raise ConvertError(f"{path.name}: tensors end at {end} of {size} bytes: cut off or damaged", hint=_HINT)

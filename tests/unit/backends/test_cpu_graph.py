@@ -1,6 +1,11 @@
-"""How weights are stored in a graph. What whole graphs compute is held by the parity tests."""
+"""How weights are stored in a graph, and which weights make none. What whole graphs compute the parity tests hold."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +15,15 @@ from hypothesis.extra import numpy as st_np
 
 pytest.importorskip("openvino")
 
-from trtbuild.backends.cpu_graph import bfloat16_bits, quantize_int4, quantize_int8
+from tests.data.cpu_parity.checkpoints import CONFIGS, make_tensors, safetensors_bytes
+from tests.unit.backends.test_cpu_plan import HOST, read
+from trtbuild import backends
+from trtbuild.backends.cpu_families import read_decoder
+from trtbuild.backends.cpu_graph import bfloat16_bits, check_model, quantize_int4, quantize_int8
+from trtbuild.backends.cpu_plan import make_plan
+from trtbuild.backends.cpu_weights import Tensor, open_checkpoint
+from trtbuild.errors import ConvertError
+from trtbuild.spec import EngineSpec
 
 matrices = st_np.arrays(
     np.float32,
@@ -54,3 +67,77 @@ def test_int4_keeps_the_largest_weight_of_a_group() -> None:
 )
 def test_bfloat16_rounds_to_nearest_even(value: float, expected: int) -> None:
     assert bfloat16_bits(np.array([value], np.float32)).tolist() == [expected]
+
+
+Tensors = dict[str, np.ndarray[Any, Any]]
+
+
+def _write(name: str, directory: Path, change: Callable[[Tensors], object] = lambda _: None) -> None:
+    tensors = make_tensors(CONFIGS[name], seed=1)
+    change(tensors)
+    (directory / "config.json").write_text(json.dumps(CONFIGS[name]))
+    (directory / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+
+
+@pytest.fixture
+def converted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The type of each tensor whose values were asked for."""
+    seen: list[str] = []
+    float32 = Tensor.float32
+    monkeypatch.setattr(Tensor, "float32", lambda self: (seen.append(self.dtype), float32(self))[1])
+    return seen
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_family_is_outlined_from_shapes_alone(name: str, tmp_path: Path, converted: list[str]) -> None:
+    _write(name, tmp_path)
+    check_model(read_decoder(CONFIGS[name]), open_checkpoint(tmp_path))
+    assert not converted
+
+
+LAST = "model.layers.2.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        pytest.param("llama", lambda t: t.pop(LAST), f"no tensor '{LAST}'", id="missing"),
+        pytest.param(
+            "llama", lambda t: t.update({"model.layers.2.mlp.experts.0.weight": t[LAST]}), "would ignore", id="ignored"
+        ),
+        pytest.param("llama", lambda t: t.update({LAST: t[LAST][:, :-1]}), "do not fit config.json", id="width"),
+        pytest.param("llama", lambda t: t.update({LAST: t[LAST][0]}), f"'{LAST}': expected a matrix", id="axes"),
+        pytest.param(
+            "llama",
+            lambda t: t.update({"model.norm.weight": t["model.norm.weight"][:5]}),
+            "do not fit config.json",
+            id="norm",
+        ),
+        pytest.param(
+            "llama",
+            lambda t: t.update({"model.embed_tokens.weight": t["model.embed_tokens.weight"][:-1]}),
+            "at least 320 rows",
+            id="vocabulary",
+        ),
+        pytest.param(
+            "gpt2", lambda t: t.update({"wpe.weight": t["wpe.weight"][:-1]}), "at least 256 rows", id="positions"
+        ),
+        pytest.param(
+            "opt",
+            lambda t: t.update(
+                {"model.decoder.embed_positions.weight": t["model.decoder.embed_positions.weight"][:-1]}
+            ),
+            "at least 258 rows",
+            id="positions with an offset",
+        ),
+    ],
+)
+def test_weights_that_make_no_graph_are_refused_before_any_is_converted(
+    name: str, change: Callable[[Tensors], object], message: str, tmp_path: Path, converted: list[str]
+) -> None:
+    _write(name, tmp_path, change)
+    plan = make_plan(EngineSpec(model="x", quantization="int8-weight-only"), read(CONFIGS[name]), HOST)
+    with pytest.raises(ConvertError, match=message) as caught:
+        backends.get("cpu").build(plan, tmp_path, tmp_path / "engine", tmp_path / "work")
+    assert caught.value.hint
+    assert not converted
