@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -54,11 +55,21 @@ def test_workflows_follow_their_schema() -> None:
 def test_images_run_as_a_user_and_install_by_hash(path: Path) -> None:
     text = path.read_text()
     assert re.findall(r"^USER (\S+)", text, re.MULTILINE) == ["10001:10001"]
-    assert "org.opencontainers.image.version" in text
+    assert f"ARG VERSION={_project()['version']}\n" in text
+    for label in ("version", "revision"):
+        assert f'org.opencontainers.image.{label}="${{{label.upper()}}}"' in text
     assert ":latest" not in text
     for line in text.replace("\\\n", " ").splitlines():
         if "pip install" in line and "/opt/triton-cli/bin/pip" not in line:
             assert "--require-hashes" in line or "--no-deps" in line, line
+
+
+@pytest.mark.parametrize("path", CONTAINERFILES, ids=[p.name for p in CONTAINERFILES])
+def test_images_start_their_command_without_a_shell(path: Path) -> None:
+    commands = re.findall(r"^(?:ENTRYPOINT|CMD|HEALTHCHECK .*CMD) (.*)$", path.read_text(), re.MULTILINE)
+    assert len(commands) >= 2
+    for command in commands:
+        assert all(isinstance(word, str) for word in json.loads(command))
 
 
 def test_triton_cli_is_never_taken_from_a_package_index() -> None:
