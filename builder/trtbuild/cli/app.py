@@ -41,17 +41,17 @@ def _is_own_word(args: list[str]) -> bool:
 
 _EPILOG = """\b
 Examples:
-  trtbuild demo                                  a real model served by a real Triton, here
-  trtbuild plan llama-3-70b-instruct             which GPUs, how many, how much of everything
-  trtbuild llama-3-8b --tp 2                     build the engine and the model repository
-  trtbuild serve llama-3-8b --tp 2               ... and serve it
-  trtbuild build ./plan                          a directory whose name is a command
+  trtbuild demo                        a real model on a real Triton, here
+  trtbuild plan llama-3-70b-instruct   which GPUs, how many, how much room
+  trtbuild llama-3-8b --tp 2           build engine and model repository
+  trtbuild serve llama-3-8b --tp 2     ... and serve it
+  trtbuild build ./plan                a directory named like a command
 
-\b
-Exit codes: 0 success, 1 bug, 2 request, 3 host, 4 fetch, 5 convert, 6 build, 7 store,
-8 repository, 9 launch, 130 interrupted, 143 terminated.
-Every option is also TRTBUILD_<OPTION> in the environment and <option>: in engine.yaml.
-What takes an engine.yaml takes every option; its --help shows those that matter to it.
+Exit codes: 0 success, 1 bug, 2 request, 3 host, 4 fetch, 5 convert, 6 build, 7 store, 8 repository, 9 launch,
+130 interrupted, 143 terminated.
+
+Every option is also TRTBUILD_<OPTION> in the environment and <option>: in engine.yaml. What takes an engine.yaml takes
+every option; its --help shows those that matter to it.
 """
 
 

@@ -160,7 +160,11 @@ class Journal:
             ) from error
 
     def close(self) -> None:
-        """Give the files and the lock back."""
+        """Give the files and the lock back; a journal that holds nothing is removed."""
+        with contextlib.suppress(OSError):
+            status = os.fstat(self._file)
+            if not status.st_size and os.path.samestat(status, os.stat(self.path)):  # noqa: PTH116 - as above
+                self.path.unlink()
         os.close(self._file)
         if self._old >= 0:
             os.close(self._old)

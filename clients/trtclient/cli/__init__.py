@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,58 +10,61 @@ from typing import NoReturn
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``trtclient`` and exit: 0, a code of ``trtbuild.errors``, or 10 for a run with an unwanted result."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    try:
+        from trtbuild.cli.streams import finish, mend_streams
+
+        mend_streams()
+        signal.signal(signal.SIGTERM, _terminate)
+        code = finish(run(list(sys.argv[1:] if argv is None else argv)))
+    except KeyboardInterrupt:  # before there was anything to end
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        code = 130
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every error is rendered here, once."""
     import click
 
+    from trtbuild.cli.streams import is_plain
     from trtbuild.errors import TrtBuildError
-    from trtclient.cli.app import app
+    from trtclient.cli.app import COMMANDS, app
 
+    color = False if is_plain() else None
     try:
-        result = app.main(args=arguments, prog_name="trtclient", standalone_mode=False)
+        result = app.main(args=arguments, prog_name="trtclient", standalone_mode=False, color=color)
         sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        _render(error.format_message(), f"{context.command_path if context else 'trtclient'} --help")
-        return 2
+        from trtbuild.cli import render
+
+        return render.render_usage(error, "trtclient", render.near_command(arguments, list(COMMANDS)))
     except TrtBuildError as error:
-        _render(error.message, error.hint)
-        return error.exit_code
+        from trtbuild.cli import render
+
+        return render.render(error)
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        return 130
-    except BrokenPipeError:  # the reader of our standard output went away: not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        from trtbuild.cli import render
+
+        return render.say_end("interrupted", 130)
+    except _Terminated:
+        from trtbuild.cli import render
+
+        return render.say_end("terminated", 143)
+    except (BrokenPipeError, SystemExit):  # click's word for it: the reader of our standard output went away
         return 0
     except Exception as error:  # noqa: BLE001 - the boundary: anything else is a bug and says so
-        import traceback
+        from trtbuild.cli import render
 
-        traceback.print_exception(error)
-        _render(f"a bug in trtclient: {type(error).__name__}: {error}", "please report it with the lines above")
-        return 1
+        return render.render_unexpected(error, "trtclient")
     return result if isinstance(result, int) else 0
 
 
-def _render(message: str, hint: str) -> None:
-    import click
-
-    from trtbuild import log
-
-    sink = log.get()
-    if sink.log_format == "json":
-        sink.error("failed", message, hint=hint)
-        return
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
-    if hint:
-        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {hint}", err=True)
+class _Terminated(SystemExit):
+    """SIGTERM came."""
 
 
 def _terminate(signum: int, frame: object) -> None:
     """Leave through every ``finally`` on SIGTERM."""
-    raise SystemExit(128 + signum)
+    raise _Terminated(128 + signum)

@@ -18,12 +18,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _EPILOG = """\b
 Examples:
   trtclient chat http://127.0.0.1:8000 llama
-  trtclient load http://127.0.0.1:8000 llama --rate 2..20 --duration 2m --slo ttft=500ms,tpot=50ms --html report.html
-  trtclient batch questions.jsonl -o answers.jsonl --url http://127.0.0.1:8000 --model llama
+  trtclient load http://127.0.0.1:8000 llama --rate 2..20 --html report.html
+  trtclient batch in.jsonl -o out.jsonl --url http://127.0.0.1:8000 --model m
 
-\b
 URL: http(s)://HOST:PORT is Triton's generate endpoint, grpc(s)://HOST:PORT its gRPC port, http(s)://HOST/v1 an
-OpenAI-style server. Exit codes: those of trtbuild (0, 1 bug, 2 request, 9 server, 130, 143) and 10: the command ran,
+OpenAI-style server.
+
+Exit codes: those of trtbuild (0, 1 bug, 2 request, 9 server, 130, 143) and 10: the command ran,
 but requests failed or the goal was missed.
 """
 

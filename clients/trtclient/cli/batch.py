@@ -10,7 +10,7 @@ import click
 
 from trtclient.batch.scoring import SCORES
 from trtclient.cli.options import DURATION, SHARD, configure_log, output_options, server_options
-from trtclient.errors import EXIT_UNMET
+from trtclient.errors import EXIT_UNMET, SpecError
 
 _INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -77,6 +77,8 @@ def batch(
     from trtclient.batch.journal import Journal
     from trtclient.batch.run import Settings, execute
 
+    if out.exists() and out.samefile(source):
+        raise SpecError(f"{source} is input and output", hint="choose another -o OUT.jsonl; the answers replace it")
     defaults = Defaults(model=model, max_tokens=max_tokens, system=system, parameters=dict(parameters))
     requests = Input(source, defaults, shard=shard)
     journal = Journal(out)

@@ -15,9 +15,10 @@ from trtclient.cli.options import (
     LENGTHS,
     configure_log,
     output_options,
+    refuse_unwritable,
     server_options,
     write_text,
-)  # fmt: skip
+)
 from trtclient.errors import EXIT_UNMET, SpecError
 from trtclient.values import Goal, Lengths
 
@@ -122,6 +123,7 @@ def load(
     from trtclient import apis
     from trtclient.load import report, run, stats
 
+    refuse_unwritable(json_path, csv_path, html_path)
     plan = _plan(**{name: options[name] for name in _PLAN_OPTIONS})
     book, workload = run.execute(
         run.Run(
@@ -136,6 +138,7 @@ def load(
     settings = _settings({"url": url, "model": model, "warmup_s": warmup, "timeout_s": timeout, **options})
     settings["tokens_per_word"] = None if workload.prompts else round(workload.tokens_per_word, 3)
     text = report.as_json(summary, settings)
+    click.echo(text if output == "json" else report.as_table(summary))
     if json_path:
         write_text(json_path, text + "\n")
     if csv_path:
@@ -144,7 +147,6 @@ def load(
         from trtclient.load import page
 
         write_text(html_path, page.render(summary, book.records, settings))
-    click.echo(text if output == "json" else report.as_table(summary))
     return _exit_code(summary, fail_under)
 
 

@@ -11,7 +11,7 @@ import click
 
 from trtbuild import log
 from trtclient import apis, values
-from trtclient.errors import TrtBuildError
+from trtclient.errors import SpecError, TrtBuildError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,10 +105,31 @@ def write_text(path: Path, text: str) -> None:
     """Write a result file.
 
     Raises:
-        click.ClickException: It cannot be written.
+        SpecError: It cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror}") from error
+        raise _unwritable(path, error) from error
+
+
+def refuse_unwritable(*paths: Path | None) -> None:
+    """Find out before the work whether its results can be written; leaves existing files as they are.
+
+    Raises:
+        SpecError: One cannot.
+    """
+    for path in filter(None, paths):
+        try:
+            is_new = not path.exists()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+            if is_new:
+                path.unlink()
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> SpecError:
+    return SpecError(f"cannot write {path}: {error.strerror}", hint="name a file in a directory that can be written")

@@ -112,14 +112,14 @@ def test_no_words_show_the_help_and_not_an_error(capsys: pytest.CaptureFixture[s
     assert "error" not in shown.split("Exit codes")[0]
 
 
-@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_fits_a_narrow_terminal_and_a_wide_one(command: str) -> None:
     import click
 
-    found = app.get_command(click.Context(app), command)
+    found = app.get_command(click.Context(app), command) if command else app
     assert found is not None
     for width in (80, 110):
-        text = found.get_help(click.Context(found, info_name=command, terminal_width=width))
+        text = found.get_help(click.Context(found, info_name=command or "trtbuild", terminal_width=width))
         prose = [line for line in text.splitlines() if not line.startswith("  -")]  # long choices stand alone
         assert len(prose) > 3
         assert max(len(line) for line in prose) <= width

@@ -142,6 +142,17 @@ def test_a_bad_line_in_the_middle_costs_that_line_only(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_a_journal_that_holds_nothing_is_not_left_behind(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "out.jsonl")
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+    journal = Journal(tmp_path / "out.jsonl")
+    journal.path.unlink()
+    journal.path.write_text("another run's")
+    journal.close()
+    assert journal.path.read_text() == "another run's"
+
+
 def test_the_result_replaces_the_journal_and_is_read_by_the_next_run(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out.jsonl"
     journal = Journal(out)
