@@ -60,22 +60,22 @@ def doctor(ctx: click.Context, store: Path | None, output: str, log_format: str,
 @click.option("--metrics-url", metavar="URL", help="A server's metrics port, e.g. http://127.0.0.1:8002.")
 @click.option("--prometheus", metavar="URL", help="Prometheus, e.g. http://127.0.0.1:9090.")
 @click.option("--namespace", "-n", default="default", help="Namespace of the pods.")
-@click.option("--metric", default="triton:demand:ratio", help="The recorded series the autoscaler follows.")
-@click.option("--hpa", "hpa_name", metavar="NAME", help="HorizontalPodAutoscaler to ask kubectl for.")
-@click.option("--selector", metavar="LABELS", help="Label selector of the pods, for kubectl.")
+@click.option("--metric", help="Series to check instead of the one that the autoscaler names.")
+@click.option("--hpa", "hpa_name", metavar="NAME", help="HorizontalPodAutoscaler to ask kubectl for (KEDA makes one).")
+@click.option("--selector", metavar="LABELS", help="Label selector of the pods, where the autoscaler has no labels.")
 @click.option(
     "--from",
     "directory",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Directory with saved answers: metrics.txt, targets.json, rules.json, series.json, custom_metrics.json, "
-    "hpa.json, pods.json.",
+    help="Directory with saved answers: metrics.txt, targets.json, rules.json, series.json, hpa.json, pods.json, "
+    "custom_metrics.json (or external_metrics.json and scaled_object.json, resource_metrics.json).",
 )
 @output_options
 def autoscaling(
     metrics_url: str | None,
     prometheus: str | None,
     namespace: str,
-    metric: str,
+    metric: str | None,
     hpa_name: str | None,
     selector: str | None,
     directory: Path | None,
@@ -85,8 +85,9 @@ def autoscaling(
 ) -> None:
     """Walk from a server's metrics to its autoscaler and name the first hop that is broken, with the fix.
 
-    metrics endpoint, scrape target, recording rule, recorded series, custom metrics API, autoscaler. A hop that was not
-    asked is passed over. Exits 3 at the first broken hop.
+    pods, metrics endpoint, scrape target, recording rule, recorded series, ScaledObject (KEDA), metrics API,
+    autoscaler. A hop that was not asked is passed over. Exits 3 at the first broken hop, and when one that was asked
+    is not known.
     """
     configure_log(log_format, log_level)
     for flag, url in (("--metrics-url", metrics_url), ("--prometheus", prometheus)):
@@ -105,11 +106,12 @@ def autoscaling(
     else:
         for hop in hops:
             click.echo(f"{ {True: 'ok', False: 'BROKEN', None: '-'}[hop.is_ok]:<8}{hop.name:<20}{hop.text}")
-    if all(hop.is_ok is None for hop in hops):
+    if all(hop.is_ok is None and not hop.fix for hop in hops):
         raise click.UsageError("nothing was asked: pass --prometheus, --metrics-url, --hpa or --from")
-    broken = hops[-1]
-    if broken.is_ok is False:
-        raise HostError(f"{broken.name}: {broken.text}", hint=broken.fix)
+    # The broken hop is the last; else the first that should be known and is not.
+    worst = hops[-1] if hops[-1].is_ok is False else next((hop for hop in hops if hop.is_ok is None and hop.fix), None)
+    if worst:
+        raise HostError(f"{worst.name}: {worst.text}", hint=worst.fix)
 
 
 def backend_checks(host: HostInfo) -> list[tuple[str, bool, str]]:

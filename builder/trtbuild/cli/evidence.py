@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote
 
 from trtbuild import health
 from trtbuild.errors import LaunchError, SpecError
 from trtbuild.process import Command, run
-from trtbuild.signal_path import Evidence
+from trtbuild.signal_path import APIS, DOCUMENTS, POD_LABELS, Evidence, is_missing, own_labels, scaled_object_of
 
 KUBECTL_TIMEOUT_S = 30.0
 
 
 def gather(
     *,
-    metric: str,
+    metric: str | None,
     namespace: str,
     metrics_url: str | None,
     prometheus: str | None,
@@ -28,38 +29,62 @@ def gather(
     selector: str | None,
     directory: Path | None,
 ) -> Evidence:
-    """Return what could be asked; a hop without an address stays unasked, one that fails holds its error."""
+    """Return what could be asked; a hop without an address stays unasked, one that fails holds its error.
+
+    The autoscaler comes first: it says which metric to follow through the others, and whose pods they are about.
+    """
     found: dict[str, Any] = _saved(directory) if directory else {}
+    if hpa_name:
+        hpa = found["hpa"] = _kubectl("-n", namespace, "get", "hpa", hpa_name, "-o", "json")
+        owner = hpa_name if is_missing(hpa) else scaled_object_of(hpa)
+        if owner:
+            found["scaled_object"] = _kubectl("-n", namespace, "get", "scaledobjects.keda.sh", owner, "-o", "json")
+        own = {"app.kubernetes.io/component": "server"} | {POD_LABELS[k]: v for k, v in own_labels(hpa).items()}
+        if not selector and len(own) > len(POD_LABELS):
+            selector = ",".join(f"{key}={value}" for key, value in own.items())
+    if selector:
+        found["pods"] = _kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json")
     if metrics_url:
-        found["metrics"] = _metrics(metrics_url.removesuffix("/metrics"))
+        found["metrics"] = _metrics(metrics_url.removesuffix("/").removesuffix("/metrics"))
+    signal = Evidence(metric=metric, namespace=namespace, **found).signal
     if prometheus:
         base = prometheus.rstrip("/")
         found["targets"] = _json(f"{base}/api/v1/targets")
         found["rules"] = _json(f"{base}/api/v1/rules")
-        found["series"] = _json(f"{base}/api/v1/query?query={quote(metric)}")
-    if hpa_name:
-        found["hpa"] = _kubectl("-n", namespace, "get", "hpa", hpa_name, "-o", "json")
-        path = f"/apis/custom.metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/*/{metric}"
-        found["custom_metrics"] = _kubectl("get", "--raw", path)
-    if selector:
-        found["pods"] = _kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json")
-    pods = _ready_pods(found.pop("pods", None))
-    return Evidence(metric=metric, namespace=namespace, pods=pods, **found)
+        if signal.query:
+            found["series"] = _json(f"{base}/api/v1/query?query={quote(signal.query)}")
+    if hpa_name and signal.kind in APIS:
+        found[APIS[signal.kind].document] = _kubectl("get", "--raw", signal.path(namespace, quote(selector or "")))
+    return Evidence(metric=metric, namespace=namespace, **found)
 
 
 def _saved(directory: Path) -> dict[str, Any]:
+    """Return the answers in a directory; a file may also hold the words of a kubectl that failed."""
     found: dict[str, Any] = {}
-    for name in ("targets", "rules", "series", "custom_metrics", "hpa", "pods"):
+    for name in DOCUMENTS:
         path = directory / f"{name}.json"
         if path.exists():
-            try:
-                found[name] = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise SpecError(f"{path} is not JSON: {error}", hint="save it with -o json, or curl") from error
+            found[name] = _parsed(path.read_text(encoding="utf-8"))
+            if not isinstance(found[name], dict):
+                raise SpecError(
+                    f"{path} holds no JSON object", hint="save it with -o json, --raw or curl; 2>&1 saves errors too"
+                )
     text = directory / "metrics.txt"
     if text.exists():
         found["metrics"] = text.read_text(encoding="utf-8")
     return found
+
+
+def _parsed(text: str) -> Any:
+    """Return the JSON of an answer, an error where kubectl or a server said so in words, else None."""
+    # kubectl complains on standard error about any API that is down, and answers all the same.
+    lines = [line for line in text.splitlines() if not re.match(r"[EWI]\d{4} |Warning: ", line)]
+    text = "\n".join(lines).strip()
+    try:
+        return json.loads(text)
+    except ValueError:
+        is_error = re.match(r"Error|error:|Unable to connect|The connection|service unavailable", text)
+        return {"error": text[-500:]} if is_error else None
 
 
 def _metrics(url: str) -> Any:
@@ -73,35 +98,23 @@ def _json(url: str) -> Any:
     try:
         return health.read_json(url)
     except LaunchError as error:
+        answer = error.__cause__
+        if isinstance(answer, HTTPError):  # Prometheus says in the body what it minds
+            document = _parsed(answer.read().decode("utf-8", "replace"))
+            return document if isinstance(document, dict) else {"status": "error", "error": error.message}
         return {"error": error.message}
 
 
 def _kubectl(*arguments: str) -> Any:
     program = shutil.which("kubectl", path=os.environ.get("PATH", os.defpath))
     if not program:
-        return {"error": "kubectl is not on PATH; save its answers and pass --from"}
+        return {"error": "kubectl is not on PATH"}
     try:
         done = run(Command(argv=(program, *arguments)), timeout_s=KUBECTL_TIMEOUT_S, tail_lines=None)
     except (OSError, TimeoutError) as error:
         return {"error": str(error)}
     text = "\n".join(done.tail)
-    if done.exit_code:
-        return {"error": text.strip()[-500:]}
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {"error": f"kubectl answered no JSON: {text[:200]}"}
-
-
-def _ready_pods(document: Any) -> Sequence[str]:
-    """Return the names of the pods that are ready, in a saved or fetched pod list."""
-    if not isinstance(document, dict):
-        return ()
-    return tuple(
-        str(pod["metadata"]["name"])
-        for pod in document.get("items", [])
-        if any(
-            condition.get("type") == "Ready" and condition.get("status") == "True"
-            for condition in pod.get("status", {}).get("conditions", [])
-        )
-    )
+    document = _parsed(text)
+    if isinstance(document, dict) and not (done.exit_code and "error" not in document):
+        return document
+    return {"error": text.strip()[-500:] or f"kubectl ended with {done.exit_code} and said nothing"}
