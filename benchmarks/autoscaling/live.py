@@ -11,7 +11,9 @@ up to 15 s later), and until it would go back to one. Exit code 1 where the firs
 from __future__ import annotations
 
 import argparse
+import html
 import json
+import math
 import os
 import random
 import signal
@@ -230,29 +232,48 @@ def _plot(readings: Sequence[Reading], capacity_rps: float) -> str:
     )
 
 
+def _judge(readings: Sequence[Reading]) -> tuple[float, str]:
+    """Return seconds from the step up until more replicas are asked for, and what is told about the trial."""
+    up_s, down_s = PHASES_S[0], PHASES_S[0] + PHASES_S[1]
+    asked_s = next((one.at_s - up_s for one in readings if one.at_s >= up_s and one.wanted > 1), math.inf)
+    later = [one for one in readings if one.at_s >= down_s]
+    too_many_s = max((one.at_s - down_s for one in later if one.wanted > 1), default=0.0)
+    too_early = sum(20 < one.at_s < up_s and one.wanted > 1 for one in readings)
+    return asked_s, (
+        f"asks for more {asked_s:.1f} s after the step up (false alarms before it: {too_early} s), for at most "
+        f"{max(one.wanted for one in readings)} replicas, and for one {too_many_s:.0f} s after the step down"
+    )
+
+
+def _page(lines: Sequence[str], plot: str) -> str:
+    """Return an HTML page that needs nothing else: what was printed, above the plot."""
+    told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return f'<!doctype html><meta charset="utf-8"><title>Does the autoscaler follow the load?</title>{told}{plot}\n'
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trials."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.autoscaling.live", description=__doc__)
     parser.add_argument("--trials", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="folder for the plot (SVG)")
+    parser.add_argument("--out", type=Path, help="folder for the plots (HTML, one a trial)")
     options = parser.parse_args(argv)
     reactions: list[float] = []
+    lines: list[str] = []
     for trial in range(options.trials):
         with tempfile.TemporaryDirectory() as name, _server(Path(name)) as server:
             capacity_rps = _capacity(server)
             _configure(Path(name), server)
             with Prometheus(Path(name)) as prometheus:
                 readings = _watch(prometheus, server, capacity_rps, trial)
-        asked = [one.at_s for one in readings if one.at_s >= PHASES_S[0] and one.wanted > 1]
-        too_early = [one.at_s for one in readings if 20 < one.at_s < PHASES_S[0] and one.wanted > 1]
-        reactions.append(asked[0] - PHASES_S[0] if asked else float("inf"))
-        sys.stdout.write(
-            f"trial {trial}: capacity {capacity_rps:.1f} rps, asks for more {reactions[-1]:.1f} s after the step,"
-            f" highest wish {max(one.wanted for one in readings)}, false alarms before it {len(too_early)} s\n"
-        )
+        reaction_s, line = _judge(readings)
+        reactions.append(reaction_s)
+        lines.append(f"trial {trial}: capacity {capacity_rps:.1f} rps, {line}")
+        sys.stdout.write(lines[-1] + "\n")
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
-            (options.out / "live.svg").write_text(_plot(readings, capacity_rps), encoding="utf-8")
+            page = _page(lines, _plot(readings, capacity_rps))
+            (options.out / f"live-{trial}.html").write_text(page, encoding="utf-8")
+            sys.stderr.write(f"wrote {options.out / f'live-{trial}.html'}\n")
     return 0 if max(reactions) <= GOAL_S else 1
 
 
