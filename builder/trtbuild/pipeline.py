@@ -20,12 +20,12 @@ from typing import cast
 
 from trtbuild import __version__, backends, catalog, fetch, log
 from trtbuild.catalog import ModelInfo
-from trtbuild.errors import HostError, RepositoryError, SpecError, StoreError, TrtBuildError
+from trtbuild.errors import HostError, SpecError, StoreError, TrtBuildError
 from trtbuild.fetch import Hub
 from trtbuild.fetch.cache import RepoCache
 from trtbuild.log import format_bytes
 from trtbuild.plan import Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, canonical_json, path_part
-from trtbuild.repository import ServedModel, write_repository
+from trtbuild.repository import ServedModel, unwritable, write_repository
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec
 from trtbuild.store import Entry, Shared, Staging, Store, VerifyMode, make_room, open_tier
 
@@ -487,12 +487,13 @@ def remember_commit(repository: Path, spec: EngineSpec, plan: BuildPlan, state: 
     known = {"spec": _spec_digest(spec), "revision": plan.model.revision, "key": plan.key.digest, "state": state}
     if _read_record(repository) == known:
         return
+    text = (json.dumps(known) + "\n").encode()
     try:
-        record.write_text(json.dumps(known) + "\n", encoding="utf-8")
+        file = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        with open(file, "wb") as stream:  # noqa: PTH123 - a descriptor, opened through no link of somebody else's
+            stream.write(text)
     except OSError as error:
-        raise RepositoryError(
-            f"cannot write {record}: {error.strerror}", hint="make its directory writable, or pass another --repository"
-        ) from error
+        raise unwritable(str(record), record.parent, error, needed_bytes=len(text)) from error
 
 
 def _read_record(repository: Path) -> dict[str, JsonValue]:

@@ -5,19 +5,23 @@ It does not know engines: a backend says how its engine model is rendered (:clas
 
 On disk ``root`` is a symbolic link to ``.<root name>.versions/<digest of the contents>`` beside it. A version is
 written under another name and renamed, and the link is replaced by a rename, so a server that starts at any moment
-sees a whole repository. Equal contents have an equal digest: writing them again changes nothing.
+sees a whole repository. Equal contents have an equal digest: writing them again changes nothing. What a writer that
+was killed left half done is never pointed to, and removed by the next one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtbuild import log
 from trtbuild.errors import RepositoryError
+from trtbuild.log import format_bytes
 from trtbuild.plan import EngineInfo, EngineTemplate
 from trtbuild.spec import JsonValue
 
@@ -40,7 +45,15 @@ DEFAULT_MAX_TOKENS = 16
 KEPT_VERSIONS = 2
 """Versions that stay on disk: the current one and the one a running server may have been started with."""
 
+LEFTOVER_AGE_S = 3600.0
+"""Where no lock can prove a writer dead, it is taken for dead this long after it began; writing takes a second."""
+
+FEW_INODES = 1000
+"""Free inodes below which a full disk may be one that takes no more files; a repository has tens of them."""
+
 _RECORD = "trtbuild-repository.json"
+_VERSION = re.compile(r"[0-9a-f]{16}")
+_LEFTOVER = re.compile(r"\.(?:staging|link)-(?:(?P<boot>[0-9a-f]{12})-)?[0-9a-f]{32}")
 _SHARED = "_shared/trtbuild_front"
 _LEFTOVERS = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache"})
 _ENGINE = "tensorrt_llm"
@@ -87,18 +100,63 @@ def write_repository(root: Path, models: Sequence[ServedModel], *, keep_others: 
     Raises:
         RepositoryError: Something cannot be rendered, does not pass the checks or cannot be written.
     """
+    needed_bytes = None
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with _writing(root):
+        with _writing(root) as boot:
+            _sweep(_versions_directory(root), boot)
             _refuse_foreign(root)
             kept = _read_current(root) if keep_others else ({}, {})
             record, files = render_repository(models, kept=kept)
-            return _swap_in(root, record, files)
+            needed_bytes = sum(map(len, files.values()))
+            return _swap_in(root, record, files, boot)
     except OSError as error:
-        raise RepositoryError(
-            f"cannot write the model repository {root}: {error.strerror or error}",
-            hint="make the directory above it writable, or pass another --repository",
-        ) from error
+        raise unwritable(f"the model repository {root}", root.parent, error, needed_bytes=needed_bytes) from error
+
+
+def unwritable(what: str, directory: Path, error: OSError, *, needed_bytes: int | None = None) -> RepositoryError:
+    """Return the error for something that cannot be written below ``directory``: why, with the figures, and the remedy.
+
+    Args:
+        what: What cannot be written, for people.
+        directory: Where it was to be.
+        error: What the file system said.
+        needed_bytes: Bytes that were to be written, when that is known.
+    """
+    is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    is_named = isinstance(error.filename, str | bytes) and not is_full
+    named = Path(os.fsdecode(error.filename)) if is_named else directory
+    there = next((path for path in (named, *named.parents) if _can_be_seen(path)), Path("/"))
+    reason, elsewhere = error.strerror or str(error), "pass --repository with a directory on another disk"
+    needs = f", {format_bytes(needed_bytes)} are needed" if needed_bytes is not None else ""
+    if error.errno == errno.ENOSPC:
+        room = os.statvfs(there)
+        inodes = f" and {room.f_favail} inodes" if room.f_files and room.f_favail < FEW_INODES else ""
+        reason = f"the disk of {there} is full: {format_bytes(room.f_bavail * room.f_frsize)}{inodes} are free{needs}"
+        hint = f"make room there (df -h {there}; trtbuild store gc if the store is on it), or {elsewhere}"
+    elif error.errno == errno.EDQUOT:
+        reason = f"the disk quota of uid {os.geteuid()} on {there} is used up{needs}"
+        hint = f"remove what this user has there (quota -s), or {elsewhere}"
+    elif error.errno == errno.EROFS:
+        reason = f"{there} is on a read-only file system"
+        hint = f"mount it writable, or {elsewhere}"
+    elif error.errno in {errno.EACCES, errno.EPERM}:
+        info = there.stat()
+        reason += (
+            f": {there} belongs to uid {info.st_uid} gid {info.st_gid} mode {stat.S_IMODE(info.st_mode):04o}, "
+            f"this process is uid {os.geteuid()} gid {os.getegid()}"
+        )
+        hint = f"make {there} writable for it (fsGroup or chown), or pass another --repository"
+    else:
+        hint = "make the directory above it writable, or pass another --repository"
+    return RepositoryError(f"cannot write {what}: {reason}", hint=hint)
+
+
+def _can_be_seen(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        path.stat()
+        return True
+    return False
 
 
 Record = dict[str, list[str]]
@@ -372,14 +430,79 @@ def _versions_directory(root: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _writing(root: Path) -> Iterator[None]:
-    """Let one writer at a time read, extend and replace a repository; where locks do not work, the last one wins."""
+def _writing(root: Path) -> Iterator[str]:
+    """Let one writer at a time read, extend and replace a repository; where locks do not work, the last one wins.
+
+    Yields the name of this boot of this machine when the lock excludes all other writers of this boot, else nothing.
+    """
     versions = _versions_directory(root)
+    if versions.is_symlink():
+        raise RepositoryError(
+            f"{versions} is a symbolic link to {versions.readlink()}, and what is there is not trtbuild's to remove",
+            hint=f"find out who made it; then: rm {versions}, or pass another --repository",
+        )
     versions.mkdir(exist_ok=True)
-    with (versions / ".lock").open("w") as lock:
+    path = versions / ".lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield _boot() if _excludes(path) else ""
+    finally:
+        os.close(lock)
+
+
+def _excludes(path: Path) -> bool:
+    """Say whether the lock that is held on ``path`` keeps others out: some file systems grant every lock, or none."""
+    second = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(second)
+    return False
+
+
+def _boot() -> str:
+    """Return 12 hex digits that all processes of this machine share until it is started again; empty if unknown."""
+    with contextlib.suppress(OSError):
+        name = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()  # Source: random(4)
+        return name.replace("-", "")[:12]
+    return ""
+
+
+def _scratch(versions: Path, kind: str, boot: str) -> Path:
+    """Return a new name for what is not finished; with the boot whose writers the lock keeps apart, if it does."""
+    return versions / f".{kind}-{f'{boot}-' if boot else ''}{uuid.uuid4().hex}"
+
+
+def _sweep(versions: Path, boot: str) -> None:
+    """Remove what writers left that died before they could.
+
+    Whoever wrote during this boot under the lock that this process now holds is dead. Of all others (another node,
+    an earlier boot, a file system without locks) only the age is known, by the clock that stamps the files.
+    """
+    found = [(path, match) for path in versions.iterdir() if (match := _LEFTOVER.fullmatch(path.name))]
+    if not found:
+        return
+    os.utime(versions / ".lock")
+    now = (versions / ".lock").stat().st_mtime
+    for path, match in found:
+        with contextlib.suppress(FileNotFoundError):
+            if (boot and match["boot"] == boot) or now - path.lstat().st_mtime > LEFTOVER_AGE_S:
+                # Renamed first: a writer that lives after all fails, and never finishes what is half removed.
+                _remove(path.rename(versions / f".damaged-{uuid.uuid4().hex}"))
+                log.get().debug("repository_swept", f"removed {path}, which a dead writer left")
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _refuse_foreign(root: Path) -> None:
@@ -428,22 +551,26 @@ def _digest(files: Files) -> str:
     return digest.hexdigest()[:16]
 
 
-def _swap_in(root: Path, record: Record, files: Files) -> Path:
+def _swap_in(root: Path, record: Record, files: Files, boot: str) -> Path:
     """Bring ``files`` to disk as a version and make ``root`` point to it."""
     versions = _versions_directory(root)
     version = versions / _digest(files)
     if not _holds(version, files):
-        staging = versions / f".staging-{uuid.uuid4().hex}"
+        staging = _scratch(versions, "staging", boot)
         try:
             _write(staging, files)
             if version.exists():  # somebody changed it; what is there cannot be trusted
                 version.rename(versions / f".damaged-{uuid.uuid4().hex}")
-            staging.rename(version)
+            try:
+                staging.rename(version)
+            except OSError:
+                if not _holds(version, files):  # where locks do not work, another writer of the same was faster
+                    raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     target = Path(versions.name) / version.name
     if not root.is_symlink() or root.readlink() != target:
-        link = versions / f".link-{uuid.uuid4().hex}"
+        link = _scratch(versions, "link", boot)
         link.symlink_to(target)
         link.replace(root)
         log.get().debug("repository_swap", f"{root} now is version {version.name}", models=sorted(record))
@@ -474,8 +601,14 @@ def _write(directory: Path, files: Files) -> None:
 
 def _remove_old(versions: Path, current: Path) -> None:
     """Remove versions that no server can have been started with since the last two writes."""
-    others = [path for path in versions.iterdir() if path.is_dir() and path != current and not path.is_symlink()]
-    named = [path for path in others if not path.name.startswith(".")]
-    named.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in [*named[KEPT_VERSIONS - 1 :], *(path for path in others if path.name.startswith(".damaged-"))]:
-        shutil.rmtree(path, ignore_errors=True)
+    others = [path for path in versions.iterdir() if path != current]
+    named = [(_written(path), path) for path in others if _VERSION.fullmatch(path.name)]
+    old = [path for _, path in sorted(named, reverse=True)[KEPT_VERSIONS - 1 :]]
+    for path in [*old, *(path for path in others if path.name.startswith(".damaged-"))]:
+        _remove(path)
+
+
+def _written(path: Path) -> float:
+    with contextlib.suppress(OSError):  # where locks do not work, another writer may remove it meanwhile
+        return path.lstat().st_mtime
+    return 0.0

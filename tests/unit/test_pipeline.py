@@ -29,6 +29,7 @@ from trtbuild.plan import (
 )
 from trtbuild.spec import CpuInfo, EngineSpec, HostInfo, RepositorySpec, Spec, parse_spec
 from trtbuild.store import Store
+from trtbuild.store.beacon import current_owner
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -326,6 +327,27 @@ def test_a_record_that_cannot_be_written_is_named(
     (tmp_path / ".models.trtbuild.json").mkdir()
     with pytest.raises(RepositoryError, match=r"cannot write .*\.models\.trtbuild\.json: Is a directory"):
         pipeline.remember_commit(tmp_path / "models", request(model).engine, plan)
+
+
+def test_a_record_is_written_through_no_link(ctx: Context, backend: TinyBackend, model: Path, tmp_path: Path) -> None:
+    plan = _plan_at(ctx, backend, model, COMMIT)
+    (tmp_path / "precious").write_text("not to be cut")
+    (tmp_path / ".models.trtbuild.json").symlink_to(tmp_path / "precious")
+    with pytest.raises(RepositoryError, match=r"cannot write .*\.models\.trtbuild\.json: .*symbolic link"):
+        pipeline.remember_commit(tmp_path / "models", request(model).engine, plan)
+    assert (tmp_path / "precious").read_text() == "not to be cut"
+
+
+def test_a_hit_sweeps_what_a_killed_builder_left(ctx: Context, backend: TinyBackend, model: Path) -> None:
+    """Nobody may ever build again on a machine that has its engine."""
+    provision(request(model), ctx)
+    gone = current_owner("pod", now=0.0).__dict__ | {"pid": 2**22 + 1}
+    left = ctx.store.layout.staging / "dead.1"
+    (left / "work").mkdir(parents=True)
+    (left / "work" / "checkpoint").write_bytes(b"x" * 1000)
+    left.with_name("dead.1.owner").write_text(json.dumps(gone))
+    assert provision(request(model), ctx).was_hit
+    assert list(ctx.store.layout.staging.iterdir()) == []
 
 
 def test_room_is_asked_for_before_anything_is_built(ctx: Context, backend: TinyBackend, model: Path) -> None:

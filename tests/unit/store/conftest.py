@@ -10,13 +10,13 @@ import pytest
 
 
 @pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is one: the store syncs every file, which a busy disk makes slow."""
+def tmp_path() -> Iterator[Path]:
+    """A directory in memory where there is one: the store syncs every file, which a busy disk makes slow.
+
+    Not pytest's own, whose parents no other user may enter.
+    """
     memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    path = Path(tempfile.mkdtemp(prefix="store-test-", dir=memory))
+    path = Path(tempfile.mkdtemp(prefix="store-test-", dir=memory if os.access(memory, os.W_OK) else None))
     yield path
     for parent, _, _ in os.walk(path):
         Path(parent).chmod(0o700)
