@@ -23,6 +23,12 @@ CONFIG_LIMIT_BYTES = 8 << 20
 INDEX_LIMIT_BYTES = 64 << 20
 """Largest index of shards; about 100 bytes per tensor, and the largest mixtures of experts have 100,000."""
 
+HEADER_LIMIT_BYTES = 16 << 20
+"""Largest header of a safetensors file; the format allows 100 MB, which parses to gigabytes; published ones have 5."""
+
+METADATA_LIMIT_BYTES = 128 << 20
+"""Largest tokenizer or other file that is not weights; published ones have up to 35 MB."""
+
 SIZE_LIMIT = (1 << 31) - 1
 """Largest size: engines count in 32 bits, and products of sizes stay within what arithmetic with fractions can hold."""
 
@@ -56,6 +62,16 @@ def read(path: Path, limit_bytes: int) -> Any:
         OSError: It is not there or cannot be read.
         ValueError: It is no regular file, too large, or no JSON.
     """
+    return parse(read_bytes(path, limit_bytes))
+
+
+def read_bytes(path: Path, limit_bytes: int) -> bytes:
+    """Return what a file holds; one that is too large is not read.
+
+    Raises:
+        OSError: It is not there or cannot be read.
+        ValueError: It is no regular file, or too large.
+    """
     # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
         found = os.fstat(stream.fileno())
@@ -63,7 +79,7 @@ def read(path: Path, limit_bytes: int) -> Any:
             raise ValueError("it is not a regular file")
         if found.st_size > limit_bytes:
             raise ValueError(f"it has {found.st_size:,} bytes, expected at most {limit_bytes:,}")
-        return parse(stream.read(limit_bytes))
+        return stream.read(found.st_size)  # not the limit: a buffer of that size would be made first
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

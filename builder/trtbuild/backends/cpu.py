@@ -98,7 +98,7 @@ class CpuBackend:
             if not path.is_file() or path.stat().st_size == 0:
                 raise _incomplete(engine_dir, f"{name} is missing or empty")
         try:
-            document = json.loads((engine_dir / "config.json").read_text(encoding="utf-8"))
+            document = untrusted.read(engine_dir / "config.json", untrusted.CONFIG_LIMIT_BYTES)
             if document["schema"] != CONFIG_SCHEMA:
                 raise _incomplete(engine_dir, f"config.json has schema {document['schema']}, expected {CONFIG_SCHEMA}")
             pretrained, limits = document["pretrained_config"], document["build_config"]
@@ -114,7 +114,7 @@ class CpuBackend:
                 vocab_size=int(pretrained["vocab_size"]),
                 versions=dict(document["versions"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
             raise _incomplete(engine_dir, f"config.json cannot be read ({error!r})") from error
 
     def template(self, info: EngineInfo, engine_dir: Path, spec: RepositorySpec) -> EngineTemplate:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtbuild.errors import ConvertError
-from trtbuild.untrusted import INDEX_LIMIT_BYTES, parse, read, shown
+from trtbuild.untrusted import HEADER_LIMIT_BYTES, INDEX_LIMIT_BYTES, parse, read, shown
 
 Array = npt.NDArray[Any]
 
@@ -34,9 +34,6 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("u1"),
 }
-_HEADER_LIMIT_BYTES = 16 << 20
-"""The format allows 100 MB, which can parse to gigabytes; the largest published headers have five."""
-
 _MOST_AXES = 8
 _HINT = "the file is damaged or incomplete: remove the snapshot from the Hugging Face cache and run the command again"
 
@@ -168,9 +165,9 @@ def _map_file(path: Path) -> dict[str, Tensor]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise ConvertError(f"{path.name}: the header claims {length} bytes, the file has {size}", hint=_HINT)
-        if length > _HEADER_LIMIT_BYTES:
+        if length > HEADER_LIMIT_BYTES:
             raise ConvertError(
-                f"{path.name}: the header claims {length} bytes, expected at most {_HEADER_LIMIT_BYTES}", hint=_HINT
+                f"{path.name}: the header claims {length} bytes, expected at most {HEADER_LIMIT_BYTES}", hint=_HINT
             )
         try:
             header = parse(file.read(length), unique=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trtbuild import feasibility, log, memory
+from trtbuild import feasibility, log, memory, untrusted
 from trtbuild.backends.tensorrt_llm_plan import LLMAPI_SINCE, choose_limits, gpu_label
 from trtbuild.catalog import GpuArchitecture, ModelInfo, gpu_architecture, parse_version, preset, trtllm_releases
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
@@ -30,7 +30,6 @@ from trtbuild.plan import (
     ResolvedModel,
 )
 from trtbuild.spec import EngineSpec, GpuInfo, HostInfo, JsonValue, RepositorySpec, closest
-from trtbuild.untrusted import outward_links
 
 TEMPLATE = "tensorrt_llm/llmapi"
 CONFIG_SCHEMA = 1
@@ -124,7 +123,7 @@ class LlmApiBackend:
                 f"{plan.model.model_id} has no safetensors weights",
                 hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
             )
-        if links := outward_links(snapshot):
+        if links := untrusted.outward_links(snapshot):
             raise ConvertError(
                 f"{snapshot}: {links[0]}: the link leads out of the model's directory, and its target would be kept "
                 "with the engine",
@@ -145,7 +144,7 @@ class LlmApiBackend:
         The LLM API starts its own ranks, so the server has one, whatever the tensor parallel size.
         """
         try:
-            document = json.loads((engine_dir / "config.json").read_text(encoding="utf-8"))
+            document = untrusted.read(engine_dir / "config.json", untrusted.CONFIG_LIMIT_BYTES)
             if document["schema"] != CONFIG_SCHEMA:
                 raise BuildError(f"{engine_dir}: config.json has schema {document['schema']}", hint=_HINT)
             for name, size in document["files"].items():
@@ -164,7 +163,7 @@ class LlmApiBackend:
                 dtype=str(document["pretrained_config"]["dtype"]),
                 vocab_size=int(document["pretrained_config"]["vocab_size"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
             raise BuildError(f"{engine_dir}: config.json cannot be read ({error!r})", hint=_HINT) from error
 
     def template(self, info: EngineInfo, engine_dir: Path, spec: RepositorySpec) -> EngineTemplate:

@@ -6,14 +6,13 @@ It runs the tools, follows their output and turns their failures into words. Wha
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtbuild import feasibility, log, process
+from trtbuild import feasibility, log, process, untrusted
 from trtbuild.backends import tensorrt_llm_commands as commands
 from trtbuild.backends.tensorrt_llm_engine import (
     check_checkpoint,
@@ -267,7 +266,7 @@ def _refuse_remote_code(plan: BuildPlan, snapshot: Path) -> None:
     if not shipped:
         return
     try:
-        config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
+        config = untrusted.read(snapshot / "config.json", untrusted.CONFIG_LIMIT_BYTES)
     except (OSError, ValueError) as error:
         raise ConvertError(f"{snapshot}/config.json cannot be read: {error}", hint="download the model again") from None
     if isinstance(config, dict) and config.get("auto_map"):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trtbuild import untrusted
 from trtbuild.errors import BuildError
 from trtbuild.plan import EngineInfo
 
@@ -27,7 +28,7 @@ def read_config(engine_dir: Path) -> dict[str, Any]:
     """
     path = engine_dir / "config.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = untrusted.read(path, untrusted.CONFIG_LIMIT_BYTES)
     except FileNotFoundError:
         raise BuildError(f"{engine_dir} has no config.json", hint=_HINT) from None
     except (OSError, ValueError) as error:
@@ -47,10 +48,9 @@ def inspect_engine(engine_dir: Path) -> EngineInfo:
     try:
         info = _engine_info(config)
         mapping = config["pretrained_config"]["mapping"]
-        world_size = int(mapping.get("world_size", info.world_size))
-    except (KeyError, TypeError, ValueError) as error:
+        world_size, cp_size = int(mapping.get("world_size", info.world_size)), int(mapping.get("cp_size", 1))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BuildError(f"{engine_dir}/config.json lacks or garbles {error}", hint=_HINT) from None
-    cp_size = int(mapping.get("cp_size", 1))
     if world_size != info.world_size * cp_size:
         raise BuildError(
             f"{engine_dir}/config.json: world_size {world_size} is not "

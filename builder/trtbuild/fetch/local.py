@@ -22,14 +22,14 @@ from typing import BinaryIO
 from trtbuild import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.select import select, shards
-from trtbuild.fetch.snapshot import load_config
+from trtbuild.fetch.snapshot import check_metadata, load_config, read_index
+from trtbuild.untrusted import HEADER_LIMIT_BYTES, outward_links, parse
 
 _IGNORED = {"__pycache__"}
 _MEMO_FORMAT = 1
 _MEMO_ENTRIES = 10_000
 _RACY_NS = 2_000_000_000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_MAX_HEADER_BYTES = 100 << 20  # Source: safetensors 0.5, its own limit on the header
 
 
 def local_snapshot(path: Path, *, allow_pickle: bool = False) -> Path:
@@ -49,10 +49,16 @@ def local_snapshot(path: Path, *, allow_pickle: bool = False) -> Path:
     selection = select(names, model_id=str(path), allow_pickle=allow_pickle, allow_code=False)
     weights = selection.weights
     if selection.index:
-        text = (directory / selection.index).read_text(encoding="utf-8", errors="replace")
+        text = read_index(directory / selection.index)
         weights = shards(text, names, index=selection.index, model_id=str(path))
+    check_metadata(directory, selection.first)
     for name in weights:
         _check_weights(directory / name)
+    if links := outward_links(directory):
+        raise FetchError(
+            f"{directory}: {links[0]}: the link leads out of the model, whose files are kept with its engine",
+            hint="put a copy of the file in its place",
+        )
     return directory
 
 
@@ -195,9 +201,9 @@ def _promised_size(stream: BinaryIO) -> int:
     Source: safetensors format: u64 header length, JSON header, then tensors at ``data_offsets`` behind it.
     """
     (length,) = struct.unpack("<Q", stream.read(8))
-    if length > _MAX_HEADER_BYTES:
+    if length > HEADER_LIMIT_BYTES:
         raise ValueError(f"its header would be {length} bytes long")
-    header = json.loads(stream.read(length))
+    header = parse(stream.read(length))
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     return 8 + int(length) + max(ends, default=0)
 

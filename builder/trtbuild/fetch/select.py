@@ -6,12 +6,12 @@ One set of weights is taken, safetensors first, and of the rest only what buildi
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trtbuild.errors import FetchError
+from trtbuild.untrusted import parse
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
@@ -88,7 +88,7 @@ def select(names: Iterable[str], *, model_id: str, allow_pickle: bool, allow_cod
     return Selection(metadata=tuple(metadata), index=index, weights=weights)
 
 
-def shards(index_text: str, names: Iterable[str], *, index: str, model_id: str) -> tuple[str, ...]:
+def shards(index_text: str | bytes, names: Iterable[str], *, index: str, model_id: str) -> tuple[str, ...]:
     """Return the weight files that an index names.
 
     Raises:
@@ -96,7 +96,7 @@ def shards(index_text: str, names: Iterable[str], *, index: str, model_id: str) 
     """
     suffix = ".safetensors" if index == SAFETENSORS_INDEX else ".bin"
     try:
-        weight_map = json.loads(index_text)["weight_map"]
+        weight_map = parse(index_text)["weight_map"]
         wanted = sorted({str(name) for name in weight_map.values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FetchError(

@@ -7,14 +7,13 @@ says which files are weights.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtbuild import log
+from trtbuild import log, untrusted
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import RepoCache
 from trtbuild.fetch.hub import Hub, RemoteFile, Resolved
@@ -24,6 +23,8 @@ from trtbuild.fetch.select import CONFIG_FILES, TOKENIZER_FILES, Selection, sele
 
 if TYPE_CHECKING:
     from trtbuild.fetch.http import Client, Tuning
+
+_OBJECTS = frozenset({"generation_config.json", "special_tokens_map.json", "tokenizer_config.json"})
 
 ABANDONED_S = 24 * 3600.0
 
@@ -60,6 +61,7 @@ def snapshot(
             raise offline_error(resolved.model_id, resolved.revision, repo.root)
         with _client(hub, tuning) as client:
             wanted.resolved = list_files(resolved, client=client, cache=repo.root)
+            _check_sizes(wanted.first(), resolved.model_id)
             if wanted.has_index():
                 _bring(client, repo, wanted.resolved, wanted.first())
             _bring(client, repo, wanted.resolved, wanted.all())
@@ -67,7 +69,9 @@ def snapshot(
         repo.remove_temporaries(before=time.time() - ABANDONED_S)
     for file in wanted.all():  # a process killed in its very last step leaves a journal beside the finished blob
         remove_leftovers(repo.blob(file))
-    return repo.snapshot(resolved.commit)
+    directory = repo.snapshot(resolved.commit)
+    check_metadata(directory, [file.path for file in wanted.first()])
+    return directory
 
 
 def read_config(resolved: Resolved, *, cache: Path, hub: Hub, tuning: Tuning | None = None) -> dict[str, Any]:
@@ -147,8 +151,7 @@ class _Wanted:
         selection = self._select()
         weights = selection.weights
         if selection.index:
-            path = self.repo.pointer(self.resolved.commit, selection.index)
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = read_index(self.repo.pointer(self.resolved.commit, selection.index))
             weights = shards(text, self._names(), index=selection.index, model_id=self.resolved.model_id)
         return self._named((*selection.first, *weights))
 
@@ -207,9 +210,50 @@ def _client(hub: Hub, tuning: Tuning | None) -> Iterator[Client]:
         client.close()
 
 
+def read_index(path: Path) -> bytes:
+    """Return an index of shards.
+
+    Raises:
+        FetchError: It is too large to be one, or cannot be read.
+    """
+    try:
+        return untrusted.read_bytes(path, untrusted.INDEX_LIMIT_BYTES)
+    except (OSError, ValueError) as error:
+        raise FetchError(f"{path} cannot be read: {error}", hint="download or copy the model again") from error
+
+
+def check_metadata(directory: Path, names: Sequence[str]) -> None:
+    """Refuse files beside the weights that nobody could serve from, before hours of building.
+
+    Raises:
+        FetchError: One is larger than any tokenizer, or what the front model reads as an object is none.
+    """
+    for name in names:
+        size = (directory / name).stat().st_size
+        if size > untrusted.METADATA_LIMIT_BYTES:
+            raise _too_large(f"{directory / name}", size)
+        if name in _OBJECTS:
+            _read_object(directory / name)
+
+
+def _check_sizes(files: Sequence[RemoteFile], model_id: str) -> None:
+    """Refuse by the hub's listing what :func:`check_metadata` would refuse after the download."""
+    for file in files:
+        if file.size > untrusted.METADATA_LIMIT_BYTES:
+            raise _too_large(f"{file.path} of {model_id}", file.size)
+
+
+def _too_large(what: str, size: int) -> FetchError:
+    limit = log.format_bytes(untrusted.METADATA_LIMIT_BYTES)
+    return FetchError(
+        f"{what} has {log.format_bytes(size)}, expected at most {limit}",
+        hint="no tokenizer or configuration is that large; see what the file is, or try another --revision",
+    )
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = untrusted.read(path, untrusted.CONFIG_LIMIT_BYTES)
     except FileNotFoundError:
         value = None
     except (OSError, ValueError) as error:

@@ -123,6 +123,22 @@ def test_pickles_only_when_allowed_and_nothing_better_is_there(hub: HubStub, cli
     assert contents(client.fetch(allow_pickle=True))["pytorch_model.bin"] == b"a pickle"
 
 
+def test_a_tokenizer_larger_than_any_is_not_downloaded(
+    hub: HubStub, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trtbuild.untrusted.METADATA_LIMIT_BYTES", 1000)
+    hub.add_repo("org/model", small_model(**{"tokenizer.json": b"{}" + b" " * 1000}))
+    with pytest.raises(FetchError, match=r"tokenizer\.json of org/model has 1002 B, expected at most 1000 B"):
+        client.fetch()
+    assert hub.bytes_sent("/storage/") == 0
+
+
+def test_a_file_that_the_front_model_cannot_read_ends_the_fetch(hub: HubStub, client: Client) -> None:
+    hub.add_repo("org/model", small_model(**{"tokenizer_config.json": b'{"a":' * 99999}))
+    with pytest.raises(FetchError, match=r"tokenizer_config\.json cannot be read: it is nested too deeply"):
+        client.fetch()
+
+
 def test_config_alone_without_weights(hub: HubStub, client: Client) -> None:
     quantization = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}
     hub.add_repo("org/model", small_model(**{"hf_quant_config.json": json.dumps(quantization).encode()}))
