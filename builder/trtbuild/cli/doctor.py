@@ -153,7 +153,8 @@ def directory_check(path: Path) -> tuple[bool, str]:
             status = there.stat()
             owner = f"{there} belongs to uid {status.st_uid} gid {status.st_gid} mode {status.st_mode & 0o7777:04o}"
             return False, f"cannot be written: {owner}, this process is uid {os.geteuid()} gid {os.getegid()}"
-        return True, f"{format_bytes(shutil.disk_usage(there).free)} free"
+        made = "" if path.expanduser().exists() else "not there yet, "
+        return True, f"{made}{format_bytes(shutil.disk_usage(there).free)} free"
     except OSError as error:
         return False, f"cannot be looked at: {error.strerror}"
 

@@ -255,7 +255,8 @@ def test_an_interrupt_while_python_still_imports_is_one_word() -> None:
 @pytest.mark.parametrize(
     ("path", "is_writable", "text"),
     [
-        pytest.param("new/deeper", True, "free", id="to-be-made"),
+        pytest.param(".", True, "free", id="there"),
+        pytest.param("new/deeper", True, "not there yet, ", id="to-be-made"),
         pytest.param("file/below", False, "is no directory", id="below-a-file"),
         pytest.param("/proc/self/new", False, "cannot be written", id="proc"),
     ],
