@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.machines import gpu_host
@@ -154,6 +154,7 @@ def test_choose_dtype(alias: str, sku: str, asked: str, chosen: str) -> None:
     assert feasibility.choose_dtype(asked, named(alias), gpu(sku).architecture) == chosen
 
 
+@settings(deadline=None)
 @given(
     model=st.sampled_from(catalog.models()),
     sku=st.sampled_from(catalog.skus()),
