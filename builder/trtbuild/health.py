@@ -1,7 +1,7 @@
 """Ask a running server whether it works, wait for it, stream from it, drain it. HTTP with the standard library only.
 
 It decides what "live", "ready" and "drained" mean: a server that answers ``/v2/health/ready`` can still hold a dead
-model process, so ready means that a real generation came back.
+model process, so ready means that a real generation came back, and the processes themselves are looked at.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from trtbuild.errors import LaunchError
@@ -21,6 +22,12 @@ PROBE_TIMEOUT_S = 10.0
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a probe of this pod never goes to a proxy
 
 IN_FLIGHT_METRICS = ("trtbuild_requests_waiting", "trtbuild_requests_running")
+
+FAILED_STARTS_LIMIT = 3
+"""Failed starts of an engine process in a row after which starting it again is not expected to help."""
+
+_STUB = "triton_python_backend_stub"
+_SHM_PREFIX = "--backend-config=python,shm-region-prefix-name="
 
 
 def is_up(url: str, what: str = "ready", *, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
@@ -157,14 +164,22 @@ def self_test(url: str, metrics_url: str, model: str | None, *, timeout_s: float
     tested again. ``model`` None stands for every front model that the server has.
 
     Raises:
-        LaunchError: A generation failed, a model process is dead, or no front model can be seen.
+        LaunchError: A generation failed, a model process is dead, an engine process is not there, or no front model can
+            be seen.
     """
     try:
-        ended = count_outcomes(read_metrics(metrics_url, timeout_s=timeout_s))
+        metrics = read_metrics(metrics_url, timeout_s=timeout_s)
     except LaunchError:
         if model is None:
             raise
-        ended = {}
+        metrics = ""
+    for engine, is_up in _engine_gauge(metrics, "trtbuild_engine_up").items():
+        if not is_up:
+            raise LaunchError(
+                f"the engine process of {engine!r} has ended and is being started again",
+                hint="wait; the server's log says why it ended",
+            )
+    ended = count_outcomes(metrics)
     names = [model] if model is not None else sorted(ended)
     if not names:
         raise LaunchError(
@@ -180,26 +195,72 @@ def self_test(url: str, metrics_url: str, model: str | None, *, timeout_s: float
 def refuse_dead(url: str, metrics_url: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> None:
     """Refuse a server with a dead model process, which goes on to answer that it is live and ready.
 
-    Only where requests have failed is one more tried, and only the server's own word about its process counts: an
-    engine that is slow, full or refuses the request is alive.
+    On the server's own machine its processes are looked at, so nobody has to send a request first. From elsewhere a
+    request is tried where others have failed, and only the server's own word about its process counts: an engine that
+    is slow, full or refuses the request is alive. An engine process that ended is no reason, its model starts it again;
+    one that cannot be started again is.
 
     Source: triton-inference-server/python_backend, ``Stub process '<name>' is not healthy``.
 
     Raises:
-        LaunchError: The process of a model behind a front model is dead.
+        LaunchError: The process of a model is dead, or an engine cannot be started again.
     """
+    if dead := dead_model_processes(url):
+        raise _dead(f"process {', '.join(str(pid) for pid in dead)} of the server at {url} has ended")
     try:
-        ended = count_outcomes(read_metrics(metrics_url, timeout_s=timeout_s))
+        metrics = read_metrics(metrics_url, timeout_s=timeout_s)
     except LaunchError:
         return
-    for name in (name for name, counts in ended.items() if counts.get("failed")):
+    for model, starts in _engine_gauge(metrics, "trtbuild_engine_failed_starts").items():
+        if starts >= FAILED_STARTS_LIMIT:
+            raise LaunchError(
+                f"the engine process of {model!r} could not be started again, {starts:g} times in a row",
+                hint="restart the server; its log says why the engine does not start",
+            )
+    for name in (name for name, counts in count_outcomes(metrics).items() if counts.get("failed")):
         try:
             probe_generation(url, name, timeout_s=timeout_s)
         except LaunchError as error:
             if re.search(r"Stub process '[^']*' is not healthy", error.message):
-                raise LaunchError(
-                    f"a model process is dead: {error.message}", hint="restart the server; its log says what happened"
-                ) from error
+                raise _dead(error.message) from error
+
+
+def _dead(what: str) -> LaunchError:
+    return LaunchError(f"a model process is dead: {what}", hint="restart the server; its log says what happened")
+
+
+def _engine_gauge(metrics: str, name: str) -> dict[str, float]:
+    """Return a gauge of the engine models by model."""
+    series = re.findall(rf'^{name}\{{(?:[^}}]*,)?model="([^"]*)"[^}}]*\}} (\S+)', metrics, re.MULTILINE)
+    return {model: float(value) for model, value in series}
+
+
+def dead_model_processes(url: str, *, proc: Path = Path("/proc")) -> list[int]:
+    """Return the processes of models that have ended while their server, which has a port of ``url``, goes on.
+
+    The server waits for its children only when it unloads their model: until then a dead one is a zombie. The servers
+    of further ranks are found by their shared-memory prefix. Empty for a server that is not seen from here.
+    """
+    port = url.rpartition(":")[2]
+    argvs: dict[int, list[str]] = {}
+    zombies: dict[int, int] = {}
+    for directory in proc.glob("[0-9]*"):
+        try:
+            name, _, rest = (directory / "stat").read_text().partition("(")[2].rpartition(")")
+            state, parent = rest.split()[:2]
+            argvs[int(directory.name)] = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except (OSError, ValueError):  # it has ended meanwhile, or is somebody else's
+            continue
+        if state == "Z" and _STUB.startswith(name):  # the kernel keeps the first 15 characters
+            zombies[int(directory.name)] = int(parent)
+    ours = [argv for argv in argvs.values() if {f"--http-port={port}", f"--metrics-port={port}"} & set(argv)]
+    prefixes = {word.rstrip("_0123456789") for argv in ours for word in argv if word.startswith(_SHM_PREFIX)}
+    servers = {
+        pid
+        for pid, argv in argvs.items()
+        if argv in ours or any(word.rstrip("_0123456789") in prefixes for word in argv if word.startswith(_SHM_PREFIX))
+    }
+    return sorted(pid for pid, parent in zombies.items() if parent in servers)
 
 
 def drain(
@@ -213,7 +274,8 @@ def drain(
     """Wait until no request has been in flight for a moment; return how many were left (0 unless time ran out).
 
     ``settle_s`` bridges the time in which other nodes still route new requests to a pod that is leaving its Service.
-    A server that is gone counts as drained; one that is too busy to answer does not.
+    A server that is gone counts as drained; one that is too busy to answer does not. Where a model process has died,
+    requests in flight may never end: after ``settle_s`` the rest is left to the server's own exit timeout.
     """
     started = idle_since = clock()
     left = 0.0
@@ -224,10 +286,10 @@ def drain(
             if _is_refused(error.__cause__):
                 return 0.0
             idle_since = clock()
-        if left > 0:
+        if left > 0 and not dead_model_processes(metrics_url):
             idle_since = clock()
         elif clock() - idle_since >= settle_s:
-            return 0.0
+            return left
         sleep(0.25)
     return left
 

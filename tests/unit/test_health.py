@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from trtbuild.errors import LaunchError
 from trtbuild.health import (
     count_in_flight,
     count_outcomes,
+    dead_model_processes,
     drain,
     generate,
     is_up,
@@ -200,6 +202,92 @@ def test_only_the_servers_word_makes_a_model_dead(
         refuse_dead(url, url)
     assert handler.generations == 1
     refuse_dead(url, "http://127.0.0.1:9")
+
+
+def engine(up: int, failed_starts: int, model: str = "tensorrt_llm") -> str:
+    labels = f'{{model="{model}",version="1"}}'
+    return f"trtbuild_engine_up{labels} {up}\ntrtbuild_engine_failed_starts{labels} {failed_starts}\n"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "is_ready", "is_live"),
+    [
+        pytest.param(engine(1, 0), True, True, id="runs"),
+        pytest.param(engine(0, 0), False, True, id="is-started-again"),
+        pytest.param(engine(0, 2), False, True, id="failed-twice"),
+        pytest.param(engine(0, 3), False, False, id="failed-three-times"),
+        pytest.param(engine(1, 0) + engine(0, 5, "n-tensorrt_llm"), False, False, id="another-engine"),
+    ],
+)
+def test_an_engine_process_that_has_gone_is_seen_without_a_request(
+    triton: tuple[str, type[_Triton]], metrics: str, is_ready: bool, is_live: bool
+) -> None:
+    url, handler = triton
+    handler.metrics = staticmethod(lambda: outcomes(5, 0) + metrics)
+    if is_ready:
+        self_test(url, url, "m")
+    else:
+        with pytest.raises(LaunchError, match="tensorrt_llm' has ended and is being started again"):
+            self_test(url, url, "m")
+    if is_live:
+        refuse_dead(url, url)
+    else:
+        with pytest.raises(LaunchError, match="could not be started again, [35] times in a row"):
+            refuse_dead(url, url)
+    assert handler.generations == 0
+
+
+def write_process(proc: Path, pid: int, name: str, state: str, parent: int, *argv: str) -> None:
+    (proc / str(pid)).mkdir(parents=True)
+    (proc / str(pid) / "stat").write_text(f"{pid} ({name}) {state} {parent} 1 1 0 -1 4194304 0 0\n")
+    (proc / str(pid) / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in argv))
+
+
+SHM = "--backend-config=python,shm-region-prefix-name="
+
+
+@pytest.mark.parametrize(
+    ("processes", "dead"),
+    [
+        pytest.param([(8, "triton_python_b", "Z", 7)], [8], id="a-zombie-of-the-server"),
+        pytest.param([(8, "triton_python_b", "S", 7)], [], id="alive"),
+        pytest.param([(8, "python) Z 7 (x", "S", 7), (9, "sh", "Z", 7)], [], id="other-programs"),
+        pytest.param([(8, "triton_python_b", "Z", 50)], [], id="of-another-server"),
+        pytest.param([(8, "triton_python_b", "Z", 60), (9, "triton_python_b", "Z", 7)], [8, 9], id="of-another-rank"),
+    ],
+)
+def test_a_dead_model_process_is_a_zombie_of_its_server(
+    tmp_path: Path, processes: list[tuple[int, str, str, int]], dead: list[int]
+) -> None:
+    write_process(tmp_path, 7, "tritonserver", "S", 1, "tritonserver", "--http-port=8000", f"{SHM}trtbuild8000r0_")
+    write_process(tmp_path, 50, "tritonserver", "S", 1, "tritonserver", "--http-port=80", f"{SHM}trtbuild80r0_")
+    write_process(tmp_path, 60, "tritonserver", "S", 1, "tritonserver", "--id=rank12", f"{SHM}trtbuild8000r12_")
+    (tmp_path / "70").mkdir()  # ended while it was looked at
+    for pid, name, state, parent in processes:
+        write_process(tmp_path, pid, name, state, parent)
+    assert dead_model_processes("http://127.0.0.1:8000", proc=tmp_path) == dead
+    assert dead_model_processes("http://[::1]:9000", proc=tmp_path) == []
+
+
+def test_what_a_dead_model_process_holds_is_not_waited_for(
+    triton: tuple[str, type[_Triton]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = triton
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    asked: list[str] = []
+
+    def dead(address: str) -> list[int]:
+        asked.append(address)
+        return [8]
+
+    monkeypatch.setattr(health, "dead_model_processes", dead)
+    assert drain(url, timeout_s=60, settle_s=5, clock=lambda: now[0], sleep=sleep) == 11
+    assert 5 <= now[0] < 60
+    assert set(asked) == {url}
 
 
 def test_a_server_too_busy_to_answer_is_not_drained() -> None:

@@ -114,11 +114,13 @@ def workers(engine: Path) -> list[int]:
     return found
 
 
-def start_server(repository: Path, scratch: Path, env: Mapping[str, str] | None = None) -> Server:
+def start_server(
+    repository: Path, scratch: Path, env: Mapping[str, str] | None = None, server_arg: Mapping[str, str] | None = None
+) -> Server:
     """Start a server on ``repository``; the caller stops it."""
     found = launch.find_server(os.environ["PATH"])
     prepared = launch.prepare_server(found, cache_dir=scratch / "cache", search_path=os.environ["PATH"])
-    spec = ServerSpec(http_port=0, grpc_port=0, metrics_port=0)
+    spec = ServerSpec(http_port=0, grpc_port=0, metrics_port=0, server_arg=dict(server_arg or {}))
     ports = launch.choose_ports(spec)
     command = launch.server_command(prepared, repository, spec, ports)
     command = process.Command(argv=command.argv, env={**command.env, **(env or {})})

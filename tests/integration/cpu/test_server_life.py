@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import subprocess
@@ -47,6 +48,31 @@ def test_no_engine_outlives_whoever_started_it(engine: Path, tmp_path: Path, vic
             server.child.wait()  # the stub looks whether its parent's process id exists, and that of a zombie does
         until(lambda: not workers(engine), "the engine process ends")
     finally:
+        server.stop()
+
+
+def test_a_shorter_exit_timeout_bounds_what_an_idle_connection_and_a_lost_request_hold_up(
+    engine: Path, tmp_path: Path
+) -> None:
+    """Triton waits for connections, idle ones too, and for requests to a dead process: without a bound, 30 seconds."""
+    write_model(tmp_path / "repository", "tensorrt_llm", engine)
+    server = start_server(tmp_path / "repository", tmp_path, server_arg={"exit-timeout-secs": "3"})
+    idle = http.client.HTTPConnection("127.0.0.1", server.ports.http, timeout=DEADLINE_S)
+    try:
+        server.wait_ready()
+        (stub,) = _stubs(server.child.pid)
+        os.kill(stub, signal.SIGKILL)
+        assert "is not healthy" in ask(server, input_ids=[5], request_output_len=1).error
+        idle.request("GET", "/v2/health/live")
+        assert idle.getresponse().status == 200
+        server.child.send_signal(signal.SIGTERM)
+        server.child.wait(timeout=DEADLINE_S)
+        said = server.log.read_text()
+        assert "Timeout 3: Found 1 HTTP service connections" in said
+        assert "Timeout 4" not in said
+        assert "Exit timeout expired" in said
+    finally:
+        idle.close()
         server.stop()
 
 

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,13 @@ _GAUGES = (
     ("nv_trt_llm_request_metrics", "request_type", ("active", "waiting", "scheduled", "max")),
     ("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", ("max", "used", "free", "fraction", "tokens_per")),
 )
+_STATE = {
+    "trtbuild_engine_up": "Whether the engine process runs and has loaded its engine: 1 or 0.",
+    "trtbuild_engine_failed_starts": "Starts of the engine process in a row that ended before it was ready.",
+}
+_MOMENTARY = frozenset({"trtbuild_engine_up", "active", "waiting", "scheduled", "blocks_used"})
+"""What is 0 without an engine process."""
+
 _TIMES = ("first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
 
 
@@ -214,7 +222,7 @@ class TritonPythonModel:
         self._pending: dict[int, Pending] = {}
         self._fresh: dict[int, Pending] = {}
         self._next_key = 0
-        self._stats: dict[str, float] = {}
+        self._stats: dict[str, float] = dict.fromkeys(_STATE, 0.0)
         self._slots = 0
         self._failure = ""
         self._is_stopping = threading.Event()
@@ -230,14 +238,19 @@ class TritonPythonModel:
         if self._is_idle_rank:
             return
         self._gauges = _make_gauges(self._labels)
-        for run in (self._supervise, self._write, self._respond):
-            thread = threading.Thread(target=run, name=run.__name__.strip("_"), daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._start(self._supervise, self._write)
         self._first_start.wait()
         if self._failure:
             self.finalize()
             raise pb_utils.TritonModelException(self._failure)
+        _set_gauges(self._gauges, self._stats)  # here, so that a model that is ready never shows an engine that is not
+        self._start(self._respond)
+
+    def _start(self, *runs: Callable[[], None]) -> None:
+        for run in runs:
+            thread = threading.Thread(target=run, name=run.__name__.strip("_"), daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def execute(self, requests: list[Any]) -> None:
         """Queue requests; responses follow through their senders."""
@@ -331,8 +344,6 @@ class TritonPythonModel:
         while not self._is_stopping.is_set():
             started = time.monotonic()
             reason = self._run_engine()
-            with self._lock:
-                self._connection = None
             if self._is_stopping.is_set():
                 break
             if not self._first_start.is_set():
@@ -359,6 +370,7 @@ class TritonPythonModel:
                     # Its own session: Ctrl-C on a terminal reaches the server alone, which then ends us in order.
                     self._process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], start_new_session=True)
             except OSError as error:
+                self._on_lost()
                 return f"the engine process cannot be started with {python}: {error}"
             reader, fatal = Reader(ours), ""
             while (messages := reader.read()) is not None:
@@ -368,6 +380,7 @@ class TritonPythonModel:
                         self._on_ready(message["ready"], ours)
                     else:
                         self._on_step(message)
+            self._on_lost()
             return fatal or f"the engine process ({python}) {_how_it_ended(self._process)}"
 
     def _engine_options(self) -> dict[str, Any]:
@@ -388,7 +401,8 @@ class TritonPythonModel:
             f"engine process {self._process.pid if self._process else 0} is ready: {ready['slots']} slots"
         )
         with self._work:
-            self._slots, self._stats = int(ready["slots"]), ready["stats"]
+            self._slots = int(ready["slots"])
+            self._stats = {**ready["stats"], "trtbuild_engine_up": 1.0, "trtbuild_engine_failed_starts": 0.0}
             self._connection = connection
             for pending in list(self._pending.values()):
                 if pending.is_unwanted:  # while there was no engine to tell
@@ -398,9 +412,19 @@ class TritonPythonModel:
             self._work.notify_all()
         self._first_start.set()
 
+    def _on_lost(self) -> None:
+        """Say at once that there is no engine: its process may take seconds to end, and longer to come back."""
+        with self._work:
+            self._connection = None
+            stats = {name: 0.0 if name in _MOMENTARY else value for name, value in self._stats.items()}
+            if not self._stats["trtbuild_engine_up"]:
+                stats["trtbuild_engine_failed_starts"] += 1
+            self._stats = stats
+            self._work.notify_all()
+
     def _on_step(self, message: dict[str, Any]) -> None:
         with self._work:
-            self._stats = message.get("stats", self._stats)
+            self._stats = {**self._stats, **message.get("stats", {})}
             for event in message.get("step", ()):
                 pending = self._pending.get(event["key"])
                 if pending is None:
@@ -539,12 +563,16 @@ def _make_gauges(labels: dict[str, str]) -> dict[tuple[str, str], Any]:
         gauges[family, ""] = made  # a metric is gone with its family
         for value in values:
             gauges[family, value] = made.Metric(labels={label: value, **labels})
+    for family, description in _STATE.items():
+        made = pb_utils.MetricFamily(name=family, description=description, kind=pb_utils.MetricFamily.GAUGE)
+        gauges[family, ""] = made
+        gauges[family, "value"] = made.Metric(labels=labels)
     return gauges
 
 
 def _set_gauges(gauges: dict[tuple[str, str], Any], stats: dict[str, float]) -> None:
-    if not stats:
-        return
+    for name in _STATE:
+        gauges[name, "value"].set(stats[name])
     requests, blocks = (family for family, _, _ in _GAUGES)
     for name in ("active", "waiting", "scheduled", "max"):
         gauges[requests, name].set(stats[name])
