@@ -18,12 +18,19 @@ metricRelabelings:
 {{- include "trtbuild.metadata" (dict "root" .root "name" .name "component" "monitoring" "labels" .root.Values.monitoring.labels) }}
 {{- end }}
 
-{{/* A rule file of files/rules with its selectors narrowed to this release and windows of four scrapes: (list $ "recording.yaml"). */}}
+{{/*
+A rule file of files/rules with its selectors narrowed to this release, windows of rates of at least four scrapes and windows that keep the
+last gauges of at least three: (list $ "recording.yaml"). [30s] is widened first, since [15s] may become it. Longer windows
+are at least a minute, four scrapes of the longest interval that values.schema.json allows.
+*/}}
 {{- define "trtbuild.ruleFile" -}}
 {{- $root := index . 0 }}
 {{- $release := printf "namespace=%q, release=%q" $root.Release.Namespace $root.Release.Name }}
 {{- $namespace := printf "namespace=%q" $root.Release.Namespace }}
-{{- $root.Files.Get (printf "files/rules/%s" (index . 1)) | replace "release=~\".+\"" $release | replace "namespace=~\".+\"" $namespace | replace "[30s]" (printf "[%ds]" (max 30 (mul 4 (int $root.Values.monitoring.interval)))) }}
+{{- $interval := int $root.Values.monitoring.interval }}
+{{- $rate := printf "[%ds]" (max 30 (mul 4 $interval)) }}
+{{- $gauge := printf "[%ds]" (max 15 (mul 3 $interval)) }}
+{{- $root.Files.Get (printf "files/rules/%s" (index . 1)) | replace "release=~\".+\"" $release | replace "namespace=~\".+\"" $namespace | replace "[30s]" $rate | replace "[15s]" $gauge }}
 {{- end }}
 
 {{/*
@@ -65,6 +72,7 @@ money per weight, then the name: (dict "root" $ "sku" sku).
   "TARGET" (include "trtbuild.target" $sku.autoscaling)
   "CAPACITY_BEFORE" (include "trtbuild.capacityBefore" .)
   "INIT_BUDGET_SECONDS" (int $sku.budgets.build)
+  "LOAD_BUDGET_SECONDS" (int $sku.budgets.load)
   "WARM_INIT_SECONDS" (int $sku.budgets.warmInit) }}
 {{- $text = $text | replace (printf "@%s@" $word) (toString $value) }}
 {{- end }}

@@ -40,6 +40,9 @@
 {{- include "trtbuild.validateGpus" (list $at $sku) }}
 {{- include "trtbuild.validateStorage" (list $root $at $sku) }}
 {{- include "trtbuild.validateScaling" (list $root $at $sku) }}
+{{- if and $root.Values.monitoring.rules.enabled (eq $root.Values.monitoring.rules.source "upstream-ensemble") (ne $sku.server.layout "full") }}
+{{- fail (printf "%s: monitoring.rules.source is upstream-ensemble, which counts requests in the models preprocessing and ensemble, but server.layout is %s, which serves neither, so that the demand would always be 0; set server.layout full, or monitoring.rules.source front" $at $sku.server.layout) }}
+{{- end }}
 {{- if and (eq (toString $sku.strategy.maxSurge) "0") (eq (toString $sku.strategy.maxUnavailable) "0") }}
 {{- fail (printf "%s: strategy.maxSurge and strategy.maxUnavailable are both 0, so no upgrade can begin; set maxSurge 1 (a GPU is free) or maxUnavailable 1 (all are taken)" $at) }}
 {{- end }}
@@ -99,14 +102,18 @@
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) }}
 {{- fail (printf "%s: autoscaling.minReplicas %d is more than autoscaling.maxReplicas %d; swap or raise them" $at (int $scaling.minReplicas) (int $scaling.maxReplicas)) }}
 {{- end }}
-{{- if and (eq $scaling.type "hpa") (eq (int $scaling.minReplicas) 0) }}
-{{- fail (printf "%s: autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler cannot leave again; set 1, or autoscaling.type keda" $at) }}
+{{- /* KEDA takes a query without a result for an error, and goes to 0 or stays there on errors (kedacore/keda issues 965, 7239, 7411). */}}
+{{- if eq (int $scaling.minReplicas) 0 }}
+{{- fail (printf "%s: autoscaling.minReplicas is 0, but every signal is measured in the pods: without one no request is counted, and neither a HorizontalPodAutoscaler nor KEDA would start the first pod again; set 1 (or autoscaling.enabled false and replicas 0 to stop the SKU)" $at) }}
 {{- end }}
 {{- if and (eq $scaling.type "keda") (not (include "trtbuild.hasApi" (list $root "keda.sh/v1alpha1"))) }}
 {{- fail (printf "%s: autoscaling.type is keda, but the cluster has no keda.sh/v1alpha1; install KEDA, or set assumeApis={keda.sh/v1alpha1} when rendering without a cluster" $at) }}
 {{- end }}
 {{- if and (not $sku.gpus) (has $scaling.metric (list "gpu-utilization" "kv-cache")) }}
 {{- fail (printf "%s: autoscaling.metric %s is a figure of GPUs, and this SKU has none; use demand or cpu there" $at $scaling.metric) }}
+{{- end }}
+{{- if and (eq $scaling.metric "kv-cache") (ne $sku.model.backend "tensorrt_llm") }}
+{{- fail (printf "%s: autoscaling.metric is kv-cache, but model.backend is %s: llmapi does not tell how full its cache is (the gauge stays 0, and nothing scales); set model.backend tensorrt_llm, or autoscaling.metric demand" $at $sku.model.backend) }}
 {{- end }}
 {{- if and (eq $scaling.metric "cpu") (not (dig "requests" "cpu" "" $sku.resources)) }}
 {{- fail (printf "%s: autoscaling.metric is cpu, a share of resources.requests.cpu, which is not set; set it" $at) }}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.helm import CHART, GATEWAY, KEDA, ci_values, merge, render
+from tests.chart.helm import CHART, GATEWAY, KEDA, RenderError, ci_values, merge, render
+from tests.chart.rules.promtest import Case, run_case
 
 ONE = ci_values("one-sku")
 DASHBOARDS = sorted((CHART / "files" / "dashboards").glob("*.json"))
@@ -35,13 +36,25 @@ def rule_specs(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {item["metadata"]["name"]: item["spec"] for item in render(values).kind("PrometheusRule")}
 
 
+def groups_of(path: Path) -> list[dict[str, Any]]:
+    """Return the groups of a rule file."""
+    groups = yaml.safe_load(path.read_text())["groups"]
+    assert isinstance(groups, list)
+    return groups
+
+
+def with_source(source: str) -> dict[str, Any]:
+    """Return values for a source of the rules; the full layout has the models of each."""
+    return {"server": {"layout": "full"}, "monitoring": {"rules": {"source": source}}}
+
+
 def expressions(spec: dict[str, Any]) -> str:
     return "\n".join(rule["expr"] for group in spec["groups"] for rule in group["rules"])
 
 
 @pytest.mark.parametrize("source", ["front", "upstream-ensemble", "cpp-gauges"])
 def test_rendered_rules_pass_promtool(source: str, promtool: str, tmp_path: Path) -> None:
-    specs = rule_specs(merge(ci_values("three-skus"), {"monitoring": {"rules": {"source": source}}}))
+    specs = rule_specs(merge(ci_values("three-skus"), with_source(source)))
     assert set(specs) == {"llama-trtbuild-recording", "llama-trtbuild-alerts"}
     for name, spec in specs.items():
         path = tmp_path / f"{name}.yaml"
@@ -73,6 +86,7 @@ def test_constants_of_each_sku() -> None:
         # Per weight a10g costs 2, h100 2.4 and a100 3: eight a10g of 0.5 come first, one a100 runs anyway.
         "trtbuild_sku_capacity_before": "vector(5)",
         "trtbuild_sku_init_budget_seconds": "vector(3600)",
+        "trtbuild_sku_load_budget_seconds": "vector(600)",
         "trtbuild_sku_warm_init_seconds": "vector(120)",
     }
     assert h100["trtbuild_sku_info"]["labels"] == {
@@ -84,14 +98,85 @@ def test_constants_of_each_sku() -> None:
     }
 
 
-@pytest.mark.parametrize(("interval", "window"), [(5, "[30s]"), (7, "[30s]"), (10, "[40s]"), (15, "[60s]")])
-def test_windows_hold_four_scrapes(interval: int, window: str) -> None:
-    values = merge(ONE, {"monitoring": {"interval": interval}})
-    text = expressions(rule_specs(values)["llama-trtbuild-recording"])
-    assert f'trtbuild_request_queue_seconds_total{{namespace="inference", release="llama"}}{window}' in text
-    assert ("[30s]" in text) is (window == "[30s]")
+SOURCES = {
+    "front": "recording.yaml",
+    "upstream-ensemble": "recording-upstream-ensemble.yaml",
+    "cpp-gauges": "recording-cpp-gauges.yaml",
+}
+
+
+def windows(text: str) -> list[int]:
+    """Return every range of the expressions in seconds, in order."""
+    found = re.findall(r"\[(\d+)([smh])\]", text)
+    assert len(found) == len(re.findall(r"\[\d", text))
+    return [int(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in found]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("interval", [1, 5, 7, 8, 10, 12, 15])
+def test_windows_hold_four_scrapes(interval: int, source: str) -> None:
+    """A window of 30 s becomes one of four scrapes, one of 15 s one of three; longer ones hold four anyway."""
+    values = merge(ONE, with_source(source), {"monitoring": {"interval": interval}})
+    written = windows("\n".join(r["expr"] for g in groups_of(RULES / SOURCES[source]) for r in g["rules"]))
+    spec = rule_specs(values)["llama-trtbuild-recording"]
+    rendered = windows("\n".join(r["expr"] for g in spec["groups"] for r in g["rules"] if "constants" not in g["name"]))
+    wider = {30: max(30, 4 * interval), 15: max(15, 3 * interval)}
+    assert rendered == [wider.get(window, window) for window in written]
+    assert {15, 30} & set(written)
+    assert all(window >= (3 if window == wider[15] else 4) * interval for window in rendered)
     endpoint = render(values).one("PodMonitor")["spec"]["podMetricsEndpoints"][0]
     assert endpoint["interval"] == endpoint["scrapeTimeout"] == f"{interval}s"
+
+
+def test_longest_interval_fits_the_windows_that_are_not_widened() -> None:
+    """The schema refuses an interval of which the shortest fixed window does not hold four scrapes."""
+    for interval in (16, 30, 60):
+        with pytest.raises(RenderError, match="interval"):
+            render(merge(ONE, {"monitoring": {"interval": interval}}))
+    texts = [path.read_text() for path in RULES.glob("*.yaml")]
+    fixed = {window for text in texts for window in windows(re.sub(r"#.*", "", text))} - {15, 30}
+    assert min(fixed) >= 4 * 15
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_groups_are_evaluated_as_often_as_the_files_say(source: str) -> None:
+    """The intervals, in order: what is slow on purpose stays slow, and the signal stays fast."""
+    specs = rule_specs(merge(ONE, with_source(source)))
+    for name, path in (("recording", SOURCES[source]), ("alerts", "alerts.yaml")):
+        rendered = [(group["name"], group["interval"]) for group in specs[f"llama-trtbuild-{name}"]["groups"]]
+        written = [(group["name"], group["interval"]) for group in groups_of(RULES / path)]
+        assert [item for item in rendered if "constants" not in item[0]] == written
+    assert ("trtbuild-signal", "5s") in [(g["name"], g["interval"]) for g in groups_of(RULES / SOURCES[source])]
+
+
+@pytest.mark.parametrize("interval", [5, 15])
+def test_a_lost_scrape_does_not_move_the_signal(interval: int, tmp_path: Path) -> None:
+    """The rendered rules at the longest interval: one scrape fails, and the pod with a queue keeps its demand."""
+    spec = rule_specs(merge(ONE, {"monitoring": {"interval": interval}}))["llama-trtbuild-recording"]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    pod = 'namespace="inference", pod="p", release="llama", sku="a100"'
+    case = Case()
+    every, lost = interval // case.step_s, 150 // interval
+    gaps = " _" * (every - 1)
+
+    def scraped(first: float, growth: float) -> str:
+        """Return a series with one failed scrape, which Prometheus marks as stale."""
+        texts = [f"{first + growth * interval * i:g}" if i != lost else "stale" for i in range(2 * lost)]
+        return " ".join(text + gaps for text in texts)
+
+    case.raw(f'up{{{pod}, job="j"}}', " ".join(("0" if i == lost else "1") + gaps for i in range(2 * lost)))
+    for name, first, growth in (
+        ("trtbuild_requests_waiting", 128, 0),
+        ("trtbuild_requests_running", 64, 0),
+        ("trtbuild_request_slots", 64, 0),
+        ("trtbuild_request_queue_seconds_total", 0, 128),
+        ("trtbuild_request_compute_seconds_total", 0, 64),
+    ):
+        case.raw(f'{name}{{{pod}, model="m", version="1"}}', scraped(first, growth))
+    for at_s in range(lost * interval - 30, lost * interval + 60, case.step_s):
+        case.expect("round(triton:demand:ratio, 0.01)", at_s, {f"{{{pod}}}": 3})
+    run_case(case, tmp_path, path)
 
 
 def test_scraping_keeps_every_series_that_is_read() -> None:
@@ -224,6 +309,15 @@ def test_dashboards_show_what_scaling_is_about() -> None:
         "kube_deployment_status_replicas_ready",
     ):
         assert series in text
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_panels_of_the_front_model_say_so(path: Path) -> None:
+    """With a fallback rule file they stay empty, and the panel tells why."""
+    for panel in panels(path):
+        read = {name for t in panel["targets"] for name in METRIC.findall(t["expr"])}
+        is_front = any(name.startswith("trtbuild_") and not name.startswith("trtbuild_sku_") for name in read)
+        assert ("empty for repositories without it" in panel.get("description", "")) is is_front, panel["title"]
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)

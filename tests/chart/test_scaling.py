@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,16 +81,27 @@ def test_each_sku_scales_its_own_deployment() -> None:
     assert pairs == [(name, name) for name in ("llama-trtbuild-a100", "llama-trtbuild-a10g", "llama-trtbuild-h100")]
 
 
+SERIES = 'triton:demand:ratio{namespace="inference",release="llama",sku="a100"}'
+DEMAND = f"avg by (pod) ({SERIES})"
+DEMAND_QUERY = (
+    f"sum({DEMAND}) * clamp_min(clamp_max("
+    f"count(count by (pod) (last_over_time({SERIES}[1m]))), "
+    'scalar(max(kube_deployment_status_replicas_ready{namespace="inference",deployment="llama-trtbuild-a100"})))'
+    f" / count({DEMAND}), 1) >= 0 or sum({DEMAND})"
+)
+"""What it answers in each state: rules/test_keda_query.py."""
+
+
 def test_keda_asks_for_the_whole_sku() -> None:
     rendered = render(KEDA)
     assert rendered.kind("HorizontalPodAutoscaler") == []
     spec = rendered.one("ScaledObject")["spec"]
-    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (0, 4)
+    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (1, 4)
     assert spec["fallback"] == {"failureThreshold": 3, "replicas": 2}
     [trigger] = spec["triggers"]
     assert trigger["metadata"] == {
         "serverAddress": "https://thanos-query.monitoring.svc:9091",
-        "query": 'sum(triton:sku_demand:pods{namespace="inference",release="llama",sku="a100"})',
+        "query": DEMAND_QUERY,
         "threshold": "0.8",
         "ignoreNullValues": "false",
     }
@@ -100,34 +110,8 @@ def test_keda_asks_for_the_whole_sku() -> None:
     assert spec["advanced"]["horizontalPodAutoscalerConfig"]["name"] == "llama-trtbuild-a100"
 
 
-@pytest.mark.parametrize(
-    ("metric", "query"),
-    [
-        ("queue-compute", 'sum(triton:queue_compute:ratio{namespace="inference",release="llama",sku="a100"})'),
-        ("waiting", 'sum(triton:waiting:requests{namespace="inference",release="llama",sku="a100"})'),
-        (
-            "gpu-utilization",
-            "sum(avg by (exported_pod) (DCGM_FI_DEV_GPU_UTIL"
-            '{exported_namespace="inference",exported_pod=~"llama-trtbuild-a100-[a-z0-9]+-[a-z0-9]+"}))',
-        ),
-        (
-            "kv-cache",
-            'sum(max by (pod) (nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",'
-            'namespace="inference",release="llama",sku="a100"}))',
-        ),
-    ],
-)
-def test_keda_queries(metric: str, query: str, promtool: str, tmp_path: Path) -> None:
-    values = merge(KEDA, {"autoscaling": {"metric": metric}})
-    [trigger] = render(values).one("ScaledObject")["spec"]["triggers"]
-    assert trigger["metadata"]["query"] == query
-    from tests.chart.test_monitoring import check_expressions
-
-    check_expressions(promtool, tmp_path, [query])
-
-
 def test_keda_on_processor_use() -> None:
-    values = merge(KEDA, {"autoscaling": {"metric": "cpu", "minReplicas": 1}})
+    values = merge(KEDA, {"autoscaling": {"metric": "cpu"}})
     spec = render(values).one("ScaledObject")["spec"]
     assert "fallback" not in spec
     assert spec["triggers"] == [
@@ -167,6 +151,37 @@ def test_every_rule_file_records_the_signals(source: str) -> None:
     recorded = {rule["record"] for group in groups for rule in group["rules"]}
     assert {name for name in adapter_names() if name.startswith("triton:")} <= recorded
     assert "triton:sku_demand:pods" in recorded
+
+
+@pytest.mark.parametrize(
+    ("values", "warning"),
+    [
+        pytest.param({}, None, id="all on"),
+        pytest.param({"monitoring": {"scrape": "none"}}, "monitoring.scrape is none", id="not scraped"),
+        pytest.param({"monitoring": {"rules": {"enabled": False}}}, "monitoring.rules.enabled is false", id="no rules"),
+        pytest.param(
+            {"monitoring": {"scrape": "none"}, "autoscaling": {"metric": "kv-cache"}},
+            "monitoring.scrape is none",
+            id="raw series not scraped",
+        ),
+        pytest.param(
+            {"monitoring": {"rules": {"enabled": False}}, "autoscaling": {"metric": "kv-cache"}},
+            None,
+            id="raw series without rules",
+        ),
+        pytest.param(
+            {"monitoring": {"scrape": "none", "rules": {"enabled": False}}, "autoscaling": {"metric": "cpu"}},
+            None,
+            id="processor use needs neither",
+        ),
+        pytest.param({"monitoring": {"scrape": "none"}, "autoscaling": {"enabled": False}}, None, id="no autoscaler"),
+    ],
+)
+def test_notes_warn_of_a_signal_that_nobody_records(values: dict[str, Any], warning: str | None) -> None:
+    notes = render(merge(ONE, values)).notes
+    assert ("Warning: autoscaling.metric" in notes) is (warning is not None)
+    if warning is not None:
+        assert warning in notes
 
 
 @pytest.mark.parametrize("name", CI)

@@ -53,7 +53,34 @@ CLAIMS = {"storage": {"engines": {"type": "persistentVolumeClaim"}, "models": {"
         pytest.param(
             {"autoscaling": {"minReplicas": 5}}, "minReplicas 5 is more than", "maxReplicas 4", id="min above max"
         ),
-        pytest.param({"autoscaling": {"minReplicas": 0}}, "minReplicas is 0", "keda", id="HPA from zero"),
+        pytest.param({"autoscaling": {"minReplicas": 0}}, "minReplicas is 0", "set 1", id="HPA from zero"),
+        pytest.param(
+            {"autoscaling": {"type": "keda", "minReplicas": 0}}, "nor KEDA would start", "set 1", id="KEDA from zero"
+        ),
+        pytest.param(
+            {"autoscaling": {"type": "keda", "minReplicas": 0, "metric": "cpu"}},
+            "minReplicas is 0",
+            "replicas 0",
+            id="KEDA from zero on processor use",
+        ),
+        pytest.param(
+            {"model": {"backend": "llmapi"}, "autoscaling": {"metric": "kv-cache"}},
+            "the gauge stays 0",
+            "model.backend tensorrt_llm",
+            id="cache use of llmapi",
+        ),
+        pytest.param(
+            {"model": {"backend": "auto"}, "autoscaling": {"metric": "kv-cache"}},
+            "model.backend is auto",
+            "autoscaling.metric demand",
+            id="cache use of perhaps llmapi",
+        ),
+        pytest.param(
+            {"monitoring": {"rules": {"source": "upstream-ensemble"}}},
+            "the demand would always be 0",
+            "server.layout full",
+            id="ensemble rules without an ensemble",
+        ),
         pytest.param(
             {**NO_PRODUCTS, "model": {"backend": "cpu"}, "autoscaling": {"metric": "gpu-utilization"}},
             "figure of GPUs",
@@ -109,6 +136,21 @@ def test_contradiction_is_refused(values: dict[str, Any], found: str, remedy: st
         render(merge(ONE, values))
     assert found in str(refused.value)
     assert remedy in str(refused.value)
+
+
+def test_a_stopped_sku_is_no_contradiction() -> None:
+    values = merge(ONE, {"autoscaling": {"enabled": False, "minReplicas": 0}, "replicas": 0})
+    assert render(values).one("Deployment")["spec"]["replicas"] == 0
+
+
+def test_ensemble_rules_fit_the_full_layout_or_are_off() -> None:
+    source = {"monitoring": {"rules": {"source": "upstream-ensemble"}}}
+    full = render(merge(ONE, source, {"server": {"layout": "full"}}))
+    assert any("triton:inflight:requests" in str(item["spec"]) for item in full.kind("PrometheusRule"))
+    assert render(merge(ONE, source, {"monitoring": {"rules": {"enabled": False}}})).objects
+    # Each SKU has its own layout.
+    with pytest.raises(RenderError, match=r"skus\.a100: monitoring\.rules\.source"):
+        render(merge(ONE, source, {"server": {"layout": "full"}, "skus": {"a100": {"server": {"layout": "minimal"}}}}))
 
 
 def test_no_sku_is_refused() -> None:

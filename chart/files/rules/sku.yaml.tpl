@@ -30,6 +30,9 @@
       - record: trtbuild_sku_init_budget_seconds
         expr: vector(@INIT_BUDGET_SECONDS@)
         labels: *labels
+      - record: trtbuild_sku_load_budget_seconds
+        expr: vector(@LOAD_BUDGET_SECONDS@)
+        labels: *labels
       - record: trtbuild_sku_warm_init_seconds
         expr: vector(@WARM_INIT_SECONDS@)
         labels: *labels

@@ -20,7 +20,7 @@ SKU = {"namespace": "n", "release": "r", "sku": "a"}
 def cluster(step_s: int = 30) -> Case:
     """Return a case with the constants of one SKU: Deployment d, HorizontalPodAutoscaler h."""
     case = Case(step_s=step_s)
-    values = {"info": 1.0, "init_budget_seconds": 600.0, "warm_init_seconds": 120.0}
+    values = {"info": 1.0, "init_budget_seconds": 600.0, "load_budget_seconds": 900.0, "warm_init_seconds": 120.0}
     for name, value in values.items():
         case.raw(f"trtbuild_sku_{name}" + sku_labels(deployment="d", horizontalpodautoscaler="h"), value)
     return case
@@ -141,6 +141,28 @@ def no_ready_pod_but_building_in_budget() -> Case:
     return case.fires("TrtbuildNoReadyPod", 840).fires("TrtbuildNoReadyPod", 1000, DEPLOYMENT)
 
 
+def no_ready_pod_but_loading_in_budget() -> Case:
+    case = deployment(cluster(), 0)
+    case.raw(f'kube_pod_status_initialized_time{{namespace="n", pod="{POD}"}}', 300)
+    # Its load may last 900 s from there.
+    return case.fires("TrtbuildNoReadyPod", 1480).fires("TrtbuildNoReadyPod", 1560, DEPLOYMENT)
+
+
+def no_ready_pod_and_a_foreign_one_loads() -> Case:
+    case = deployment(cluster(), 0)
+    case.raw(f'kube_pod_status_initialized_time{{namespace="n", pod="{OTHER_POD}"}}', 300)
+    return case.fires("TrtbuildNoReadyPod", 600, DEPLOYMENT)
+
+
+def crashed_server_loads_again() -> Case:
+    """The pod was ready until 1800 s; a container that starts again does not change when the pod was initialized."""
+    case = cluster()
+    case.raw('kube_deployment_status_replicas_ready{namespace="n", deployment="d"}', "1x60 0x100")
+    case.raw('kube_deployment_spec_replicas{namespace="n", deployment="d"}', 1)
+    case.raw(f'kube_pod_status_initialized_time{{namespace="n", pod="{POD}"}}', 300)
+    return case.fires("TrtbuildNoReadyPod", 1800).fires("TrtbuildNoReadyPod", 2200, DEPLOYMENT)
+
+
 def scaled_to_zero_is_no_alert() -> Case:
     return deployment(cluster(), 0, wanted=0).fires("TrtbuildNoReadyPod", 900)
 
@@ -149,16 +171,31 @@ def one_pod_ready() -> Case:
     return deployment(cluster(), 1).fires("TrtbuildNoReadyPod", 900)
 
 
-def target_unknown() -> Case:
-    case = cluster()
-    for name in ("h", "foreign"):
+def inactive(case: Case, *names: str) -> Case:
+    """Add autoscalers whose condition ScalingActive is false."""
+    for name in names:
         case.raw(
             "kube_horizontalpodautoscaler_status_condition"
             f'{{namespace="n", horizontalpodautoscaler="{name}", condition="ScalingActive", status="false"}}',
             1,
         )
-    names = {"namespace": "n", "horizontalpodautoscaler": "h"}
-    return case.fires("TrtbuildHpaTargetUnknown", 240).fires("TrtbuildHpaTargetUnknown", 600, names)
+    return case
+
+
+UNKNOWN = {"namespace": "n", "horizontalpodautoscaler": "h"}
+
+
+def target_unknown() -> Case:
+    case = deployment(inactive(cluster(), "h", "foreign"), 1)
+    return case.fires("TrtbuildHpaTargetUnknown", 240).fires("TrtbuildHpaTargetUnknown", 600, UNKNOWN)
+
+
+def target_unknown_without_cluster_metrics_of_deployments() -> Case:
+    return inactive(cluster(), "h").fires("TrtbuildHpaTargetUnknown", 600, UNKNOWN)
+
+
+def scaled_to_zero_switches_the_autoscaler_off() -> Case:
+    return deployment(inactive(cluster(), "h"), 0, wanted=0).fires("TrtbuildHpaTargetUnknown", 900)
 
 
 def signal_missing() -> Case:
@@ -202,9 +239,14 @@ CASES = (
     below_max,
     no_ready_pod,
     no_ready_pod_but_building_in_budget,
+    no_ready_pod_but_loading_in_budget,
+    no_ready_pod_and_a_foreign_one_loads,
+    crashed_server_loads_again,
     scaled_to_zero_is_no_alert,
     one_pod_ready,
     target_unknown,
+    target_unknown_without_cluster_metrics_of_deployments,
+    scaled_to_zero_switches_the_autoscaler_off,
     signal_missing,
     signal_there,
     queueing,
