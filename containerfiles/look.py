@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Say what is wrong with a built image: its configuration, what it added to its base, and its bill of materials.
+"""Say what is wrong with a built image: its configuration, what it added to its base, bytecode, bill of materials.
 
 Called by test.sh with the mounted roots: look.py NAME INSPECT.json BASE_ROOT IMAGE_ROOT. One line per finding; exit
 code 1 if there is any.
@@ -81,6 +81,18 @@ def contents(base_root: Path, root: Path) -> Iterator[str]:
             yield f"{path}: only a build needs it"
 
 
+def bytecode(root: Path) -> Iterator[str]:
+    """Yield modules without bytecode, and bytecode that goes by its source's time."""
+    modules = list(root.glob("opt/trtbuild/lib/**/*.py"))
+    for module in modules:
+        cached = [*module.parent.glob(f"__pycache__/{module.stem}.cpython-*.pyc")]
+        # Source: PEP 552: bytes 4 to 7 are flags; bit 0: by hash, bit 1: the hash is checked.
+        if len(cached) != 1 or int.from_bytes(cached[0].read_bytes()[4:8], "little") != 3:
+            yield f"{module.relative_to(root)}: has no bytecode that names it by hash"
+    if not modules:
+        yield "no Python modules below opt/trtbuild/lib"
+
+
 def bill(name: str, root: Path) -> Iterator[str]:
     """Yield what the bill of materials lists but is neither locked nor installed, and the other way round."""
     listed: dict[str, set[tuple[str, str]]] = {"pypi": set(), "deb": set()}
@@ -111,7 +123,7 @@ def bill(name: str, root: Path) -> Iterator[str]:
 def main() -> None:
     """Print every finding; fail if there is one."""
     name, inspected, base_root, root = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), *map(Path, sys.argv[3:])
-    findings = [*configuration(name, inspected), *contents(base_root, root), *bill(name, root)]
+    findings = [*configuration(name, inspected), *contents(base_root, root), *bytecode(root), *bill(name, root)]
     sys.stderr.write("".join(f"{finding}\n" for finding in findings[:40]))
     sys.exit(bool(findings))
 
