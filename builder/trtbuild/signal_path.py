@@ -29,11 +29,10 @@ RELABELINGS = {
 }
 """Label that a target needs: what Prometheus discovers it as."""
 RENAMED = {
-    "dcgm_gpu_utilization_percent": 'DCGM_FI_DEV_GPU_UTIL{{exported_namespace="{namespace}"}}',
-    "trtllm_kv_cache_used_ratio": 'nv_trt_llm_kv_cache_block_metrics{{kv_cache_block_type="fraction",'
-    'namespace="{namespace}"}}',
+    "dcgm_gpu_utilization_percent": 'DCGM_FI_DEV_GPU_UTIL{exported_namespace="@"}',
+    "trtllm_kv_cache_used_ratio": 'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",namespace="@"}',
 }
-"""Metrics that the adapter serves under a name of their own: what they are in Prometheus (chart/monitoring)."""
+"""Metrics that the adapter serves under a name of its own: the series behind them (chart/monitoring); @: namespace."""
 
 Document = Mapping[str, Any]
 
@@ -293,7 +292,7 @@ def _signal(seen: Evidence) -> Signal:
     if kind == "Pods" or seen.metric:
         name = seen.metric or name if kind == "Pods" else name
         asked = seen.metric or name
-        query = RENAMED.get(asked, f'{asked}{{{{namespace="{{namespace}}"}}}}').format(namespace=seen.namespace)
+        query = RENAMED.get(asked, f'{asked}{{namespace="@"}}').replace("@", seen.namespace)
         return Signal(kind=kind, name=name, query=query, selector=selector)
     if kind != "External":
         return Signal(kind=kind, name=name)
@@ -525,18 +524,24 @@ def _series(seen: Evidence) -> Hop:
         )  # fmt: skip
     # DCGM's own pod labels arrive as exported_*; its plain ones are the exporter's.
     prefix = "exported_" if "exported_" in signal.query else ""
-    found = [{"release": None} | {k.removeprefix(prefix): v for k, v in item.get("metric", {}).items()
-              if k.startswith(prefix)} for item in results]  # fmt: skip
-    own = [labels for labels in found if _fits({k: v for k, v in labels.items() if v}, seen.scope)]
+    found = [
+        {
+            label.removeprefix(prefix): value
+            for label, value in item.get("metric", {}).items()
+            if label.startswith(prefix)
+        }
+        for item in results
+    ]
+    own = [labels for labels in found if _fits(labels, seen.scope)]
     if not own:
         return Hop(
             name=name, is_ok=False,
             text=f"{signal.query} has no sample of {', '.join(f'{k} {v}' for k, v in seen.scope.items())}",
             fix="the rule's selector (release, namespace) must match the targets' labels; query its parts one by one",
         )  # fmt: skip
-    # Only a recorded series says whose it is; a raw one without release may be a stranger's.
-    known = seen.fleet.labels if seen.fleet else {}
-    stale = {str(labels.get("pod")) for labels in own if labels["release"]} - known.keys() if seen.fleet else set()
+    # A series that does not say whose it is may be a stranger's.
+    surely = [labels for labels in own if "release" in seen.scope and seen.scope.items() <= labels.items()]
+    stale = {str(labels.get("pod")) for labels in surely} - seen.fleet.labels.keys() if seen.fleet else set()
     hop = _missing(name, {str(labels.get("pod")) for labels in own}, seen)
     if hop.is_ok and stale:
         return Hop(

@@ -239,6 +239,10 @@ BREAKS: dict[str, tuple[Json, str, str, str]] = {
         "custom metrics API", "no value for pod b (ready)", "the hop before",
     ),
     "no-hpa": ({"hpa": {"error": NO_HPA}}, "autoscaler", "not found", "autoscaling.enabled"),
+    "no-hpa-and-no-keda": (
+        {"hpa": {"error": NO_HPA}, "scaled_object": {"error": NOT_SERVED}}, "autoscaler", "not found",
+        "autoscaling.enabled",
+    ),
     "other-metric": (
         {"hpa": hpa(follows("triton:queue_compute:ratio")), "metric": METRIC}, "autoscaler",
         "it follows triton:queue_compute:ratio, not triton:demand:ratio", "--metric",
@@ -262,6 +266,8 @@ def test_the_first_broken_hop_is_named_with_its_fix(name: str) -> None:
     assert fix in hops[-1].fix
 
 
+OTHER_PORT = target("a", "down")
+OTHER_PORT["discoveredLabels"]["__meta_kubernetes_pod_container_port_name"] = "http"
 FOREIGN: dict[str, Json] = {
     "second-sku": {
         "targets": active(target("a"), target("z", "down", of_sku="a100")),
@@ -283,10 +289,8 @@ FOREIGN: dict[str, Json] = {
         "custom_metrics": values("a", "d"),
     },
     "evicted-pod": {"pods": pods(pod("a"), pod("e", ready=False) | {"status": {"phase": "Failed"}})},
-    "other-port-of-the-pod": {
-        "targets": active(target("a"), target("a", "down") | {
-            "discoveredLabels": {RELABELINGS["pod"]: "a", "__meta_kubernetes_pod_container_port_name": "http"}}),
-    },
+    "series-without-sku": {"series": series(labels("a"), {"namespace": "llm", "release": "llama", "pod": "z"})},
+    "other-port-of-the-pod": {"targets": active(target("a"), OTHER_PORT)},
     "scraped-twice": {"targets": active(target("a", sku=None, release=None), target("a"))},
     "stranger-in-the-namespace": {
         "pods": None, "targets": active(target("a"), {"labels": {"namespace": "llm", "pod": "db"}, "health": "down"}),
@@ -299,6 +303,11 @@ def test_what_is_not_this_skus_breaks_nothing(name: str) -> None:
     hops = judge(**FOREIGN[name])
     assert not [hop for hop in hops if hop.is_ok is False]
     assert [hop.is_ok for hop in hops[1:]] == [True] * 6
+
+
+def test_another_port_of_the_pod_is_not_its_metrics() -> None:
+    hops = judge(targets=active(OTHER_PORT))
+    assert hops[-1].text == "Prometheus scrapes no metrics port of pod a"
 
 
 def test_a_selector_of_one_sku_is_enough_without_an_autoscaler() -> None:
@@ -631,6 +640,18 @@ def test_keda_is_asked_for_its_own_objects(
     path = "/apis/external.metrics.k8s.io/v1beta1/namespaces/llm/s0-prometheus"
     assert f"{path}?labelSelector=scaledobject.keda.sh/name=llama-trtbuild-h100" in asked
     assert "custom.metrics" not in asked
+
+
+def test_keda_that_made_no_autoscaler_is_asked_why(kubectl: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(kubectl, {"scaled_object": CHECK_FAILED["scaled_object"]})
+    assert run([*ARGUMENTS, "--hpa", "llama-trtbuild-h100"]) == 3
+    assert "ScaledObject: Ready is False: ScaledObjectCheckFailed" in capsys.readouterr().err
+
+
+def test_a_metric_that_is_no_name_is_prometheus_to_refuse(prometheus: tuple[str, Json]) -> None:
+    url, answers = prometheus
+    answers.update(targets=good()["targets"], rules=rules(), query={"status": "error", "error": "parse error"})
+    assert run([*ARGUMENTS, "--prometheus", url, "--metric", "bad{"]) == 3
 
 
 def test_what_prometheus_minds_is_said(
