@@ -429,6 +429,11 @@ def _warnings(spec: EngineSpec, info: ModelInfo, host: HostInfo, shape: EngineSh
     warnings = []
     if shape.options["route"] == "optimum-intel":
         warnings.append("optimum-intel makes this engine's graph; its tokens are not compared with transformers' here")
+    elif spec.allow_pickle:
+        warnings.append(
+            "allow_pickle is of no use to the cpu backend, which reads safetensors only: a model that has none is "
+            "downloaded with it, and refused then"
+        )
     limit, limit_name = context_limit(info)
     if limit < info.context_tokens and spec.max_seq_len is None:
         warnings.append(

@@ -105,7 +105,7 @@ class LlmApiBackend:
             steps=("link SNAPSHOT into ENGINE/model", "write ENGINE/model.yaml and ENGINE/config.json"),
             arithmetic=memory.text_lines(need.lines),
             budget=_budget(model.info, layout),
-            warnings=tuple(_warnings(model.info, architecture, gpu)),
+            warnings=tuple(_warnings(spec, model.info, architecture, gpu)),
         )
 
     def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:  # noqa: ARG002
@@ -323,7 +323,12 @@ def _refuse_too_big(model: ModelInfo, need: memory.GpuMemory, gpu: GpuInfo) -> N
     )
 
 
-def _warnings(model: ModelInfo, architecture: GpuArchitecture | None, gpu: GpuInfo) -> Iterator[str]:
+def _warnings(spec: EngineSpec, model: ModelInfo, architecture: GpuArchitecture | None, gpu: GpuInfo) -> Iterator[str]:
+    if spec.allow_pickle:
+        yield (
+            "allow_pickle is of no use to the llmapi backend, which keeps safetensors only: a model that has none is "
+            "downloaded with it, and refused then"
+        )
     if architecture is None:
         yield f"{gpu_label(gpu)} is not in the catalog; what it can compute is not checked"
     if model.rope_type and model.rope_type not in _ROPE_TYPES:

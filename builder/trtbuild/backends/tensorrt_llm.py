@@ -292,11 +292,10 @@ def _template_variables(info: EngineInfo, engine_dir: Path, spec: RepositorySpec
         "exclude_input_in_output": "true",
         **_reuse(spec, build),
     }
-    logits = _TRITON_TYPES[str(pretrained.get("logits_dtype") or "float32")]
     types = {
-        "logits_datatype": logits,
+        "logits_datatype": _triton_type("logits_dtype", pretrained.get("logits_dtype") or "float32"),
         "encoder_input_features_data_type": "FP16",
-        "prompt_embedding_table_data_type": _TRITON_TYPES[info.dtype],
+        "prompt_embedding_table_data_type": _triton_type("dtype", info.dtype),
     }
     parameters = backend_parameters(release, ours, spec.template_parameter)
     names: dict[str, JsonValue] = {**release.tensor_names}
@@ -309,6 +308,17 @@ def _template_variables(info: EngineInfo, engine_dir: Path, spec: RepositorySpec
         "parameters": [[name, value] for name, value in parameters.items()],
         "tensor_names": names,
     }
+
+
+def _triton_type(name: str, dtype: object) -> str:
+    found = _TRITON_TYPES.get(dtype) if isinstance(dtype, str) else None
+    if found is None:
+        raise BuildError(
+            f"config.json of the engine: {name}: expected one of {', '.join(_TRITON_TYPES)}, "
+            f"got {untrusted.shown(dtype)}",
+            hint="remove the entry (trtbuild store rm) and build it again",
+        )
+    return found
 
 
 def _reuse(spec: RepositorySpec, build: dict[str, JsonValue]) -> dict[str, str]:

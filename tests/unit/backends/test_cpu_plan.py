@@ -273,3 +273,8 @@ def test_memory_depends_on_how_weights_are_stored_and_computed(
     assert made.shape.options["weights"] == weights
     assert any(f"engine file x {factor} " in line for line in made.arithmetic)
     assert any("take more memory" in warning for warning in made.warnings) == (factor == 3.6)
+
+
+def test_pickles_that_would_be_downloaded_for_nothing_are_told() -> None:
+    assert any("allow_pickle is of no use" in text for text in plan(allow_pickle=True).warnings)
+    assert not any("allow_pickle" in text for text in plan().warnings)

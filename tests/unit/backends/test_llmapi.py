@@ -166,3 +166,8 @@ def test_what_is_linked_from_elsewhere_is_not_kept_with_the_engine(tmp_path: Pat
     with pytest.raises(ConvertError, match=r"notes.json -> .*/secret: the link leads out"):
         BACKEND.build(make(), snapshot, engine, tmp_path)
     assert not list((engine / "model").iterdir())
+
+
+def test_pickles_that_would_be_downloaded_for_nothing_are_told() -> None:
+    assert any("allow_pickle is of no use" in text for text in make(allow_pickle=True).warnings)
+    assert not any("allow_pickle" in text for text in make().warnings)

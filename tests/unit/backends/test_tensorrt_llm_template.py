@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2
 
 from trtbuild import catalog
 from trtbuild.backends.tensorrt_llm import BACKEND
-from trtbuild.errors import SpecError
+from trtbuild.errors import BuildError, SpecError
 from trtbuild.repository import ServedModel, render_repository
 from trtbuild.spec import RepositorySpec
 
@@ -151,3 +151,15 @@ def test_reuse_needs_an_engine_built_for_it(tmp_path: Path, capsys: pytest.Captu
     found = parameters(render(engine))
     assert found["enable_kv_cache_reuse"] == found["enable_chunked_context"] == "false"
     assert "built with use_paged_context_fmha=disable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["dtype", "logits_dtype"])
+@pytest.mark.parametrize("value", ["float4", 5, ["float32"]], ids=str)
+def test_a_type_that_triton_has_none_for_is_named(name: str, value: object, tmp_path: Path) -> None:
+    engine = write_engine(tmp_path, "1.2.1")
+    config = json.loads((engine / "config.json").read_text())
+    config["pretrained_config"][name] = value
+    (engine / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BuildError, match=rf"config\.json of the engine: {name}: expected one of float32, ") as caught:
+        BACKEND.template(BACKEND.inspect(engine), engine, RepositorySpec())
+    assert caught.value.hint
