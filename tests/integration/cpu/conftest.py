@@ -51,9 +51,9 @@ def build_engine(root: Path, *, context_tokens: int = 512, **spec: Any) -> Path:
     return engine
 
 
-def write_model(repository: Path, name: str, engine: Path, **spec: Any) -> None:
+def write_model(repository: Path, name: str, engine: Path, *, backend_name: str = "cpu", **spec: Any) -> None:
     """Render the engine model into a repository under ``name``."""
-    backend = backends.get("cpu")
+    backend = backends.get(backend_name)
     template = backend.template(backend.inspect(engine), engine, RepositorySpec(**spec))
     source, target = TEMPLATES / template.directory, repository / name
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 import urllib.request
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cpu.conftest import DEADLINE_S, until, workers
+from tests.integration.cpu.conftest import DEADLINE_S, ask, start_server, until, workers, write_model
 from tests.integration.front.conftest import RunningServer, serve_cpu
-from trtbuild import health
+from tests.integration.tensorrt_llm.test_llmapi_engine import FAKE, MODEL, make_plan
+from trtbuild import backends, health
 from trtbuild.errors import LaunchError
 
 pytestmark = pytest.mark.integration
@@ -87,6 +89,28 @@ def test_an_engine_process_that_ends_makes_an_idle_server_unready_and_at_last_de
     (after,) = workers(graph.parent)
     assert after != before
     assert _failed(served) == 0, "no request had to fail"
+
+
+def test_an_engine_process_of_the_llmapi_backend_is_seen_as_well(tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    backends.get("llmapi").build(make_plan(max_batch_size=2), MODEL, engine, tmp_path)
+    write_model(tmp_path / "repository", "tensorrt_llm", engine, backend_name="llmapi")
+    shutil.copy(FAKE, tmp_path / "repository" / "tensorrt_llm" / "1")
+    server = start_server(tmp_path / "repository", tmp_path, {"TRTBUILD_TEST_LLM_RECORD": str(tmp_path / "llm.json")})
+    try:
+        server.wait_ready()
+        assert ask(server, input_ids=[5, 6, 7], request_output_len=4).tokens == [8, 9, 10, 11]
+        series = 'trtbuild_engine_up{model="tensorrt_llm",version="1"}'
+        assert f"{series} 1" in server.metrics()
+        away = (engine / "config.json").rename(tmp_path / "away")
+        os.kill(workers(engine)[0], signal.SIGKILL)
+        until(lambda: f"{series} 0" in server.metrics(), "its end shows")
+        away.rename(engine / "config.json")
+        until(lambda: f"{series} 1" in server.metrics(), "its return shows")
+        assert ask(server, input_ids=[5, 6, 7], request_output_len=4).tokens == [8, 9, 10, 11]
+    finally:
+        server.stop()
 
 
 def test_a_model_process_that_dies_makes_an_idle_server_dead(served: RunningServer) -> None:
