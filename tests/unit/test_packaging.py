@@ -51,6 +51,12 @@ def test_workflows_follow_their_schema() -> None:
     _lint(_tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", *map(str, WORKFLOWS))
 
 
+def test_workflows_run_actions_by_commit() -> None:
+    used = re.findall(r"uses: (\S+)", "".join(path.read_text() for path in WORKFLOWS))
+    assert used
+    assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []
+
+
 @pytest.mark.parametrize("path", CONTAINERFILES, ids=[p.name for p in CONTAINERFILES])
 def test_images_run_as_a_user_and_install_by_hash(path: Path) -> None:
     text = path.read_text()
