@@ -255,18 +255,24 @@ def _make_room(spec: Spec, plan: BuildPlan, ctx: Context, needs: Mapping[str, in
     )
 
 
-def _build_needs(plan: BuildPlan, ctx: Context) -> dict[str, int]:
+def _build_needs(spec: EngineSpec, plan: BuildPlan, ctx: Context) -> dict[str, int]:
     """Return the bytes that a build will write below the store's root, by what for."""
     needs = {"checkpoint": plan.budget.checkpoint_bytes, "engine": plan.budget.engine_bytes}
     is_inside = ctx.store.root in ctx.hf_cache.absolute().parents
-    if is_inside and plan.model.source == "hub" and not _is_downloaded(plan, ctx):
-        needs["snapshot"] = plan.budget.snapshot_bytes
+    if is_inside and plan.model.source == "hub":
+        missing = _missing_bytes(spec, plan, ctx)
+        needs["snapshot"] = plan.budget.snapshot_bytes if missing is None else missing
     return {name: size for name, size in needs.items() if size}
 
 
-def _is_downloaded(plan: BuildPlan, ctx: Context) -> bool:
+def _missing_bytes(spec: EngineSpec, plan: BuildPlan, ctx: Context) -> int | None:
+    """Return the bytes of the snapshot that are not on the disk yet, or None when its files are not known yet."""
     found = fetch.find_cached(plan.model.model_id, plan.model.revision, ctx.hf_cache)
-    return found is not None and found.files is not None
+    if found is None:
+        return None
+    return fetch.missing_bytes(
+        found, cache=ctx.hf_cache, allow_pickle=spec.allow_pickle, allow_code=spec.trust_remote_code
+    )
 
 
 def _say_nearest(plan: BuildPlan, store: Store) -> None:
@@ -282,7 +288,8 @@ def _say_nearest(plan: BuildPlan, store: Store) -> None:
 def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry:
     sink, durations = log.get(), {}
     backend.check(plan, spec.repository)
-    _make_room(spec, plan, ctx, _build_needs(plan, ctx))
+    needs = _build_needs(spec.engine, plan, ctx)
+    _make_room(spec, plan, ctx, needs)
     estimate_s = ctx.store.estimate(plan.key)
     if estimate_s is not None:
         sink.info("estimate", f"builds like this took about {log.format_duration(estimate_s)}", eta_s=estimate_s)
@@ -292,7 +299,7 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
             staging.set_phase("fetch")
             snapshot = _fetch(spec.engine, plan, ctx)
             durations["fetch_s"] = round(time.monotonic() - started, 3)
-        with sink.stage("build"), _told_well(plan, staging, ctx), _timing_cache(plan, staging, ctx):
+        with sink.stage("build"), _told_well(needs, staging, ctx), _timing_cache(plan, staging, ctx):
             staging.set_phase("build")
             started = time.monotonic()
             backend.build(plan, snapshot, staging.path, staging.work_dir)
@@ -306,7 +313,7 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
 
 
 @contextlib.contextmanager
-def _told_well(plan: BuildPlan, staging: Staging, ctx: Context) -> Iterator[None]:
+def _told_well(needs: Mapping[str, int], staging: Staging, ctx: Context) -> Iterator[None]:
     """Let a failed build name the place where its logs are kept, not the one that is swept, and a full disk.
 
     Raises:
@@ -317,8 +324,8 @@ def _told_well(plan: BuildPlan, staging: Staging, ctx: Context) -> Iterator[None
     except (OSError, TrtBuildError) as error:
         figures, free = "", shutil.disk_usage(ctx.store.root).free
         if free < FULL_BYTES:  # compilers rarely say so
-            needs = " + ".join(f"{what} {format_bytes(size)}" for what, size in _build_needs(plan, ctx).items())
-            figures = f"; the disk of {ctx.store.root} has {format_bytes(free)} left, this build writes {needs}"
+            writes = " + ".join(f"{what} {format_bytes(size)}" for what, size in needs.items())
+            figures = f"; the disk of {ctx.store.root} has {format_bytes(free)} left, this build writes {writes}"
         if isinstance(error, OSError):
             raise StoreError(
                 f"the engine cannot be written to {ctx.store.root}: {error.strerror or error}{figures}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import pytest
 from tests.fakes.machines import gpu_host
 from trtbuild import log, pipeline, repository
 from trtbuild.errors import BuildError, HostError, RepositoryError, SpecError, StoreError
-from trtbuild.fetch import Hub
+from trtbuild.fetch import Hub, RemoteFile
+from trtbuild.fetch.cache import RepoCache
 from trtbuild.pipeline import Context, choose_backend, make_plan, pin_to_repository, provision, served_name_of
 from trtbuild.plan import (
     Availability,
@@ -361,6 +363,32 @@ def test_room_is_asked_for_before_anything_is_built(ctx: Context, backend: TinyB
     with pytest.raises(StoreError, match="max_bytes"):
         provision(request(model, max_bytes="5"), ctx)
     assert provision(request(model), ctx).was_hit is False
+
+
+def test_a_known_file_list_is_no_downloaded_snapshot(ctx: Context, backend: TinyBackend, model: Path) -> None:
+    """With the Hugging Face cache inside the store, the snapshot counts until it is really there."""
+    ctx = replace(ctx, hf_cache=ctx.store.root / "hub")
+    weights, names = b"w" * 1000, {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"w" * 1000}
+    source = replace(_plan_at(ctx, backend, model, COMMIT).model, source="hub", model_id="acme/tiny", directory=None)
+    plan = replace(_plan_at(ctx, backend, model, COMMIT), model=replace(source, revision=COMMIT))
+    spec = request("acme/tiny").engine
+    assert pipeline._build_needs(spec, plan, ctx)["snapshot"] == 100, "the plan's figure while nothing is known"
+    repo = RepoCache(ctx.hf_cache, "acme/tiny")
+    files = [
+        RemoteFile(path=name, size=len(data), oid=hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest())
+        for name, data in names.items()
+    ]
+    repo.write_tree(COMMIT, files)
+    assert pipeline._build_needs(spec, plan, ctx)["snapshot"] == 1000 + 2, "both small files are one blob"
+    repo.create()
+    for file in files:
+        repo.blob(file).write_bytes(names[file.path])
+        repo.link(COMMIT, file)
+    assert "snapshot" not in pipeline._build_needs(spec, plan, ctx)
+    repo.pointer(COMMIT, "model.safetensors").resolve().unlink()
+    assert pipeline._build_needs(spec, plan, ctx)["snapshot"] == len(weights)
+    outside = replace(ctx, hf_cache=ctx.store.root.parent / "elsewhere")
+    assert "snapshot" not in pipeline._build_needs(spec, plan, outside), "that is not the store's room"
 
 
 def _no_room(_: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from trtbuild.fetch.hub import Hub, RemoteFile, Resolved, cache_directory, is_commit
 from trtbuild.fetch.local import hash_directory, local_snapshot
 from trtbuild.fetch.resolve import find_cached, resolve
-from trtbuild.fetch.snapshot import load_config, read_config, snapshot
+from trtbuild.fetch.snapshot import load_config, missing_bytes, read_config, snapshot
 
 __all__ = [
     "Hub",
@@ -20,6 +20,7 @@ __all__ = [
     "is_commit",
     "load_config",
     "local_snapshot",
+    "missing_bytes",
     "read_config",
     "resolve",
     "snapshot",

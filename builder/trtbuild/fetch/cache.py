@@ -129,7 +129,7 @@ class RepoCache:
             )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, FetchError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, FetchError) as error:
             log.get().debug("listing-ignored", f"the cached listing {path} is not usable: {error}")
             return None
 

@@ -40,6 +40,9 @@ from trtbuild.fetch.hub import Hub
 CONNECT_TIMEOUT_S = 10.0
 MAX_REDIRECTS = 5
 MAX_PAUSE_S = 300.0
+MAX_JSON_BYTES = 64 << 20
+"""Most that is read of one answer: a page of a listing has a thousand files and some hundred kilobytes."""
+
 _REDIRECTS = {301, 302, 303, 307, 308}
 _RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
 
@@ -101,9 +104,15 @@ class UnreachableError(FetchError):
 
 
 class Client:
-    """Connections to one hub and to wherever it redirects. Thread-safe."""
+    """Connections to one hub and to wherever it redirects. Thread-safe.
+
+    Raises:
+        FetchError: The access token or the certificates cannot be used.
+    """
 
     def __init__(self, hub: Hub, tuning: Tuning) -> None:
+        if hub.token_error is not None:
+            raise FetchError(f"{hub.host} is to be asked, and {hub.token_error.message}", hint=hub.token_error.hint)
         self.hub, self.tuning = hub, tuning
         self.stopped = threading.Event()
         self._pools: dict[str, urllib3.PoolManager] = {}
@@ -130,14 +139,18 @@ class Client:
             try:
                 response, _ = self.get(url, {"Accept": "application/json"}, subject)
                 try:
-                    return json.loads(response.read()), response.headers
+                    data = response.read(MAX_JSON_BYTES + 1)
+                    if len(data) > MAX_JSON_BYTES:
+                        response.close()
+                        raise ValueError(f"more than {MAX_JSON_BYTES} bytes")
+                    return json.loads(data), response.headers
                 finally:
                     response.release_conn()
             except RetryableError as error:
                 failures.add(error)
             except HTTPError as error:
                 failures.add(explain_transport(error, url, self))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise FetchError(
                     f"{_host(url)} answered with something that is not JSON, so it is no Hugging Face hub",
                     hint="check HF_ENDPOINT, or whether a proxy or a login page answers in its place",

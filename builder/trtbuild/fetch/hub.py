@@ -7,7 +7,9 @@ but the token file.
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,7 @@ class Hub:
     Attributes:
         endpoint: Base address without a trailing slash.
         token: Access token, sent to the endpoint's own host only.
+        token_error: Why the token cannot be used; raised when the hub is asked, and not before.
         is_offline: No network is used at all; only the cache.
         ca_bundle: File or directory of trusted certificates, or None for the system's.
         proxies: Proxy address by scheme (``http``, ``https``), and under ``no`` the hosts to reach directly.
@@ -39,6 +42,7 @@ class Hub:
 
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = field(default=None, repr=False)
+    token_error: FetchError | None = field(default=None, repr=False)
     is_offline: bool = False
     ca_bundle: Path | None = None
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -50,11 +54,17 @@ class Hub:
         Source: huggingface_hub 2.4 (HF_*), requests and OpenSSL (certificates), curl (proxies).
 
         Raises:
-            FetchError: A variable holds something unusable.
+            FetchError: A variable other than the token's holds something unusable.
         """
+        token, token_error = None, None
+        try:
+            token = _token(environ)
+        except FetchError as error:  # a local model and a complete cache need none
+            token_error = error
         return cls(
             endpoint=_endpoint(environ.get("HF_ENDPOINT", "")),
-            token=_token(environ),
+            token=token,
+            token_error=token_error,
             is_offline=any(environ.get(n, "").lower() in _TRUE for n in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")),
             ca_bundle=next((Path(environ[name]) for name in _CA_VARIABLES if environ.get(name)), None),
             proxies=_proxies(environ),
@@ -133,10 +143,13 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
     """Return the directory of the Hugging Face cache that an environment describes.
 
     Source: huggingface_hub 2.4, constants.py.
+
+    Raises:
+        FetchError: It depends on a home directory, and there is none.
     """
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if environ.get(name):
-            return Path(environ[name]).expanduser()
+            return _expanded(environ[name])
     return _hf_home(environ) / "hub"
 
 
@@ -183,7 +196,7 @@ def check_path(path: str) -> str:
 
 
 def _is_safe_path(path: str) -> bool:
-    if not path or "\\" in path or any(ord(char) < 32 or ord(char) == 127 for char in path):
+    if not path or "\\" in path or any(unicodedata.category(char) == "Cc" for char in path):
         return False
     try:
         parts = [part.encode() for part in path.split("/")]
@@ -194,9 +207,19 @@ def _is_safe_path(path: str) -> bool:
 
 def _hf_home(environ: Mapping[str, str]) -> Path:
     if environ.get("HF_HOME"):
-        return Path(environ["HF_HOME"]).expanduser()
+        return _expanded(environ["HF_HOME"])
     base = environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path(environ.get("HOME") or "~").expanduser() / ".cache") / "huggingface"
+    return (Path(base) if base else _expanded(environ.get("HOME") or "~") / ".cache") / "huggingface"
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # a pod's user without an entry in /etc/passwd
+        raise FetchError(
+            f"{text} cannot be found: this user (uid {os.geteuid()}) has no home directory",
+            hint="export HF_HOME=/path/to/a/writable/directory",
+        ) from error
 
 
 def _endpoint(text: str) -> str:
@@ -215,7 +238,7 @@ def _token(environ: Mapping[str, str]) -> str | None:
     if origin:
         raw = environ[origin]
     else:
-        path = Path(environ.get("HF_TOKEN_PATH") or _hf_home(environ) / "token").expanduser()
+        path = _expanded(environ.get("HF_TOKEN_PATH") or str(_hf_home(environ) / "token"))
         origin = str(path)
         try:
             raw = path.read_text(encoding="utf-8")
@@ -224,7 +247,8 @@ def _token(environ: Mapping[str, str]) -> str | None:
         except (OSError, UnicodeDecodeError) as error:
             raise FetchError(
                 f"the Hugging Face token file {path} cannot be read: {getattr(error, 'strerror', None) or 'not text'}",
-                hint=f"make it readable, or log in again: hf auth login (or: rm {path})",
+                hint="make it readable, or export HF_TOKEN=hf_... (for public models: HF_TOKEN_PATH=/dev/null); "
+                "with HF_HUB_OFFLINE=1 only the cache is used",
             ) from error
     token = raw.strip()
     if not all(33 <= ord(char) < 127 for char in token):  # never shown: it may be a secret with a typing error

@@ -153,7 +153,7 @@ def _read_memo(memo: Path | None) -> dict[str, str]:
     try:
         record = json.loads(memo.read_text(encoding="utf-8"))
         return dict(record["hashes"]) if record["format"] == _MEMO_FORMAT else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -186,7 +186,7 @@ def _check_weights(path: Path) -> None:
             expected = _promised_size(stream)
     except OSError as error:
         raise _unreadable(error) from error
-    except (ValueError, KeyError, TypeError, struct.error, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, struct.error, AttributeError) as error:
         raise FetchError(f"{path} is not a safetensors file: {error}", hint="download or copy it again") from error
     if size != expected:
         raise FetchError(

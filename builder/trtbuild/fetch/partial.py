@@ -147,9 +147,12 @@ class Partial:
             self.discard()
             raise WrongContentError(self._hash.name, seen, self.file.etag)
         os.fsync(self._data_fd)
-        # With an untrusted lock a peer may have been first; its blob passed the same check.
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self.data.replace(self.blob)
+        except FileNotFoundError:
+            # With an untrusted lock a peer may have been first; its blob passed the same check.
+            if not self.blob.is_file():
+                raise  # somebody emptied the cache meanwhile
         _sync_directory(self.blob.parent)
         self.close()
         self.journal.unlink(missing_ok=True)
@@ -260,14 +263,6 @@ def remove_leftovers(blob: Path) -> None:
     for suffix in (DATA_SUFFIX, JOURNAL_SUFFIX, JOURNAL_SUFFIX + ".tmp"):
         with contextlib.suppress(OSError):
             blob.with_name(blob.name + suffix).unlink()
-
-
-def remove_abandoned(blobs: Path, *, before: float) -> None:
-    """Remove unfinished downloads that nobody touched since ``before`` (the model has changed on the hub meanwhile)."""
-    for path in blobs.glob(f"*{DATA_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            if path.stat().st_mtime < before:
-                remove_leftovers(path.with_name(path.name.removesuffix(DATA_SUFFIX)))
 
 
 def kernel_id() -> str:

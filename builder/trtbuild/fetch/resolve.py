@@ -85,7 +85,7 @@ def list_files(resolved: Resolved, *, client: Client, cache: Path) -> Resolved:
     repo = RepoCache(cache, resolved.model_id)
     files = repo.read_tree(resolved.commit)
     if files is None:
-        files = tuple(_ask_files(client, resolved))
+        files = _without_copies(_ask_files(client, resolved), resolved, client.hub)
         repo.write_tree(resolved.commit, files)
     return replace(resolved, files=files)
 
@@ -129,6 +129,22 @@ def _ask_files(client: Client, resolved: Resolved) -> Iterator[RemoteFile]:
     raise FetchError(f"{client.hub.host} lists files of {resolved.model_id} without end", hint=_NOT_A_HUB)
 
 
+def _without_copies(listed: Iterator[RemoteFile], resolved: Resolved, hub: Hub) -> tuple[RemoteFile, ...]:
+    """Return each file once.
+
+    Raises:
+        FetchError: A name is listed with two contents, and none of them is the right one.
+    """
+    files: dict[str, RemoteFile] = {}
+    for file in listed:
+        other = files.setdefault(file.path, file)
+        if other.etag != file.etag or other.size != file.size:
+            raise FetchError(
+                f"{hub.host} lists {file.path!r} of {resolved.model_id} twice, with different contents", hint=_NOT_A_HUB
+            )
+    return tuple(files.values())
+
+
 def _parse_entry(entry: dict[str, Any], hub: Hub) -> RemoteFile:
     try:
         lfs = entry.get("lfs") or {}
@@ -139,7 +155,7 @@ def _parse_entry(entry: dict[str, Any], hub: Hub) -> RemoteFile:
             sha256=lfs.get("oid"),
             xet_hash=entry.get("xetHash"),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise FetchError(f"{hub.host} lists a file without path, size or id: {entry!r}", hint=_NOT_A_HUB) from error
 
 

@@ -7,6 +7,7 @@ One set of weights is taken, safetensors first, and of the rest only what buildi
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -85,6 +86,7 @@ def select(names: Iterable[str], *, model_id: str, allow_pickle: bool, allow_cod
         if name in _METADATA or _TIKTOKEN.fullmatch(name) or (allow_code and _CODE.fullmatch(name))
     )
     index, weights = _select_weights(known, model_id, allow_pickle)
+    _refuse_twins([*metadata, *weights], model_id)
     return Selection(metadata=tuple(metadata), index=index, weights=weights)
 
 
@@ -111,7 +113,20 @@ def shards(index_text: str | bytes, names: Iterable[str], *, index: str, model_i
             f"{index} of {model_id} {reason}",
             hint="the model is incomplete at this revision; try another with --revision",
         )
+    _refuse_twins(wanted, model_id)
     return tuple(wanted)
+
+
+def _refuse_twins(names: Iterable[str], model_id: str) -> None:
+    """Refuse files that a disk without regard for case or Unicode form would silently take for one."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        if other != name:
+            raise FetchError(
+                f"{model_id} has the files {other!r} and {name!r}, which are one where case or Unicode form is ignored",
+                hint="choose another --revision, or copy the model and rename one of them",
+            )
 
 
 def _select_weights(known: set[str], model_id: str, allow_pickle: bool) -> tuple[str | None, tuple[str, ...]]:

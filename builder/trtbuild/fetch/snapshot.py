@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from trtbuild import log, untrusted
 from trtbuild.errors import FetchError
-from trtbuild.fetch.cache import RepoCache
+from trtbuild.fetch.cache import BlobLock, RepoCache
 from trtbuild.fetch.hub import Hub, RemoteFile, Resolved
-from trtbuild.fetch.partial import remove_abandoned, remove_leftovers
+from trtbuild.fetch.partial import DATA_SUFFIX, is_leased, recoverable_bytes, remove_leftovers
 from trtbuild.fetch.resolve import list_files, offline_error
 from trtbuild.fetch.select import CONFIG_FILES, TOKENIZER_FILES, Selection, select, shards
 
@@ -65,13 +65,37 @@ def snapshot(
             if wanted.has_index():
                 _bring(client, repo, wanted.resolved, wanted.first())
             _bring(client, repo, wanted.resolved, wanted.all())
-        remove_abandoned(repo.blobs, before=time.time() - ABANDONED_S)
+        remove_abandoned(repo)
         repo.remove_temporaries(before=time.time() - ABANDONED_S)
     for file in wanted.all():  # a process killed in its very last step leaves a journal beside the finished blob
         remove_leftovers(repo.blob(file))
     directory = repo.snapshot(resolved.commit)
     check_metadata(directory, [file.path for file in wanted.first()])
     return directory
+
+
+def missing_bytes(
+    resolved: Resolved, *, cache: Path, allow_pickle: bool = False, allow_code: bool = False
+) -> int | None:
+    """Return how many bytes :func:`snapshot` would write, from what is really on the disk; no network is used.
+
+    Returns:
+        0 when the snapshot is complete, None when nobody knows yet which files it has.
+
+    Raises:
+        FetchError: The model has no files that may be used.
+    """
+    repo = RepoCache(cache, resolved.model_id)
+    wanted = _Wanted(repo, resolved, allow_pickle=allow_pickle, allow_code=allow_code)
+    if wanted.is_complete():
+        return 0
+    wanted.resolved = replace(resolved, files=resolved.files or repo.read_tree(resolved.commit))
+    if wanted.resolved.files is None or not wanted.has_names():
+        return None
+    missing = {file.etag: file for file in wanted.all() if not repo.has(resolved.commit, file)}
+    return sum(
+        file.size - recoverable_bytes(repo.blob(file), file) for file in missing.values() if not repo.has_blob(file)
+    )
 
 
 def read_config(resolved: Resolved, *, cache: Path, hub: Hub, tuning: Tuning | None = None) -> dict[str, Any]:
@@ -111,6 +135,26 @@ def load_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def remove_abandoned(repo: RepoCache) -> None:
+    """Remove unfinished downloads that nobody touched for :data:`ABANDONED_S` (the model has changed on the hub).
+
+    Only under their lock and by the clock that stamps the files: this machine's may have jumped, and a download that
+    another process is at must not lose what it writes to.
+    """
+    for path in repo.blobs.glob(f"*{DATA_SUFFIX}"):
+        blob = path.with_name(path.name.removesuffix(DATA_SUFFIX))
+        with contextlib.suppress(OSError):
+            lock = BlobLock(repo.locks / f"{blob.name}.lock")
+            if not lock.acquire():
+                continue
+            try:
+                is_old = lock.now() - path.stat().st_mtime > ABANDONED_S
+                if is_old and not is_leased(blob, now=lock.now(), is_lock_trusted=lock.is_trusted):
+                    remove_leftovers(blob)
+            finally:
+                lock.release()
+
+
 class _Wanted:
     """Which files make a complete snapshot, as far as that is known."""
 
@@ -141,6 +185,11 @@ class _Wanted:
     def has_index(self) -> bool:
         """Say whether the names of the weights are in a file that has to be read first."""
         return self._select().index is not None
+
+    def has_names(self) -> bool:
+        """Say whether the names of all files are known: the index is there, or there is none."""
+        index = self._select().index
+        return index is None or all(self.repo.has(self.resolved.commit, file) for file in self._named((index,)))
 
     def first(self) -> list[RemoteFile]:
         """Return configuration, tokenizer and index."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.hub_stub import HubStub, ProxyStub
-from tests.integration.fetch.fetch_helpers import NEEDED, Client, contents, small_model
+from tests.integration.command_line import EXAMPLE, Machine
+from tests.integration.fetch.fetch_helpers import NEEDED, Client, contents, safetensors, small_model
 from trtbuild.errors import FetchError
-from trtbuild.fetch import Hub, find_cached, read_config
+from trtbuild.fetch import Hub, Resolved, find_cached, http, missing_bytes, read_config
 from trtbuild.process import Command, run
 
 pytestmark = pytest.mark.integration
@@ -240,3 +242,98 @@ def test_something_else_than_a_hub_is_recognized(hub: HubStub, client: Client) -
     hub.add_fault("/tree/", "body", body=b'[{"type": "file", "path": "config.json", "size": 1, "oid": "../x"}]')
     with pytest.raises(FetchError, match="id that is no hash"):
         client.fetch()
+
+
+def _listed(path: str, **fields: object) -> dict[str, object]:
+    return {"type": "file", "path": path, "size": 1, "oid": "a" * 40, **fields}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        pytest.param(b"[" * 100_000, "not JSON", id="nested"),
+        pytest.param(b" " * (1 << 17) + b"[]", "not JSON", id="huge"),
+        pytest.param([_listed("x", size=float("inf"))], "without path, size or id", id="endless-size"),
+        pytest.param([_listed("x"), _listed("x", oid="b" * 40)], "lists 'x' of org/model twice", id="two-contents"),
+        pytest.param([_listed("x"), _listed("x", size=2)], "lists 'x' of org/model twice", id="two-sizes"),
+        pytest.param([_listed("a\nb")], r"unsafe name: 'a\\nb'", id="newline"),
+        pytest.param([_listed("a\x9b2J")], r"unsafe name: 'a\\x9b2J'", id="terminal-command"),
+        pytest.param([_listed("/etc/passwd")], "unsafe name: '/etc/passwd'", id="absolute"),
+        pytest.param([_listed("a/../../b")], "unsafe name", id="upwards"),
+    ],
+)
+def test_a_listing_that_no_hub_would_send_is_refused(
+    hub: HubStub, client: Client, monkeypatch: pytest.MonkeyPatch, body: bytes | list[object], message: str
+) -> None:
+    monkeypatch.setattr(http, "MAX_JSON_BYTES", 1 << 16)
+    hub.add_repo("org/model", small_model())
+    hub.add_fault("/tree/", "body", body=body if isinstance(body, bytes) else json.dumps(body).encode())
+    with pytest.raises(FetchError, match=message) as caught:
+        client.fetch()
+    assert caught.value.hint
+    assert not list(client.cache.glob("*/snapshots/*"))
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "A"), ("caf\u00e9", "cafe\u0301")], ids=["case", "unicode"])
+def test_files_that_are_one_on_some_disks_are_refused(hub: HubStub, client: Client, one: str, other: str) -> None:
+    files = small_model(**{f"{one}.safetensors": safetensors(10, "1"), f"{other}.safetensors": safetensors(10, "2")})
+    del files["model.safetensors"]
+    hub.add_repo("org/model", files)
+    with pytest.raises(FetchError, match="which are one where case or Unicode form is ignored"):
+        client.fetch()
+    assert not hub.bytes_sent("/storage/")
+    hub.add_repo("org/model", small_model(**{"readme.md": b"", "Config.json": b"{}"}))
+    assert contents(client.fetch()).keys() == NEEDED, "what is not taken cannot be mixed up"
+
+
+def test_what_is_missing_is_what_is_not_on_the_disk(hub: HubStub, client: Client) -> None:
+    weights = {f"model-{n}.safetensors": safetensors(1000, str(n)) for n in range(3)}
+    index = {"weight_map": {str(n): name for n, name in enumerate(weights)}}
+    files = small_model(**weights, **{"model.safetensors.index.json": json.dumps(index).encode()})
+    del files["model.safetensors"]
+    commit = hub.add_repo("org/model", files)
+    unknown = Resolved(model_id="org/model", revision=commit, commit=commit)
+    assert missing_bytes(unknown, cache=client.cache) is None, "nobody has asked the hub yet"
+    read_config(unknown, cache=client.cache, hub=client.hub, tuning=client.tuning)
+    listed = find_cached("org/model", commit, client.cache)
+    assert listed is not None
+    assert listed.files is not None, "a listing is there, the files are not"
+    assert missing_bytes(listed, cache=client.cache) is None, "the index says which weights are used"
+    path = client.fetch()
+    before = contents(path)
+    assert missing_bytes(listed, cache=client.cache) == 0
+    for name in ("model-1.safetensors", "tokenizer.json"):
+        (path / name).resolve().unlink()
+        (path / name).unlink()
+    sent = len(before["model-1.safetensors"]) + len(before["tokenizer.json"])
+    assert missing_bytes(listed, cache=client.cache) == sent
+    (path / "model-2.safetensors").unlink()
+    assert missing_bytes(listed, cache=client.cache) == sent, "a blob without its link is not downloaded again"
+    client.fetch()
+    assert contents(path) == before
+
+
+def test_an_unreadable_token_matters_only_when_the_hub_is_asked(closed: HubStub, make_client: MakeClient) -> None:
+    client = make_client(closed)
+    token = client.cache.parent / "token"
+    token.mkdir()  # what root cannot read either
+    hub = Hub.from_env({"HF_ENDPOINT": closed.endpoint, "HF_TOKEN_PATH": str(token)})
+    commit = client.resolve().commit
+    there = client.fetch()
+    client.hub = hub
+    asked = len(closed.paths())
+    with pytest.raises(FetchError, match=rf"is to be asked, and the .* token file {token} cannot be read") as caught:
+        client.fetch()
+    assert "HF_TOKEN=" in caught.value.hint
+    assert client.fetch(revision=commit) == there, "a commit that is complete needs no hub"
+    assert client.offline().fetch() == there
+    assert len(closed.paths()) == asked
+    with pytest.raises(FetchError, match="cannot be read"):
+        client.fetch("org/granted")
+
+
+def test_a_local_model_needs_no_token(tmp_path: Path, hub: HubStub) -> None:
+    machine = Machine(tmp_path, hub, env={"HF_TOKEN_PATH": str(tmp_path)})
+    assert machine.json("plan", str(EXAMPLE), "--backend", "cpu")
+    assert "token file" in machine.run("plan", "org/model", "--backend", "cpu", code=4).stderr
+    assert not hub.paths()

@@ -17,6 +17,7 @@ from tests.hub_stub import HubStub, git_oid
 from tests.integration.fetch.fetch_helpers import MIB, NEEDED, Client, contents, safetensors, small_model
 from trtbuild.errors import FetchError
 from trtbuild.fetch import Resolved, read_config, snapshot
+from trtbuild.fetch.cache import BlobLock, RepoCache
 
 pytestmark = pytest.mark.integration
 
@@ -333,6 +334,32 @@ def test_leftovers_of_a_file_that_changed_are_removed_after_a_day(hub: HubStub, 
     hub.add_repo("org/model", small_model(**{"config.json": b"{}"}))
     client.fetch()
     assert client.leftovers() == ["b" * 64 + s for s in (".trtbuild-incomplete", ".trtbuild-incomplete.journal")]
+
+
+def test_a_clock_that_jumps_and_a_lock_that_is_held_keep_unfinished_downloads(
+    hub: HubStub, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process writes to them."""
+    hub.add_repo("org/model", small_model())
+    repo = RepoCache(client.cache, "org/model")
+    client.fetch()
+    young, held = (repo.blobs / f"{letter * 64}.trtbuild-incomplete" for letter in "ab")
+    for path in (young, held):
+        path.write_bytes(b"x")
+    os.utime(held, (0, 0))
+    lock = BlobLock(repo.locks / f"{'b' * 64}.lock")
+    assert lock.acquire()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 30 * 86400)
+    hub.add_repo("org/model", small_model(**{"config.json": b"{}"}))
+    client.fetch()
+    assert young.exists()
+    assert held.exists()
+    lock.release()
+    hub.add_repo("org/model", small_model(**{"config.json": b"{ }"}))
+    client.fetch()
+    assert young.exists()
+    assert not held.exists()
 
 
 def test_progress_counts_every_byte_once(

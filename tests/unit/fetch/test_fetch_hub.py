@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trtbuild.errors import FetchError
-from trtbuild.fetch import Hub, RemoteFile, cache_directory, is_commit
+from trtbuild.fetch import Hub, RemoteFile, cache_directory, http, is_commit
 from trtbuild.fetch.cache import RepoCache
 from trtbuild.fetch.hub import check_model_id, check_path, check_revision
 
@@ -82,9 +82,26 @@ def test_unusable_variables_are_named_and_secrets_are_not_shown(
     tmp_path: Path, environ: dict[str, str], message: str
 ) -> None:
     with pytest.raises(FetchError, match=message) as caught:
-        from_env(tmp_path, **environ)
+        http.Client(from_env(tmp_path, **environ), http.Tuning())
     assert caught.value.hint
     assert "secret" not in f"{caught.value}{caught.value.hint}"
+
+
+def test_a_token_that_cannot_be_used_is_no_fault_before_the_hub_is_asked(tmp_path: Path) -> None:
+    hub = from_env(tmp_path, HF_TOKEN="hf_secret two")
+    assert hub.token is None
+    assert "holds characters" in str(hub.token_error)
+    assert "secret" not in repr(hub)
+
+
+def test_a_user_without_a_home_is_told_what_to_set() -> None:
+    """As in a pod whose user has no entry in /etc/passwd."""
+    nobody = {"HF_HOME": "~no-such-user-here/hf"}
+    with pytest.raises(FetchError, match="no home directory") as caught:
+        cache_directory(nobody)
+    assert "export HF_HOME=" in caught.value.hint
+    assert Hub.from_env(nobody).token_error is not None
+    assert cache_directory({**nobody, "HF_HUB_CACHE": "/cache"}) == Path("/cache")
 
 
 def test_secrets_are_not_in_the_repr() -> None:

@@ -49,6 +49,21 @@ def test_a_download_becomes_the_blob_and_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / FILE.etag).read_bytes() == CONTENT
 
 
+def test_data_that_somebody_removed_is_no_success(tmp_path: Path) -> None:
+    download = open_partial(tmp_path)
+    for index in range(3):
+        put(download, index, download.ranges[index].length)
+    download.data.unlink()
+    with pytest.raises(FileNotFoundError):
+        download.publish()
+    again = open_partial(tmp_path)
+    for index in range(3):
+        put(again, index, again.ranges[index].length)
+    again.data.rename(again.blob)  # a peer that the lock did not keep out was first
+    again.publish()
+    assert (tmp_path / FILE.etag).read_bytes() == CONTENT
+
+
 def test_small_files_are_checked_by_their_git_id(tmp_path: Path) -> None:
     oid = hashlib.sha1(b"blob 2\0{}").hexdigest()
     download = open_partial(tmp_path, RemoteFile(path="a.json", size=2, oid=oid))
