@@ -356,7 +356,8 @@ def _endpoint(seen: Evidence) -> Hop:
     if "nv_inference_" in seen.metrics:
         text, fix = (
             f"Triton answers, but {missing[0]} is missing",
-            "serve the repository that trtbuild wrote (its front model exports it)",
+            "serve the repository that trtbuild wrote (its front model exports it); without it the chart needs "
+            "monitoring.rules.source upstream-ensemble or cpp-gauges, and this hop tells nothing",
         )
     else:
         text, fix = "this is not a Triton metrics endpoint", "the metrics port is 8002 by default (metrics_port)"
