@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-from trtbuild import __version__, backends, catalog, fetch, log
+from trtbuild import __version__, backends, catalog, fetch, log, untrusted
 from trtbuild.catalog import ModelInfo
 from trtbuild.errors import HostError, SpecError, StoreError, TrtBuildError
 from trtbuild.fetch import Hub
@@ -50,6 +50,9 @@ TOKENIZER_FILES = (
 
 SHOWN_DIFFERENCES = 8
 """Differences from the nearest engine that a miss names; ``trtbuild explain`` names all."""
+
+RECORD_LIMIT_BYTES = 1 << 16
+"""Largest record beside a repository that is read; it holds three hashes and a commit."""
 
 FULL_BYTES = 4 << 20
 """A disk with less left is full: file systems keep a little, and a writer stops short of the last byte."""
@@ -464,8 +467,12 @@ def _file_times(top: Path) -> list[str]:
             for name in names
             if "__pycache__" not in directory
         ]
-    stats = ((path, os.lstat(path)) for path in sorted(paths))
-    return [f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}" for path, stat in stats]
+    lines = []
+    for path in sorted(paths):
+        with contextlib.suppress(FileNotFoundError):  # another pod's writer removes old versions meanwhile
+            stat = os.lstat(path)
+            lines.append(f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}")
+    return lines
 
 
 def pin_to_repository(spec: Spec, store_root: Path) -> Spec:
@@ -506,7 +513,7 @@ def remember_commit(repository: Path, spec: EngineSpec, plan: BuildPlan, state: 
 def _read_record(repository: Path) -> dict[str, JsonValue]:
     """Return what :func:`remember_commit` wrote, or nothing."""
     try:
-        document = json.loads(_record_path(repository).read_text(encoding="utf-8"))
+        document = untrusted.read(_record_path(repository), RECORD_LIMIT_BYTES)
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from trtbuild import log
+from trtbuild import log, untrusted
 from trtbuild.errors import RepositoryError
 from trtbuild.log import format_bytes
 from trtbuild.plan import EngineInfo, EngineTemplate
@@ -54,6 +54,7 @@ FEW_INODES = 1000
 _RECORD = "trtbuild-repository.json"
 _VERSION = re.compile(r"[0-9a-f]{16}")
 _LEFTOVER = re.compile(r"\.(?:staging|link)-(?:(?P<boot>[0-9a-f]{12})-)?[0-9a-f]{32}")
+_RECORD_LIMIT_BYTES = 1 << 20
 _SHARED = "_shared/trtbuild_front"
 _LEFTOVERS = frozenset({"__pycache__", ".mypy_cache", ".ruff_cache"})
 _ENGINE = "tensorrt_llm"
@@ -530,7 +531,7 @@ def _read_current(root: Path) -> tuple[Record, Files]:
     if not root.exists():
         return {}, {}
     try:
-        record = json.loads((root / _RECORD).read_text())["served"]
+        record = untrusted.read(root / _RECORD, _RECORD_LIMIT_BYTES)["served"]
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise RepositoryError(
             f"{root / _RECORD} is damaged: {error!r}", hint=f"remove {root} and write its models again"

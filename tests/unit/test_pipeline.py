@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -311,7 +312,7 @@ def test_a_server_takes_the_commit_that_init_built(
     for other in ({"revision": "v2"}, {"max_batch_size": 2}, {"model": "acme/other"}):
         changed = request(**{"model": "acme/tiny", "repository": tmp_path / "models", **other})  # type: ignore[arg-type]
         assert pin_to_repository(changed, ctx.store.root) == changed, "another request is resolved anew"
-    for damage in ("{", "[]", "7", json.dumps({"spec": "x"})):
+    for damage in ("{", "[]", "7", json.dumps({"spec": "x"}), "[" * 5000, " " * (1 << 20)):
         (tmp_path / ".models.trtbuild.json").write_text(damage)
         assert pin_to_repository(spec, ctx.store.root) == spec
 
@@ -338,6 +339,28 @@ def test_a_record_is_written_through_no_link(ctx: Context, backend: TinyBackend,
     with pytest.raises(RepositoryError, match=r"cannot write .*\.models\.trtbuild\.json: .*symbolic link"):
         pipeline.remember_commit(tmp_path / "models", request(model).engine, plan)
     assert (tmp_path / "precious").read_text() == "not to be cut"
+
+
+def test_files_that_another_writer_removes_meanwhile_are_no_fault(tmp_path: Path) -> None:
+    is_over = threading.Event()
+    (tmp_path / "kept").write_text("x")
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            for name in "abcdefgh":
+                (tmp_path / name).write_text("x")
+            for name in "abcdefgh":
+                (tmp_path / name).unlink()
+
+    writer = threading.Thread(target=come_and_go)
+    writer.start()
+    try:
+        lines = [pipeline._file_times(tmp_path) for _ in range(1000)]
+    finally:
+        is_over.set()
+        writer.join()
+    assert all(any(line.startswith(f"{tmp_path}/kept 1 ") for line in found) for found in lines)
+    assert max(map(len, lines)) > 1, "the writer never ran"
 
 
 def test_a_hit_sweeps_what_a_killed_builder_left(ctx: Context, backend: TinyBackend, model: Path) -> None:
