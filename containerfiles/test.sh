@@ -66,7 +66,7 @@ build() { # NAME TAG CONTEXT ARGUMENTS...
     name=$1 tag=$2 context=$3
     shift 3
     say "image $tag"
-    b build --quiet --format docker --network host "${mounts[@]}" --build-arg BASE_IMAGE=localhost/trtbuild-base "$@" \
+    b build --quiet --network host "${mounts[@]}" --build-arg BASE_IMAGE=localhost/trtbuild-base "$@" \
         --build-arg REVISION="$(git -C "$context" rev-parse HEAD 2>/dev/null || echo unknown)" --tag "localhost/trtbuild-$tag" \
         --file "$context/containerfiles/$name.containerfile" "$context" >"$work/build-$tag.log" 2>&1 ||
         { tail -n 25 "$work/build-$tag.log" >&2; exit 6; }
@@ -84,10 +84,13 @@ if [ -n "$twice" ]; then
     rm -rf "$work/first" "$work/other-second"
     git clone --quiet . "$work/first"
     (umask 077 && git clone --quiet . "$work/other-second") # another path, other modes, and later
+    git -C "$work/first" checkout --quiet --detach "$commit"
+    (umask 077 && git -C "$work/other-second" checkout --quiet --detach "$commit")
     for name in cpu client; do
         for clone in first other-second; do
+            # Not in the docker format: its configuration holds the name of the container that built it.
             TZ=$([ "$clone" = first ] && echo UTC || echo Asia/Kolkata) \
-                build "$name" "$name-$clone" "$work/$clone" --no-cache --timestamp "$(git log -1 --format=%ct "$commit")"
+                build "$name" "$name-$clone" "$work/$clone" --format oci --no-cache --timestamp "$(git log -1 --format=%ct "$commit")"
         done
         first=$(b inspect --type image --format '{{.FromImageDigest}}' "localhost/trtbuild-$name-first")
         second=$(b inspect --type image --format '{{.FromImageDigest}}' "localhost/trtbuild-$name-other-second")
@@ -105,8 +108,8 @@ if [ -n "$twice" ]; then
     exit 0
 fi
 
-build cpu cpu .
-build client client .
+build cpu cpu . --format docker
+build client client . --format docker
 
 # look NAME: what an image says of itself, what it added to its base, and its bill of materials.
 look() {
