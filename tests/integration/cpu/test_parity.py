@@ -43,7 +43,7 @@ def worker() -> Iterator[ModuleType]:
     finally:
         sys.dont_write_bytecode = written
         sys.path.remove(directory)
-        for name in ("engine_worker", "engine_wire"):
+        for name in ("engine_worker", "engine_requests", "engine_wire"):
             sys.modules.pop(name, None)
 
 

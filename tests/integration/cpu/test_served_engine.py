@@ -60,9 +60,7 @@ def test_padding_after_input_lengths_is_not_part_of_the_prompt(server: Server, r
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        pytest.param(
-            {"input_ids": [5] * 600}, "600 tokens, the engine was built for at most 511", id="prompt too long"
-        ),
+        pytest.param({"input_ids": [5] * 600}, "600 tokens, the engine takes at most 511", id="prompt too long"),
         pytest.param({"request_output_len": 510}, "5 + 510 = 515 tokens", id="prompt and output too long"),
         pytest.param({"input_ids": [5, 320]}, "token 320, the vocabulary is 0..319", id="token out of range"),
         pytest.param({"input_ids": [5, -1]}, "token -1", id="negative token"),

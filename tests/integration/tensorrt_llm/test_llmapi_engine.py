@@ -239,7 +239,7 @@ def test_the_repository_is_whole(engine: Path, tmp_path: Path) -> None:
     )
     root = repository.write_repository(tmp_path / "repository", [model])
     files = {path.name for path in (root / "tensorrt_llm" / "1").iterdir()}
-    assert {"model.py", "engine_wire.py", "engine_worker.py"} <= files
+    assert {"model.py", "engine_requests.py", "engine_wire.py", "engine_worker.py"} <= files
     config = (root / "tensorrt_llm" / "config.pbtxt").read_text()
     assert "kv_cache_free_gpu_mem_fraction" in config
     assert str(engine) in config

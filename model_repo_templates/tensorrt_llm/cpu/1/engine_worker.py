@@ -22,11 +22,12 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from engine_requests import Limits, Progress, RequestError
 from engine_wire import Reader, encode
 
 # Importing openvino would load openvino_telemetry, which reports it over the network; without it a stub is used.
@@ -41,35 +42,23 @@ _STATS_PERIOD_S = 0.25
 _PR_SET_PDEATHSIG = 1
 
 
-class RequestError(Exception):
-    """What is wrong with one request, for the client who sent it."""
-
-
-@dataclass
-class Request:
-    """One request from submission to its last token.
+@dataclass(kw_only=True)
+class Request(Progress):
+    """One request as the pipeline computes it.
 
     Attributes:
-        options: What the model sent, see ``model.py``.
-        tokens: Generated so far, including a possible stop sequence, never ``end_id``.
         blocks: Key/value blocks it may need at its longest.
         ban_ends: Length of ``tokens`` from which the pipeline forbids nothing any more.
         run_began: Length of ``tokens`` when it was last given to the pipeline.
         runs: How often it was given to the pipeline.
     """
 
-    key: int
-    options: dict[str, Any]
     prompt: list[int]
     blocks: int
     handle: Any = None
-    tokens: list[int] = field(default_factory=list)
     ban_ends: int = 0
     run_began: int = 0
     runs: int = 0
-    first_scheduled_ns: int = 0
-    first_token_ns: int = 0
-    last_token_ns: int = 0
 
     def banned(self) -> tuple[set[int], int]:
         """Return the tokens that may not come next, and for how many tokens at least that stays so."""
@@ -96,8 +85,11 @@ class Engine:
     def __init__(self, engine_dir: Path, options: dict[str, Any]) -> None:
         config = json.loads((engine_dir / "config.json").read_text(encoding="utf-8"))
         limits, runtime = config["build_config"], config["runtime"]
-        self.vocab_size = int(config["pretrained_config"]["vocab_size"])
-        self.max_input_len, self.max_seq_len = int(limits["max_input_len"]), int(limits["max_seq_len"])
+        self.limits = Limits(
+            vocab_size=int(config["pretrained_config"]["vocab_size"]),
+            max_input_len=int(limits["max_input_len"]),
+            max_seq_len=int(limits["max_seq_len"]),
+        )
         self.slots = int(options.get("max_batch_size") or limits["max_batch_size"])
         self.total_blocks = int(runtime["kv_cache_tokens"]) // BLOCK_TOKENS
         self.evicts = options.get("batch_scheduler_policy") == "max_utilization"
@@ -106,7 +98,7 @@ class Engine:
         scheduler.max_num_batched_tokens = max(int(limits["max_num_tokens"]), self.slots)
         if not options.get("enable_chunked_context", True):
             scheduler.dynamic_split_fuse = False
-            scheduler.max_num_batched_tokens = max(scheduler.max_num_batched_tokens, self.max_input_len)
+            scheduler.max_num_batched_tokens = max(scheduler.max_num_batched_tokens, self.limits.max_input_len)
         scheduler.num_kv_blocks = self.total_blocks
         scheduler.enable_prefix_caching = bool(options.get("enable_kv_cache_reuse", True))
         properties = dict(runtime["properties"])
@@ -131,22 +123,8 @@ class Engine:
         return None
 
     def _check(self, key: int, options: dict[str, Any]) -> Request:
+        self.limits.check(options)
         prompt, new = options["input_ids"], options["request_output_len"]
-        if not prompt:
-            raise RequestError("the prompt is empty: input_ids has no tokens")
-        if len(prompt) > self.max_input_len:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens, the engine was built for at most {self.max_input_len} "
-                "(max_input_len)"
-            )
-        if len(prompt) + new > self.max_seq_len:
-            raise RequestError(
-                f"prompt and output need {len(prompt)} + {new} = {len(prompt) + new} tokens, the engine was built for "
-                f"at most {self.max_seq_len} (max_seq_len)"
-            )
-        outside = next((token for token in prompt if not 0 <= token < self.vocab_size), None)
-        if outside is not None:
-            raise RequestError(f"input_ids has token {outside}, the vocabulary is 0..{self.vocab_size - 1}")
         blocks = math.ceil((len(prompt) + new) / BLOCK_TOKENS)
         if blocks > self.total_blocks:
             raise RequestError(
@@ -160,11 +138,11 @@ class Engine:
         request = self.active.pop(key, None)
         if request is not None:
             self._cut(request)
-            return self._last(request, [], [], "cancelled")
+            return request.last([], [], "cancelled")
         for request in self.waiting:
             if request.key == key:
                 self.waiting.remove(request)
-                return self._last(request, [], [], "cancelled")
+                return request.last([], [], "cancelled")
         return None
 
     def _admit(self) -> list[dict[str, Any]]:
@@ -239,8 +217,7 @@ class Engine:
             return
         fresh, reason = self._accept(request, tokens)
         if fresh:
-            request.first_token_ns = request.first_token_ns or now
-            request.last_token_ns = now
+            request.note_tokens(now)
         fresh_log_probs = log_probs[: len(fresh)] if request.options.get("log_probs") else []
         if reason is None and is_over:
             reason = "lost"
@@ -263,39 +240,26 @@ class Engine:
         elif reason == "stuck":
             yield {"key": request.key, "error": "bad_words_list forbids every token there is", "invalid": True}
         else:
-            yield self._last(request, fresh, fresh_log_probs, reason)
+            yield request.last(fresh, fresh_log_probs, reason)
 
     def _accept(self, request: Request, tokens: list[int]) -> tuple[list[int], str | None]:
         """Add new tokens up to where the request ends or has to be started anew.
 
         Returns the accepted tokens and ``stop``, ``length``, ``resume``, ``stuck`` or None.
         """
-        end_id, stops = request.options.get("end_id"), request.options.get("stop_words", [])
         fresh: list[int] = []
         for token in tokens:
             if request.completes_bad_word(token):
                 # At the start of a run it was forbidden already: then nothing else was left to choose from.
                 return fresh, "stuck" if len(request.tokens) == request.run_began else "resume"
-            if token == end_id:
-                return fresh, "stop"
-            request.tokens.append(token)
-            fresh.append(token)
-            is_stop = any(request.tokens[-len(stop) :] == stop for stop in stops)
-            if is_stop and len(request.tokens) >= request.options.get("min_tokens", 0):
-                return fresh, "stop"
-            if len(request.tokens) >= request.options["request_output_len"]:
-                return fresh, "length"
+            is_text, reason = request.take(token)
+            if is_text:
+                fresh.append(token)
+            if reason is not None:
+                return fresh, reason
             if len(request.tokens) == request.ban_ends and request.banned()[1] > len(request.tokens):
                 return fresh, "resume"
         return fresh, None
-
-    @staticmethod
-    def _last(request: Request, tokens: list[int], log_probs: list[float], reason: str) -> dict[str, Any]:
-        times = [request.first_scheduled_ns, request.first_token_ns, request.last_token_ns]
-        event: dict[str, Any] = {"key": request.key, "tokens": tokens, "end": reason, "times": times}
-        if log_probs:
-            event["log_probs"] = log_probs
-        return event
 
     def stats(self) -> dict[str, float]:
         """Return the gauges of this moment."""
@@ -435,7 +399,7 @@ def main() -> None:
         except (RuntimeError, OSError, ValueError, KeyError) as error:
             connection.sendall(encode({"fatal": f"{arguments.engine_dir} cannot be loaded: {error}"}))
             raise SystemExit(1) from error
-        limits = {"slots": engine.slots, "vocab_size": engine.vocab_size, "stats": engine.stats()}
+        limits = {"slots": engine.slots, "vocab_size": engine.limits.vocab_size, "stats": engine.stats()}
         connection.sendall(encode({"ready": limits}))
         Server(connection, engine).run()
     except (BrokenPipeError, ConnectionResetError):

@@ -21,41 +21,30 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine_requests import Limits, Progress, RequestError
 from engine_wire import Reader, encode
 
 _PR_SET_PDEATHSIG = 1
 _POLICIES = {"guaranteed_no_evict": "GUARANTEED_NO_EVICT", "max_utilization": "MAX_UTILIZATION"}
 
 
-class RequestError(Exception):
-    """What is wrong with one request, for the client who sent it."""
-
-
-@dataclass
-class Request:
-    """One request from submission to its last token.
+@dataclass(kw_only=True)
+class Request(Progress):
+    """One request as the LLM API computes it.
 
     Attributes:
-        options: What the model sent, see ``model.py``.
         handle: The LLM API's result, once admitted.
-        tokens: Generated so far, including a possible stop sequence, never ``end_id``.
         read: Tokens of the LLM API's output that were looked at.
         is_cancelled: The client has gone or asked to stop.
     """
 
-    key: int
-    options: dict[str, Any]
     handle: Any = None
-    tokens: list[int] = field(default_factory=list)
     read: int = 0
     is_cancelled: bool = False
-    first_scheduled_ns: int = 0
-    first_token_ns: int = 0
-    last_token_ns: int = 0
 
 
 def llm_arguments(engine_dir: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +100,11 @@ class Engine:
 
         config = json.loads((engine_dir / "config.json").read_text(encoding="utf-8"))
         limits = config["build_config"]
-        self.vocab_size = int(config["pretrained_config"]["vocab_size"])
-        self.max_input_len, self.max_seq_len = int(limits["max_input_len"]), int(limits["max_seq_len"])
+        self.limits = Limits(
+            vocab_size=int(config["pretrained_config"]["vocab_size"]),
+            max_input_len=int(limits["max_input_len"]),
+            max_seq_len=int(limits["max_seq_len"]),
+        )
         self.slots = int(options.get("max_batch_size") or limits["max_batch_size"])
         self.make_params = SamplingParams
         self.llm = LLM(**llm_arguments(engine_dir, options))
@@ -134,21 +126,7 @@ class Engine:
         self._admit()
 
     def _check(self, options: dict[str, Any]) -> None:
-        prompt, new = options["input_ids"], options["request_output_len"]
-        if not prompt:
-            raise RequestError("the prompt is empty: input_ids has no tokens")
-        if len(prompt) > self.max_input_len:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens, the engine takes at most {self.max_input_len} (max_input_len)"
-            )
-        if len(prompt) + new > self.max_seq_len:
-            raise RequestError(
-                f"prompt and output need {len(prompt)} + {new} = {len(prompt) + new} tokens, the engine takes at most "
-                f"{self.max_seq_len} (max_seq_len)"
-            )
-        outside = next((token for token in prompt if not 0 <= token < self.vocab_size), None)
-        if outside is not None:
-            raise RequestError(f"input_ids has token {outside}, the vocabulary is 0..{self.vocab_size - 1}")
+        self.limits.check(options)
         longer = next((words for words in options.get("bad_words", ()) if len(words) > 1), None)
         if longer:
             raise RequestError(f"bad_words_list: this engine forbids single tokens only, got the sequence {longer}")
@@ -158,7 +136,7 @@ class Engine:
         for request in self.waiting:
             if request.key == key:
                 self.waiting.remove(request)
-                self._tell(_last(request, [], [], "cancelled"))
+                self._tell(request.last([], [], "cancelled"))
                 return
         active = self.active.get(key)
         if active is not None:
@@ -195,7 +173,7 @@ class Engine:
             event = {"key": request.key, "error": f"the engine failed: {error}"}
         if event is None or not {"end", "error"} & set(event):
             reason = "cancelled" if request.is_cancelled else "length"
-            event = _last(request, [], [], reason)
+            event = request.last([], [], reason)
         elif not request.is_cancelled and "end" in event and not event.pop("finished"):
             request.handle.abort()  # a stop sequence was found here; the engine would go on
         del self.active[request.key]
@@ -210,13 +188,12 @@ class Engine:
         fresh, reason = _accept(request, arrived)
         now = time.monotonic_ns()
         if fresh:
-            request.first_token_ns = request.first_token_ns or now
-            request.last_token_ns = now
+            request.note_tokens(now)
         if reason is None and output.finished:
             reason = {"stop": "stop", "cancelled": "cancelled"}.get(completion.finish_reason or "", "length")
         kept = log_probs[: len(fresh)]
         if reason is not None:
-            return {**_last(request, fresh, kept, reason), "finished": bool(output.finished)}
+            return {**request.last(fresh, kept, reason), "finished": bool(output.finished)}
         event: dict[str, Any] = {"key": request.key, "tokens": fresh}
         return {**event, "log_probs": kept} if kept else event
 
@@ -237,18 +214,13 @@ class Engine:
 
 def _accept(request: Request, tokens: list[int]) -> tuple[list[int], str | None]:
     """Add new tokens up to where the request ends; return the accepted ones and why it ends, if it does."""
-    end_id, stops = request.options.get("end_id"), request.options.get("stop_words", [])
     fresh: list[int] = []
     for token in tokens:
-        if token == end_id:
-            return fresh, "stop"
-        request.tokens.append(token)
-        fresh.append(token)
-        is_stop = any(request.tokens[-len(stop) :] == stop for stop in stops)
-        if is_stop and len(request.tokens) >= request.options.get("min_tokens", 0):
-            return fresh, "stop"
-        if len(request.tokens) >= request.options["request_output_len"]:
-            return fresh, "length"
+        is_text, reason = request.take(token)
+        if is_text:
+            fresh.append(token)
+        if reason is not None:
+            return fresh, reason
     return fresh, None
 
 
@@ -262,12 +234,6 @@ def _log_probs(completion: Any, start: int) -> list[float]:
         else:
             found.append(float(entry))
     return found
-
-
-def _last(request: Request, tokens: list[int], log_probs: list[float], reason: str) -> dict[str, Any]:
-    times = [request.first_scheduled_ns, request.first_token_ns, request.last_token_ns]
-    event: dict[str, Any] = {"key": request.key, "tokens": tokens, "end": reason, "times": times}
-    return {**event, "log_probs": log_probs} if log_probs else event
 
 
 async def serve(engine: Engine, connection: socket.socket) -> None:
@@ -347,7 +313,7 @@ def main() -> None:
         except (ImportError, RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
             connection.sendall(encode({"fatal": f"{arguments.engine_dir} cannot be loaded: {error}"}))
             raise SystemExit(1) from error
-        limits = {"slots": engine.slots, "vocab_size": engine.vocab_size, "stats": engine.stats()}
+        limits = {"slots": engine.slots, "vocab_size": engine.limits.vocab_size, "stats": engine.stats()}
         connection.sendall(encode({"ready": limits}))
         try:
             await serve(engine, connection)

@@ -1,0 +1,1 @@
+../../cpu/1/engine_requests.py
