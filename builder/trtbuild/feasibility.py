@@ -287,9 +287,23 @@ def problems(
         found.append(gpu_problem(architecture, product, dtype=layout.dtype, **kinds))
     family = find_family(release, model.architecture)
     found.append(parallel_problem(model, layout.tp_size, layout.pp_size, family=family))
+    if not release.has_uneven_stages and model.layers % layout.pp_size:
+        found.append(_uneven_problem(release, model, layout.pp_size))
     if gpus is not None and layout.world_size > gpus:
         found.append(_gpu_count_problem(layout, gpus))
     yield from (problem for problem in found if problem is not None)
+
+
+def _uneven_problem(release: TrtLlmRelease, model: ModelInfo, pp_size: int) -> Problem:
+    from trtbuild.catalog import trtllm
+
+    near = max(size for size in range(1, pp_size + 1) if model.layers % size == 0)
+    later = next(version for version in trtllm_versions() if trtllm(version).has_uneven_stages)
+    return Problem(
+        reason=f"--pp {pp_size}: {model.name} has {model.layers} layers, and TensorRT-LLM {release.installed} drops "
+        "those that an even cut leaves over",
+        remedy=f"--pp {near}, or an image with TensorRT-LLM {later} or later",
+    )
 
 
 def _gpu_count_problem(layout: Layout, gpus: int) -> Problem:

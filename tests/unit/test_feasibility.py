@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.machines import gpu_host
@@ -125,6 +125,23 @@ def test_possible_combinations(alias: str, sku: str, options: dict[str, object])
     assert first_problem(alias, sku, **options) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("version", "pp", "remedy"),
+    [
+        pytest.param("0.18.2", 3, "--pp 2, or an image with TensorRT-LLM 0.19.0 or later", id="layers-dropped"),
+        pytest.param("0.18.2", 4, None, id="even"),
+        pytest.param("0.19.0", 3, None, id="first-stages-take-more"),
+    ],
+)
+def test_an_uneven_pipeline_on_a_release_that_drops_the_rest(version: str, pp: int, remedy: str | None) -> None:
+    model = named("llama-3-8b")
+    layout = Layout(preset=catalog.preset("none"), dtype="bfloat16", kv_cache_dtype="auto", tp_size=1, pp_size=pp)
+    found = next(
+        feasibility.problems(model, layout, release=catalog.trtllm(version), architecture=None, product="x"), None
+    )
+    assert (found.remedy if found else None) == remedy
+
+
 def test_quantized_weights_are_not_quantized_again() -> None:
     model = dataclasses.replace(named("llama-3-8b"), pre_quantized="awq")
     problem = feasibility.family_problem(RELEASE, model, quantization="none", kv_cache_dtype="auto")
@@ -154,7 +171,6 @@ def test_choose_dtype(alias: str, sku: str, asked: str, chosen: str) -> None:
     assert feasibility.choose_dtype(asked, named(alias), gpu(sku).architecture) == chosen
 
 
-@settings(deadline=None)
 @given(
     model=st.sampled_from(catalog.models()),
     sku=st.sampled_from(catalog.skus()),

@@ -208,6 +208,7 @@ class TrtLlmRelease:
         cuda: CUDA version of those images.
         python: Python version of those images.
         has_llmapi: The images ship the ``llmapi`` model template.
+        has_uneven_stages: A pipeline may have a number of stages that does not divide the layers.
         build_options: Options of ``trtllm-build`` by name, every accepted spelling included.
         families: Conversion families.
         quantize: The quantizer.
@@ -225,6 +226,7 @@ class TrtLlmRelease:
     cuda: str
     python: str
     has_llmapi: bool
+    has_uneven_stages: bool
     build_options: Mapping[str, BuildOption] = field(repr=False)
     families: tuple[Family, ...] = field(repr=False)
     quantize: QuantizeTool = field(repr=False)
@@ -320,6 +322,7 @@ def _release(entry: Mapping[str, Any], *, installed: str) -> TrtLlmRelease:
         cuda=entry["cuda"],
         python=entry["python"],
         has_llmapi=entry["llmapi"],
+        has_uneven_stages=_applies(data["uneven_stages"], version),
         build_options=_build_options(version),
         families=_families(version),
         quantize=_quantize_tool(),
