@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from trtbuild import log
+
+settings.register_profile("trtbuild", deadline=None)  # a busy machine is no failure
+settings.load_profile("trtbuild")
 
 _skips: dict[str, str] = {}
 _gpu_skips: set[str] = set()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trtbuild.catalog import ModelInfo
@@ -90,7 +90,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(json_values)
 def test_a_field_is_what_it_must_be_or_refused_by_name(value: Any) -> None:
     fields = Fields("config.json", {"f": value})
@@ -119,7 +118,6 @@ GOOD = {
 }  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), json_values, max_size=3))
 def test_any_config_is_read_or_refused(changes: dict[str, Any]) -> None:
     config = json.loads(json.dumps({**GOOD, **changes}))

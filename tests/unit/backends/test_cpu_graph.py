@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
@@ -32,7 +32,6 @@ matrices = st_np.arrays(
 )
 
 
-@settings(deadline=None)
 @given(matrices)
 def test_int8_is_within_half_a_step_of_each_row(values: np.ndarray) -> None:
     rounded, scale = quantize_int8(values)
@@ -40,7 +39,6 @@ def test_int8_is_within_half_a_step_of_each_row(values: np.ndarray) -> None:
     assert np.all(np.abs(rounded * scale - values) <= scale * 0.5001)
 
 
-@settings(deadline=None)
 @given(matrices)
 def test_int4_is_within_a_step_of_each_group(values: np.ndarray) -> None:
     packed, scale = quantize_int4(values)

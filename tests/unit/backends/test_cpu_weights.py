@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.cpu_parity.checkpoints import CONFIGS, make_tensors, safetensors_bytes, write_checkpoint
@@ -32,7 +32,6 @@ def test_values_come_back(dtype: str, rtol: float, tmp_path: Path) -> None:
     assert checkpoint.unused() == ()
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=50))
 def test_bfloat16_is_the_upper_half_of_a_float(values: list[float]) -> None:
     halves = (np.array(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
@@ -136,7 +135,6 @@ def test_a_damaged_file_is_refused(damage: Callable[[Path], None], message: str,
     assert len(caught.value.message) < 400
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.machines import gpu_host, resolved
@@ -282,7 +282,6 @@ def test_another_machine_has_another_key(host: HostInfo) -> None:
     assert make(host=host).key.digest != make().key.digest
 
 
-@settings(deadline=None)
 @given(
     batch=st.integers(1, 256),
     seq=st.integers(64, 8192),
@@ -343,7 +342,6 @@ def test_an_unknown_gpu_is_planned_with_a_warning() -> None:
     assert any("not in the catalog" in warning for warning in plan.warnings)
 
 
-@settings(deadline=None)
 @given(
     model=st.sampled_from(catalog.models()),
     sku=st.sampled_from(catalog.skus()),

@@ -23,7 +23,7 @@ phases = st.lists(
 ).filter(lambda found: sum(p.count for p in found) > 0.1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(phases, st.sampled_from(["constant", "poisson", "bursty"]), st.integers(0, 99))
 def test_arrivals_are_in_order_inside_the_run_and_repeatable(found: list[Phase], process: str, seed: int) -> None:
     arrivals = open_loop(found, process, seed, limit=500)
@@ -34,7 +34,6 @@ def test_arrivals_are_in_order_inside_the_run_and_repeatable(found: list[Phase],
     assert arrivals == open_loop(found, process, seed, limit=500)
 
 
-@settings(deadline=None)
 @given(phases, st.floats(0, 0.999))
 def test_the_inverse_of_the_expected_count(found: list[Phase], share: float) -> None:
     """The area under the rate up to the returned time is the count."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -200,9 +201,12 @@ def test_a_damaged_listing_in_the_cache_is_ignored(tmp_path: Path) -> None:
     path = repo.directory / "trees" / f"{OID}.json"
     good = json.loads(path.read_text())
     bad_name = {**good, "files": {"../../x": good["files"]["a/b.json"]}}
-    for text in ("{", "[]", "null", '{"format_version": 99, "files": {}}', json.dumps(bad_name)):
+    for text in ("{", "[]", "null", '{"format_version": 99, "files": {}}', json.dumps(bad_name), "[" * 5000):
         path.write_text(text)
         assert repo.read_tree(OID) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert repo.read_tree(OID) is None, "nobody waits for a writer"
 
 
 @pytest.mark.parametrize("text", ["", "main", "../../etc/passwd", "A" * 40, "\udcff"])

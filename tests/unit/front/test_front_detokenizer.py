@@ -39,7 +39,7 @@ def _stream(tokenizer: Tokenizer, ids: list[int], cuts: list[int]) -> list[str]:
 
 @pytest.mark.parametrize("kind", sorted(kinds.KINDS))
 @given(data=st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_any_ids_in_any_parts_equal_the_library(kind: str, data: st.DataObject) -> None:
     tokenizer = kinds.KINDS[kind]()
     beyond = tokenizer.get_vocab_size() + 3  # ids that do not exist are skipped, as by the library
@@ -48,7 +48,7 @@ def test_any_ids_in_any_parts_equal_the_library(kind: str, data: st.DataObject) 
 
 
 @given(text=st.text(max_size=60), cuts=CUTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_text_comes_back(text: str, cuts: list[int]) -> None:
     tokenizer = kinds.byte_level()
     ids = tokenizer.encode(text, add_special_tokens=False).ids
@@ -59,7 +59,7 @@ def test_any_text_comes_back(text: str, cuts: list[int]) -> None:
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_piece_of_valid_text_holds_half_a_character(text: str) -> None:
     tokenizer = kinds.byte_level()
     ids = tokenizer.encode(text, add_special_tokens=False).ids

@@ -116,7 +116,7 @@ ANSWER = (
 
 
 @given(cuts=st.lists(st.integers(1, len(ANSWER) - 1), max_size=12))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_frames_may_arrive_in_any_parts(cuts: list[int]) -> None:
     peer = Peer()
     events = Events()

@@ -37,7 +37,7 @@ def _raw(array: np.ndarray[Any, Any]) -> bytes:
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=150), arrays(), max_size=4), st.text(max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_requests_are_what_the_server_reads(inputs: dict[str, Any], request_id: str) -> None:
     message = service_pb2.ModelInferRequest.FromString(
         kserve.encode_request("engine", request_id, inputs, ["output_ids", "b"])
@@ -51,7 +51,7 @@ def test_requests_are_what_the_server_reads(inputs: dict[str, Any], request_id: 
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=150), arrays(), max_size=4), st.text(max_size=200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_the_server_writes_is_read(outputs: dict[str, Any], error: str) -> None:
     message = service_pb2.ModelStreamInferResponse(error_message=error)
     response = message.infer_response

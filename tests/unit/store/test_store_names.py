@@ -38,7 +38,6 @@ hostile_text = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(model=hostile_text, sku=hostile_text, shape=hostile_text)
 def test_an_entry_stays_below_the_engines_directory(model: str, sku: str, shape: str) -> None:
     key = EngineKey(fields={"model": "x"}, model_part=model, sku_part=sku, shape_part=shape)
@@ -50,7 +49,6 @@ def test_an_entry_stays_below_the_engines_directory(model: str, sku: str, shape:
     assert all(len(part.encode()) <= 255 for part in parts)
 
 
-@settings(deadline=None)
 @given(name=hostile_text)
 def test_a_file_name_is_refused_or_stays_inside(name: str) -> None:
     try:
@@ -89,7 +87,7 @@ def test_names_that_are_one_on_some_file_systems_are_refused(tmp_path: Path, one
         parse_manifest(twice.to_bytes())
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     model=st.sampled_from(["..", "../../escape", "/etc", "a\x00b", "a/b", " ", "....//"]),
     revision=hostile_text,
@@ -121,7 +119,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(fields=st.dictionaries(st.text(), json_values, max_size=4), provenance=st.dictionaries(st.text(), json_values))
 def test_a_manifest_says_the_same_after_writing_and_reading(fields: dict, provenance: dict) -> None:  # type: ignore[type-arg]
     key = EngineKey(fields=fields, model_part="m", sku_part="s", shape_part="t")
@@ -146,14 +143,12 @@ def _manifest() -> Manifest:
     return make_manifest(key, {"a": FileRecord(size=1, sha256="0" * 64)}, {}, now=0)
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_a_manifest_or_a_reason(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_manifest(data)
 
 
-@settings(deadline=None)
 @given(
     change=st.dictionaries(
         st.sampled_from(["schema", "digest", "key", "files", "provenance", "created_at"]), json_values, min_size=1
