@@ -23,7 +23,8 @@ def models(text: str | None, output: str, log_format: str, log_level: str) -> No
     needle = (text or "").lower()
     chosen = [m for m in catalog.models() if needle in m.name or needle in m.model_id.lower()]
     if output == "json":
-        echo_json([dataclasses.asdict(model) for model in chosen])
+        listed = [dataclasses.asdict(model) for model in chosen]
+        echo_json([{name: value for name, value in model.items() if name != "config"} for model in listed])
         return
     rows = [("ALIAS", "MODEL", "PARAMETERS", "CONTEXT", "TYPE", "GATED", "LICENCE")]
     for m in chosen:
