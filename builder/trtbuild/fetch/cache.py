@@ -21,7 +21,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from trtbuild import log
+from trtbuild import log, untrusted
 from trtbuild.errors import FetchError
 from trtbuild.fetch.hub import RemoteFile, check_model_id, check_path, check_revision, is_commit
 
@@ -114,7 +114,7 @@ class RepoCache:
         """Return the files of a commit if a complete listing is cached, else None."""
         path = self.directory / "trees" / f"{commit}.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = untrusted.read(path, untrusted.INDEX_LIMIT_BYTES)
             if record["format_version"] != _TREE_FORMAT:
                 return None
             return tuple(
@@ -129,7 +129,7 @@ class RepoCache:
             )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, FetchError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, FetchError) as error:
             log.get().debug("listing-ignored", f"the cached listing {path} is not usable: {error}")
             return None
 

@@ -23,11 +23,12 @@ from trtbuild import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.select import select, shards
 from trtbuild.fetch.snapshot import check_metadata, load_config, read_index
-from trtbuild.untrusted import HEADER_LIMIT_BYTES, outward_links, parse
+from trtbuild.untrusted import HEADER_LIMIT_BYTES, outward_links, parse, read
 
 _IGNORED = {"__pycache__"}
 _MEMO_FORMAT = 1
 _MEMO_ENTRIES = 10_000
+_MEMO_LIMIT_BYTES = 16 << 20
 _RACY_NS = 2_000_000_000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -151,9 +152,9 @@ def _read_memo(memo: Path | None) -> dict[str, str]:
     if memo is None:
         return {}
     try:
-        record = json.loads(memo.read_text(encoding="utf-8"))
+        record = read(memo, _MEMO_LIMIT_BYTES)
         return dict(record["hashes"]) if record["format"] == _MEMO_FORMAT else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
