@@ -27,7 +27,7 @@ from trtbuild.log import format_bytes
 from trtbuild.plan import Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, canonical_json, path_part
 from trtbuild.repository import ServedModel, unwritable, write_repository
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec
-from trtbuild.store import Entry, Shared, Staging, Store, VerifyMode, make_room, open_tier
+from trtbuild.store import Entry, Staging, Store, VerifyMode
 
 AUTO_ORDER = ("tensorrt_llm", "llmapi", "cpu")
 """Backends in the order in which ``auto`` takes the first that this machine can run."""
@@ -227,6 +227,8 @@ def provide_engine(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) 
             if isinstance(found, Entry):
                 sink.info("hit", f"engine {plan.key.short} was built by another process meanwhile")
                 return found, True
+            from trtbuild.store import Shared, open_tier  # a hit needs neither, and an init container starts warm
+
             shared = Shared(store, open_tier(spec.store.shared_tier)) if spec.store.shared_tier else None
             if shared is not None:
                 pulled = shared.pull(plan.key, make_room=lambda size: _make_room(spec, plan, ctx, {"engine": size}))
@@ -248,6 +250,8 @@ def _make_room(spec: Spec, plan: BuildPlan, ctx: Context, needs: Mapping[str, in
     """
     is_hub = plan.model.source == "hub"
     protect = (RepoCache(ctx.hf_cache, plan.model.model_id).directory,) if is_hub else ()
+    from trtbuild.store import make_room
+
     make_room(
         ctx.store,
         needs,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -63,6 +62,8 @@ def estimate(directory: Path, key: EngineKey) -> float | None:
         other = flatten(fields)
         distance = sum(wanted.get(name) != other.get(name) for name in {*wanted, *other})
         nearest.setdefault(distance, []).append(seconds)
+    import statistics  # a tenth of a warm start, and a hit asks for no estimate
+
     return statistics.median(nearest[min(nearest)]) if nearest else None
 
 
