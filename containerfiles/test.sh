@@ -149,6 +149,7 @@ unprivileged='setpriv --reuid 10001 --regid 10001 --clear-groups --bounding-set 
     TRTBUILD_STORE=/var/lib/trtbuild/store TRTBUILD_HF_CACHE=/var/lib/trtbuild/hf'
 unprivileged=${unprivileged//$'\n'/ }
 
+rm -rf "${work:?}/state"
 say "who am I in there"
 (run cpu sh -c 'id -u; touch /opt/x 2>/dev/null && echo WRITABLE || echo read-only; grep CapEff /proc/self/status') |
     tee "$work/who.txt"
