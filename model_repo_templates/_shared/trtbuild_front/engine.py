@@ -8,6 +8,7 @@ names; ``min_length`` and ``random_seed`` became ``min_tokens`` and ``seed`` in 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,7 @@ class Prompt:
         end_ids: Ids that end the generation.
         engine_end_ids: Those of them at which the engine stops by itself.
         body: The ``ModelInferRequest``.
+        request_id: Its id, by which the engine can be told to stop.
         echo: Text the answer begins with.
     """
 
@@ -64,6 +66,7 @@ class Prompt:
     end_ids: tuple[int, ...]
     engine_end_ids: tuple[int, ...]
     body: bytes
+    request_id: str
     echo: str = ""
 
 
@@ -134,18 +137,37 @@ def prepare(request: GenerationRequest, text: TextModel, contract: EngineContrac
     if "return_perf_metrics" in contract.inputs:
         inputs["return_perf_metrics"] = np.array([True])
     echo = request.text or "" if request.is_prompt_echoed else ""
-    body = _encode(inputs, contract, request.return_log_probs)
+    request_id = secrets.token_hex(8)
+    body = _encode(inputs, contract, request_id, request.return_log_probs)
     known = tuple(end_ids[:1] if "end_id" in contract.inputs else ())
     known += tuple(end_ids[1:] if "stop_words_list" in contract.inputs else ())
     return Prompt(
-        token_count=len(ids), max_tokens=max_tokens, end_ids=end_ids, engine_end_ids=known, body=body, echo=echo
+        token_count=len(ids),
+        max_tokens=max_tokens,
+        end_ids=end_ids,
+        engine_end_ids=known,
+        body=body,
+        request_id=request_id,
+        echo=echo,
     )
+
+
+def stop_message(contract: EngineContract, request_id: str) -> bytes:
+    """Return the message that ends a running request, or nothing where the engine model does not know such.
+
+    It is a request of its own; the engine looks at ``stop`` and the id only, but the server wants the mandatory inputs.
+    """
+    if "stop" not in contract.inputs:
+        return b""
+    one = np.array([1], np.int32)
+    inputs = {"input_ids": one, "input_lengths": one, "request_output_len": one, "stop": np.array([True])}
+    return _encode(inputs, contract, request_id, with_log_probs=False)
 
 
 _IGNORED_IF_ABSENT = frozenset({"input_lengths", "pad_id", "len_penalty", "stop_words_list", "end_id"})
 
 
-def _encode(inputs: dict[str, kserve.Array], contract: EngineContract, with_log_probs: bool) -> bytes:
+def _encode(inputs: dict[str, kserve.Array], contract: EngineContract, request_id: str, with_log_probs: bool) -> bytes:
     sent: dict[str, kserve.Array] = {}
     for name, value in inputs.items():
         known = name if name in contract.inputs else _OLD_NAMES.get(name, name)
@@ -156,7 +178,8 @@ def _encode(inputs: dict[str, kserve.Array], contract: EngineContract, with_log_
     wanted = ["output_ids", *TIME_OUTPUTS]
     if with_log_probs:
         wanted += ["output_log_probs", "cum_log_probs"]
-    return kserve.encode_request(contract.model, "", sent, [name for name in wanted if name in contract.outputs])
+    wanted = [name for name in wanted if name in contract.outputs]
+    return kserve.encode_request(contract.model, request_id, sent, wanted)
 
 
 def read_update(message: bytes) -> Update:

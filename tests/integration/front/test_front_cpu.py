@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +75,19 @@ def test_hanging_up_frees_the_engine(server: RunningServer) -> None:
     server.eventually(lambda: server.metric("trtbuild_requests_running") == 0, "nothing runs")
     assert server.metric("trtbuild_requests_waiting") == 0
     assert server.generate(text_input=PROMPT, max_tokens=3)["completion_tokens"] == 3
+
+
+def test_a_server_that_has_seen_stop_strings_ends_when_told(tmp_path: Path) -> None:
+    """Calls to the engine that are reset as they end are never forgotten by the server: it would take its 30 s."""
+    with serve_cpu(tmp_path) as running:
+        whole = running.generate(text_input=PROMPT, max_tokens=40)["text_output"]
+        words = [word for word in whole.split()[2:] if len(word) > 2]
+        with ThreadPoolExecutor(4) as pool:
+            ends = pool.map(
+                lambda turn: running.generate(text_input=PROMPT, max_tokens=40, stop_words=[words[turn % len(words)]])[
+                    "finish_reason"
+                ],
+                range(200),
+            )
+            assert set(ends) == {"stop"}
+    assert "Exit timeout expired" not in running.log_path.read_text()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +161,12 @@ class FakeReply:
 class Stage:
     """A service with its played surroundings."""
 
-    def __init__(self, directory: Path, slots: int, max_waiting: int) -> None:
+    def __init__(self, directory: Path, slots: int, max_waiting: int, contract: EngineContract = CONTRACT) -> None:
         self.engine = FakeEngine()
         self.text = text.load(directory)
         self.service = Service(
             text=self.text,
-            contract=CONTRACT,
+            contract=contract,
             settings=Settings(slots=slots, max_waiting=max_waiting, default_max_tokens=16),
             connect=self.engine.connect,  # type: ignore[arg-type]
         )
@@ -197,8 +200,8 @@ class Stage:
 def make_stage(tokenizer_dir: Path) -> Iterator[Callable[..., Stage]]:
     stages: list[Stage] = []
 
-    def make(slots: int = 2, max_waiting: int = 0) -> Stage:
-        stages.append(Stage(tokenizer_dir, slots, max_waiting))
+    def make(slots: int = 2, max_waiting: int = 0, contract: EngineContract = CONTRACT) -> Stage:
+        stages.append(Stage(tokenizer_dir, slots, max_waiting, contract))
         return stages[-1]
 
     yield make
@@ -290,6 +293,52 @@ def test_a_stop_string_cancels_the_engine_and_is_a_good_end(make_stage: Callable
     assert reply.result() == ("ab", "stop")
     stage.until(lambda: stage.engine.cancelled == [1], "the engine stops")
     assert stage.service.accounting.snapshot(time.monotonic()).outcomes["ok"] == 1
+
+
+def test_an_engine_that_can_be_told_to_stop_is_told(
+    make_stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And reset only when it does not stop: a call that is reset too late holds up the server when it ends."""
+    monkeypatch.setattr("trtbuild_front.service._STOP_S", 0.3)
+    stage = make_stage(slots=1, contract=replace(CONTRACT, inputs=CONTRACT.inputs | {"stop"}))
+    reply = stage.ask(max_tokens=9, stop_words=["b"])
+    stage.engine.say(stage.call(1), answer(*stage.ids("ab")))
+    assert reply.result() == ("a", "stop")
+    first, second = (service_pb2.ModelInferRequest.FromString(stage.engine.bodies[call]) for call in (1, stage.call(2)))
+    assert first.id == second.id and len(first.id) == 16
+    names = [tensor.name for tensor in second.inputs]
+    assert names == ["input_ids", "input_lengths", "request_output_len", "stop"]
+    assert second.raw_input_contents[names.index("stop")] == b"\1"
+    stage.engine.say(1, answer(*stage.ids("c")))  # what was on its way
+    stage.engine.end(2)
+    stage.until(lambda: stage.gauges() == (0, 0), "nothing is left")
+    assert not stage.engine.cancelled
+    stage.until(lambda: stage.engine.cancelled == [1], "the engine did not stop")
+    other = stage.ask(max_tokens=9, stop_words=["b"])
+    stage.engine.say(stage.call(3), answer(*stage.ids("ab")))
+    assert other.result() == ("a", "stop")
+    stage.call(4)
+    stage.engine.lose()
+    stage.until(lambda: not stage.engine.calls, "the connection is lost")
+    assert len(reply.pieces) == len(other.pieces) == 1
+
+
+def test_nothing_keeps_a_reply_that_is_over(make_stage: Callable[..., Stage]) -> None:
+    """Its response sender must be gone before the interpreter ends; garbage collection may come too late for that."""
+    stage = make_stage(slots=1)
+    gc.disable()
+    try:
+        reply = stage.ask(max_tokens=9, stop_words=["b"], stream=True)
+        stage.engine.say(stage.call(1), answer(*stage.ids("ab")))
+        assert reply.result() == ("a", "stop")
+        stage.until(lambda: stage.gauges() == (0, 0), "nothing is left")
+        gone = weakref.ref(reply)
+        del reply
+        stage.ask(max_tokens=1)  # the serving thread's own variables move on
+        stage.call(2)
+        stage.until(lambda: gone() is None, "the reply is gone")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

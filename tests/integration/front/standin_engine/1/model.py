@@ -22,6 +22,9 @@ FAILING_TOKEN = 2
 class Job:
     def __init__(self, request: Any, lead: tuple[int, ...]) -> None:
         inputs = {tensor.name(): tensor.as_numpy().reshape(-1).copy() for tensor in request.inputs()}
+        self.request_id = request.request_id()
+        self.asks_to_stop = bool(inputs.get("stop", np.array([False]))[0])
+        self.is_unwanted = False
         self.sender = request.get_response_sender()
         self.lead = lead
         self.prompt = inputs["input_ids"].tolist()
@@ -90,7 +93,11 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
             job = Job(request, self.lead)
-            if FAILING_TOKEN in job.prompt:
+            if job.asks_to_stop:
+                for other in [*self.waiting, *self.running]:
+                    other.is_unwanted = other.is_unwanted or other.request_id == job.request_id
+                job.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            elif FAILING_TOKEN in job.prompt:
                 job.fail("the stand-in engine refuses this prompt")
             else:
                 self.waiting.append(job)
@@ -110,7 +117,7 @@ class TritonPythonModel:
             due = max(due + self.step_s, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
             for job in list(self.running):
-                if job.sender.is_cancelled():
+                if job.is_unwanted or job.sender.is_cancelled():
                     job.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
                     self.end(job, "cancelled")
                 elif job.step():
