@@ -71,6 +71,15 @@ def test_images_run_as_a_user_and_install_by_hash(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CONTAINERFILES, ids=[p.name for p in CONTAINERFILES])
+def test_nothing_is_installed_among_the_packages_of_the_base(path: Path) -> None:
+    text = path.read_text().replace("\\\n", " ")
+    installs = re.findall(r"[^&]*\bpip\b[^&]* install [^&]*", text)
+    assert installs
+    for command in installs:
+        assert re.search(r"--python /opt/trtbuild/|--target /build|/opt/(build|triton-cli)/bin/", command), command
+
+
+@pytest.mark.parametrize("path", CONTAINERFILES, ids=[p.name for p in CONTAINERFILES])
 def test_images_start_their_command_without_a_shell(path: Path) -> None:
     commands = re.findall(r"^(?:ENTRYPOINT|CMD|HEALTHCHECK .*CMD) (.*)$", path.read_text(), re.MULTILINE)
     assert len(commands) >= 2
