@@ -66,10 +66,18 @@ build() { # NAME TAG CONTEXT ARGUMENTS...
     name=$1 tag=$2 context=$3
     shift 3
     say "image $tag"
-    b build --quiet --network host "${mounts[@]}" --build-arg BASE_IMAGE=localhost/trtbuild-base "$@" \
+    attempts=1
+    until b build --quiet --network host "${mounts[@]}" --build-arg BASE_IMAGE=localhost/trtbuild-base "$@" \
         --build-arg REVISION="$(git -C "$context" rev-parse HEAD 2>/dev/null || echo unknown)" --tag "localhost/trtbuild-$tag" \
-        --file "$context/containerfiles/$name.containerfile" "$context" >"$work/build-$tag.log" 2>&1 ||
-        { tail -n 25 "$work/build-$tag.log" >&2; exit 6; }
+        --file "$context/containerfiles/$name.containerfile" "$context" >"$work/build-$tag.log" 2>&1; do
+        # buildah 1.28 copies itself into memory before each step, and now and then cannot seal the copy.
+        if [ "$attempts" -ge 3 ] || ! grep -q 'sealing memfd copy: Device or resource busy' "$work/build-$tag.log"; then
+            tail -n 25 "$work/build-$tag.log" >&2
+            exit 6
+        fi
+        attempts=$((attempts + 1))
+        say "buildah could not start a step; once more"
+    done
     b rmi --prune --force >/dev/null 2>&1 || true
 }
 
