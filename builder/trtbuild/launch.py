@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from trtbuild import process
 from trtbuild.errors import HostError, LaunchError
 from trtbuild.process import Command
 from trtbuild.spec import ServerSpec
@@ -102,7 +103,7 @@ def prepare_server(server: Server, *, cache_dir: Path, search_path: str, library
         "PYTHONDONTWRITEBYTECODE": "1",  # a repository is never written to by its own models
     }
     if server.kind == "native":
-        return replace(server, env={**server.env, "TRTBUILD_PYTHON": str(python)})
+        return replace(server, env={**server.env, "TRTBUILD_PYTHON": str(process.interpreter_with("tensorrt_llm"))})
     root = server.path.parent.parent
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"

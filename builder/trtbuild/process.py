@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import importlib.util
 import os
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +22,19 @@ from pathlib import Path
 from typing import NoReturn
 
 TAIL_LINES = 40
+
+
+def interpreter_with(package: str) -> Path:
+    """Return the interpreter among whose own packages ``package`` is: this one, or the one it was made from.
+
+    A virtual environment that sees the packages of its base puts its own before them; what belongs to the base has to
+    run without those, in the versions that it was built with. Without the package: this one.
+    """
+    own = Path(sys.executable)
+    found = importlib.util.find_spec(package) if sys.prefix != sys.base_prefix else None
+    if found is None or found.origin is None or Path(found.origin).is_relative_to(sys.prefix):
+        return own
+    return Path(getattr(sys, "_base_executable", "") or own.resolve())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,42 @@ import os
 import signal
 import sys
 import time
+import venv
 from pathlib import Path
 
 import pytest
 
+import trtbuild
 from trtbuild.process import Command, run, start, stop
 
 
 def _python(code: str) -> Command:
     return Command(argv=(sys.executable, "-c", code))
+
+
+@pytest.mark.parametrize(
+    ("package", "is_base"),
+    [
+        pytest.param("of_the_base", True, id="seen-from-the-environment"),
+        pytest.param("of_the_environment", False, id="in-the-environment"),
+        pytest.param("nowhere", False, id="nowhere"),
+    ],
+)
+def test_what_belongs_to_the_base_runs_without_the_environment_s_packages(
+    package: str, is_base: bool, tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "venv", system_site_packages=True, symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    [site_packages] = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    for directory, name in ((tmp_path / "outside", "of_the_base"), (site_packages, "of_the_environment")):
+        (directory / name).mkdir(parents=True)
+        (directory / name / "__init__.py").touch()
+    code = f"from trtbuild.process import interpreter_with; print(interpreter_with({package!r}))"
+    seen = os.pathsep.join([str(Path(trtbuild.__file__).parents[1]), str(tmp_path / "outside")])
+    told = run(Command(argv=(str(python), "-c", code), env={"PYTHONPATH": seen})).tail
+    assert len(told) == 1
+    where = Command(argv=(told[0], "-c", "import sys; print(sys.prefix)"))
+    assert Path(run(where).tail[0]) == (Path(sys.base_prefix) if is_base else tmp_path / "venv")
 
 
 def test_output_is_followed_kept_and_logged(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trtbuild import feasibility, log, process, untrusted
@@ -51,12 +51,12 @@ class TensorRtLlmBackend:
 
     Attributes:
         run: Runs a command; :func:`trtbuild.process.run` but for tests.
-        python: Interpreter that has tensorrt_llm.
+        python: Interpreter that has tensorrt_llm; this one has the hub's client.
         examples_dir: Directory of upstream's scripts; None for where the image keeps them.
     """
 
     run: Runner = process.run
-    python: Path = Path(sys.executable)
+    python: Path = field(default_factory=lambda: process.interpreter_with("tensorrt_llm"))
     examples_dir: Path | None = None
     name: str = "tensorrt_llm"
 
@@ -134,7 +134,7 @@ class TensorRtLlmBackend:
         # quantize.py knows the columns of cnn_dailymail by the directory's name, so the name is kept.
         target = work_dir / "calibration" / name.rsplit("/", 1)[-1]
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = commands.calibration_command(self.python, name, pin, target)
+        command = commands.calibration_command(Path(sys.executable), name, pin, target)
         with log.get().progress("calibration", f"downloading {name} at {pin[:12]}", unit="steps"):
             done = self._run(command, work_dir / "calibration.log")
         if done.exit_code != 0:
