@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,13 @@ def test_tokens_stream_to_the_end(worker: Worker) -> None:
     assert events[-1]["end"] == "length"
     scheduled, first, last = events[-1]["times"]
     assert 0 < scheduled <= first <= last
+
+
+def test_waiting_inside_the_llm_api_is_told_apart_from_computing(worker: Worker) -> None:
+    began_ns = time.monotonic_ns()
+    worker.submit(1, [17])
+    scheduled, first, last = worker.until_ended(1)[1][-1]["times"]
+    assert began_ns + 0.2e9 < scheduled <= first <= last
 
 
 @pytest.mark.parametrize(

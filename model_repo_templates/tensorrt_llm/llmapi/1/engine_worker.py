@@ -14,6 +14,7 @@ import asyncio
 import collections
 import contextlib
 import ctypes
+import inspect
 import json
 import os
 import signal
@@ -107,6 +108,7 @@ class Engine:
         )
         self.slots = int(options.get("max_batch_size") or limits["max_batch_size"])
         self.make_params = SamplingParams
+        self._measures = "return_perf_metrics" in inspect.signature(SamplingParams).parameters
         self.llm = LLM(**llm_arguments(engine_dir, options))
         self.waiting: collections.deque[Request] = collections.deque()
         self.active: dict[int, Request] = {}
@@ -148,7 +150,10 @@ class Engine:
             request = self.waiting.popleft()
             request.first_scheduled_ns = time.monotonic_ns()
             try:
-                params = self.make_params(**sampling_arguments(request.options))
+                arguments = sampling_arguments(request.options)
+                if self._measures:
+                    arguments["return_perf_metrics"] = True
+                params = self.make_params(**arguments)
                 prompt = request.options["input_ids"]
                 request.handle = self.llm.generate_async(prompt, sampling_params=params, streaming=True)
             except (RuntimeError, ValueError, TypeError) as error:
@@ -193,6 +198,8 @@ class Engine:
             reason = {"stop": "stop", "cancelled": "cancelled"}.get(completion.finish_reason or "", "length")
         kept = log_probs[: len(fresh)]
         if reason is not None:
+            scheduled_ns = request.first_scheduled_ns + _waited_ns(completion)
+            request.first_scheduled_ns = min(scheduled_ns, request.first_token_ns or now)
             return {**request.last(fresh, kept, reason), "finished": bool(output.finished)}
         event: dict[str, Any] = {"key": request.key, "tokens": fresh}
         return {**event, "log_probs": kept} if kept else event
@@ -222,6 +229,17 @@ def _accept(request: Request, tokens: list[int]) -> tuple[list[int], str | None]
         if reason is not None:
             return fresh, reason
     return fresh, None
+
+
+def _waited_ns(completion: Any) -> int:
+    """Return how long a request waited inside the LLM API until it was scheduled; 0 where that does not tell.
+
+    Source: TensorRT-LLM 1.x, executor/result.py (request_perf_metrics), and the bindings' timing_metrics (timedelta).
+    """
+    timing = getattr(getattr(completion, "request_perf_metrics", None), "timing_metrics", None)
+    if timing is None:
+        return 0
+    return max(0, round((timing.first_scheduled_time - timing.arrival_time).total_seconds() * 1e9))
 
 
 def _log_probs(completion: Any, start: int) -> list[float]:

@@ -1,7 +1,8 @@
 """A stand-in for TensorRT-LLM's LLM API: the names, signatures and behaviour that the llmapi engine process relies on.
 
 It generates ``last token + 1, + 2, ...`` modulo the vocabulary, one token at a time, and ends at ``end_id``, a stop
-token or ``max_tokens``. A prompt that starts with token 13 makes it fail in the middle.
+token or ``max_tokens``. A prompt that starts with token 13 makes it fail in the middle;
+one that starts with token 17 waits inside for :data:`WAIT_S` before it is scheduled.
 Source of the shapes: tensorrt_llm 1.x, llmapi/llm.py, sampling_params.py, executor/result.py.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 import json
 import os
 from collections.abc import AsyncIterator
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = 1000
+WAIT_S = 0.2
 _KNOWN = {
     "model", "backend", "dtype", "tensor_parallel_size", "pipeline_parallel_size", "max_batch_size", "max_input_len",
     "max_seq_len", "max_num_tokens", "skip_tokenizer_init", "trust_remote_code", "kv_cache_config",
@@ -41,6 +44,18 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     bad_token_ids: list[int] | None = None
     logprobs: int | None = None
+    return_perf_metrics: bool = False
+
+
+@dataclasses.dataclass
+class Timing:
+    arrival_time: datetime.timedelta
+    first_scheduled_time: datetime.timedelta
+
+
+@dataclasses.dataclass
+class PerfMetrics:
+    timing_metrics: Timing
 
 
 @dataclasses.dataclass
@@ -54,6 +69,7 @@ class CompletionOutput:
     token_ids: list[int]
     logprobs: list[dict[int, Logprob]]
     finish_reason: str | None = None
+    request_perf_metrics: PerfMetrics | None = None
 
 
 class RequestOutput:
@@ -69,6 +85,12 @@ class RequestOutput:
     async def __aiter__(self) -> AsyncIterator[RequestOutput]:
         completion, params = self.outputs[0], self.params
         token = self.prompt[-1]
+        wait_s = WAIT_S if self.prompt[0] == 17 else 0.0
+        await asyncio.sleep(wait_s)
+        if params.return_perf_metrics:
+            arrived = datetime.timedelta(days=1)  # of a clock of its own
+            timing = Timing(arrived, arrived + datetime.timedelta(seconds=wait_s))
+            completion.request_perf_metrics = PerfMetrics(timing)
         while not self.finished:
             await asyncio.sleep(0.005)
             if self._is_aborted:
