@@ -14,7 +14,7 @@ from benchmarks.autoscaling.model import Sku, StartUp
 from benchmarks.autoscaling.promql import Sample, rate, window
 
 DEFAULT_BATCHING_FACTOR = 1.4
-POD_GROUP_S = 20.0
+POD_GROUP_S = 30.0
 RANGE_S = 30.0
 SMOOTH_S = 120.0
 QUEUE_COUNTS_FROM = 1.5
