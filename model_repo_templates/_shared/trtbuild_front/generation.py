@@ -57,12 +57,7 @@ class Reply(Protocol):
 
 
 class Writer:
-    """Turns updates of the engine into pieces for the client.
-
-    Attributes:
-        completion_tokens: Tokens generated so far.
-        line_s: How long the request waited before it was given to the engine.
-    """
+    """Turns updates of the engine into pieces for the client."""
 
     def __init__(self, request: GenerationRequest, prompt: Prompt, text: TextModel) -> None:
         self._request, self._prompt = request, prompt
@@ -72,10 +67,8 @@ class Writer:
         self._text = prompt.echo
         self._log_probs: list[float] = []
         self._cum_log_prob: float | None = None
-        self._times_ns: tuple[int, ...] = ()
         self._has_end_id = self._has_foreign_end = False
         self.completion_tokens = 0
-        self.line_s = 0.0
 
     @property
     def is_stopped(self) -> bool:
@@ -101,10 +94,6 @@ class Writer:
                 self._log_probs.extend(update.log_probs)
             if update.cum_log_prob is not None:
                 self._cum_log_prob = update.cum_log_prob
-            if update.times_ns and self._request.return_perf_metrics:
-                # For the client it arrived here. The engine's clock may be any, so ours only gives the difference.
-                arrival_ns, *others = update.times_ns
-                self._times_ns = (arrival_ns - round(self.line_s * 1e9), *others)
         if not token_ids or self.is_stopped:
             return
         free = max(0, self._request.min_tokens - self.completion_tokens)
@@ -138,7 +127,7 @@ class Writer:
         self._log_probs.clear()
         return piece
 
-    def last(self, *, is_cancelled: bool = False) -> Piece:
+    def last(self, *, times_ns: tuple[int, ...] = (), is_cancelled: bool = False) -> Piece:
         """Return the last piece, with everything that was held back."""
         if not self._stops.is_stopped:
             self._text += self._stops.feed(self._detokenizer.finish())
@@ -151,7 +140,7 @@ class Writer:
             prompt_tokens=self._prompt.token_count,
             completion_tokens=self.completion_tokens,
             cum_log_prob=self._cum_log_prob,
-            times_ns=self._times_ns,
+            times_ns=times_ns,
         )
 
 
@@ -188,3 +177,13 @@ class Generation:
     has_ended: bool = False
     is_over: bool = False
     fault: Exception | None = None
+
+    def told_times_ns(self) -> tuple[int, ...]:
+        """Return the times that the client asked for, if it did: for it the request arrived at our door.
+
+        The engine's clock may be any, so ours only gives the difference.
+        """
+        if not self.times_ns or not self.request.return_perf_metrics:
+            return ()
+        arrival_ns, *others = self.times_ns
+        return (arrival_ns - round((self.account.started_s - self.account.arrived_s) * 1e9), *others)

@@ -11,6 +11,7 @@ so it catches up by itself.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -226,8 +227,6 @@ class Service:
                 continue
             generation.call = call
             self.accounting.start(generation.account, self._now_s(), generation.prompt.token_count)
-            assert generation.writer is not None
-            generation.writer.line_s = generation.account.started_s - generation.account.arrived_s
 
     def _is_abandoned(self, generation: Generation) -> bool:
         """Return whether a client that had to wait has gone: the engine is not to work for nobody."""
@@ -309,7 +308,7 @@ class Service:
         try:
             if generation.has_ended or writer.must_cancel:
                 self._close(generation, "ok")
-                generation.reply.send(writer.last())
+                generation.reply.send(writer.last(times_ns=generation.told_times_ns()))
             elif generation.request.stream and not writer.is_complete and (piece := writer.take()) is not None:
                 generation.reply.send(piece)
         except ClientGoneError:
@@ -322,7 +321,7 @@ class Service:
             if writer is None:
                 generation.reply.fail(OverloadError("the request was cancelled"))
             else:
-                generation.reply.send(writer.last(is_cancelled=True))
+                generation.reply.send(writer.last(times_ns=generation.told_times_ns(), is_cancelled=True))
         except ClientGoneError:
             return
 
@@ -348,14 +347,12 @@ class Service:
         """
         assert generation.prompt is not None
         body = stop_message(self._contract, generation.prompt.request_id)
-        try:
-            if not body or self._stopping.is_set():
-                raise ConnectionError
-            self._open_connection().call(kserve.STREAM_INFER, body, _Unheard())
-        except OSError:
-            call.cancel()
-        else:
-            self._asked_to_stop.append((self._now_s() + _STOP_S, call.connection, call.stream))
+        if body and not self._stopping.is_set():
+            with contextlib.suppress(OSError):
+                self._open_connection().call(kserve.STREAM_INFER, body, _Unheard())
+                self._asked_to_stop.append((self._now_s() + _STOP_S, call.connection, call.stream))
+                return
+        call.cancel()
 
     def _reset_overdue(self) -> None:
         """Reset the calls whose engine does not stop."""
