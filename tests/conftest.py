@@ -18,6 +18,7 @@ settings.register_profile("trtbuild", deadline=None)  # a busy machine is no fai
 settings.load_profile("trtbuild")
 
 _skips: dict[str, str] = {}
+_seconds: dict[str, float] = {}
 _gpu_skips: set[str] = set()
 
 
@@ -65,7 +66,14 @@ def _fresh_log() -> Iterator[None]:
     log.configure(log_format="text")
 
 
+def _area(nodeid: str) -> str:
+    """Return the directory of a test, at most three deep: ``tests/unit/front``."""
+    return "/".join(nodeid.partition("::")[0].split("/")[:-1][:3])
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    area = _area(report.nodeid)
+    _seconds[area] = _seconds.get(area, 0.0) + report.duration
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         _skips[report.nodeid] = reason.removeprefix("Skipped: ")
@@ -74,6 +82,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    terminalreporter.section("seconds per area")
+    for area, seconds in sorted(_seconds.items(), key=lambda item: -item[1]):
+        terminalreporter.write_line(f"{seconds:8.1f}  {area}")
     if not _skips:
         terminalreporter.write_line("every test could run here")
         return

@@ -11,14 +11,14 @@ venv=${VENV:-.venv}
 fail() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 3; }
 
 find_python() {
-    for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3; do
+    for candidate in ${PYTHON:-} python3.11 python3.12 python3; do
         if command -v "$candidate" >/dev/null 2>&1 &&
-            "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    fail "no Python 3.11, 3.12 or 3.13 found" "apt-get install python3.11 python3.11-venv, or PYTHON=/path/to/python3.11 make $what"
+    fail "no Python 3.11 or 3.12 found" "apt-get install python3.11 python3.11-venv, or PYTHON=/path/to/python3.11 make $what"
 }
 
 # apt PACKAGE...: install what is missing, when we may; otherwise say what to type and go on.

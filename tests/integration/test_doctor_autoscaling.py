@@ -68,7 +68,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prometheus with a good pod a, a pod b that is down and a pod c without the label sku."""
     directory = tmp_path_factory.mktemp("prometheus")
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     with socket.socket() as closed, socket.socket() as free:  # bound and not listening: connections are refused
         closed.bind(("127.0.0.1", 0))
         free.bind(("127.0.0.1", 0))

@@ -70,7 +70,7 @@ class _Triton(BaseHTTPRequestHandler):
 def triton() -> Iterator[tuple[str, type[_Triton]]]:
     handler = type("Handler", (_Triton,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}", handler
     server.shutdown()
     server.server_close()
