@@ -64,10 +64,28 @@ def complaints() -> tuple[Complaint, ...]:
     )
 
 
+@cache
+def harmless() -> tuple[re.Pattern[str], ...]:
+    """Return what lines look like that healthy programs write as well."""
+    return tuple(re.compile(item["pattern"]) for item in load("complaints")["harmless"])
+
+
+_WARNING = re.compile(r"^W\d{4} |^\[?WARN(?:ING)?\b|\[W\]|\[WARNING\]|\w*Warning: ")
+"""How Triton (glog), TensorRT-LLM and Python mark a line as a warning."""
+
+
+def _by_weight(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the lines that may say why a program failed, last line first: first all that are no warnings."""
+    telling = [line for line in reversed(lines) if not any(pattern.search(line) for pattern in harmless())]
+    warnings = [line for line in telling if _WARNING.search(line)]
+    return [line for line in telling if not _WARNING.search(line)], warnings
+
+
 def diagnose(exit_code: int, lines: Sequence[str], *, needs: str = "") -> Diagnosis | None:
     """Return what a failed program's exit code and last lines mean, or None when nothing known is in them.
 
-    An exit code that speaks for itself (137: killed for memory) comes before the text, which may be older.
+    An exit code that speaks for itself (137: killed for memory) comes before the text, which may be older. A warning
+    is believed only where no other line says anything known, and a line of healthy programs never is.
 
     Args:
         exit_code: As a shell reports it.
@@ -78,8 +96,15 @@ def diagnose(exit_code: int, lines: Sequence[str], *, needs: str = "") -> Diagno
     for complaint in complaints():
         if exit_code in complaint.exit_codes:
             return Diagnosis(name=complaint.name, message=complaint.says.format(needs=needed), hint=complaint.hint)
+    for candidates in _by_weight(lines):
+        if found := _first_match(candidates, needed):
+            return found
+    return None
+
+
+def _first_match(lines: Sequence[str], needed: str) -> Diagnosis | None:
     for complaint in complaints():
-        for line in reversed(lines):
+        for line in lines:
             match = complaint.pattern.search(line) if complaint.pattern else None
             if match:
                 groups = {name: value or "" for name, value in match.groupdict().items()}

@@ -71,6 +71,15 @@ LINES = [
         "nccl",
         "Failed, NCCL error cpp/tensorrt_llm/runtime/ncclCommunicator.cpp:101 'unhandled system error'",
     ),
+    (
+        "chat-template",
+        "E1128 22:00:23.375888 3449 model_lifecycle.cc:642] \"failed to load 'm' version 1: Internal: ValueError: "
+        "/engine/tokenizer: the chat template is not valid Jinja: Encountered unknown tag 'generation'.\"",
+    ),
+    (
+        "tokenizer",
+        "ValueError: /engine/tokenizer/tokenizer.json: not a tokenizer that this tokenizers library can read: EOF",
+    ),
     ("mpi-slots", "There are not enough slots available in the system to satisfy the 4"),
 ]
 
@@ -119,3 +128,41 @@ def test_every_complaint_can_be_found() -> None:
     assert {name for name, _ in LINES} | {"crash"} == {complaint.name for complaint in catalog.complaints()}
     for complaint in catalog.complaints():
         assert complaint.pattern or complaint.exit_codes
+
+
+# What Triton 2.51 writes at every start without a GPU, whether its models load or not.
+HEALTHY = [
+    'W1128 22:00:20.608316 3449 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory, pinned memory '
+    'pool will not be available: CUDA driver version is insufficient for CUDA runtime version"',
+    'I1128 22:00:20.608380 3449 cuda_memory_manager.cc:117] "CUDA memory pool disabled"',
+    'E1128 22:00:20.608469 3449 server.cc:241] "CudaDriverHelper has not been initialized."',
+    "I1128 22:00:23.163472 3449 grpc_server.cc:2558] Started GRPCInferenceService at 0.0.0.0:8001",
+]
+FAILED = [
+    "E1128 22:00:23.375888 3449 model_lifecycle.cc:642] \"failed to load 'm' version 1: Internal: ValueError: broken\"",
+    "error: creating server: Internal - failed to load all models",
+]
+
+
+def test_the_log_of_a_healthy_server_says_nothing() -> None:
+    assert catalog.diagnose(1, HEALTHY) is None
+    assert catalog.diagnose(1, [*HEALTHY, *FAILED]) is None
+
+
+def test_the_error_is_reported_and_not_the_warning_of_every_start() -> None:
+    reason = "E1128 22:00:23 1 x.cc:1] ValueError: /e/tokenizer: the chat template is not valid Jinja: no tag 'x'."
+    found = catalog.diagnose(1, [*HEALTHY, reason, *FAILED])
+    assert found is not None
+    assert (found.name, found.line) == ("chat-template", reason)
+
+
+def test_an_error_wins_over_a_warning_and_a_warning_over_nothing() -> None:
+    warning = 'W1128 22:00:20.608316 3449 gpu.cc:1] "CUDA driver version is insufficient for CUDA runtime version"'
+    error = "E1128 22:00:21.000000 3449 http_server.cc:1] failed to start HTTP service: Socket '0.0.0.0:1' already in use"
+    for lines in ([warning, error], [error, warning]):
+        found = catalog.diagnose(1, lines)
+        assert found is not None
+        assert found.name == "port"
+    found = catalog.diagnose(1, [warning, *FAILED])
+    assert found is not None
+    assert found.name == "driver"
