@@ -12,7 +12,7 @@ from typing import NoReturn
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``trtbuild`` and exit with a documented code (see ``errors.EXIT_CODE_MEANINGS``)."""
     try:
-        from trtbuild.cli.streams import finish, mend_streams
+        from trtbuild.console.streams import finish, mend_streams
 
         mend_streams()
         signal.signal(signal.SIGTERM, _terminate)
@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
     import click
 
     from trtbuild.cli.app import COMMANDS, app
-    from trtbuild.cli.streams import is_plain
+    from trtbuild.console.streams import is_plain
     from trtbuild.errors import SpecError, TrtBuildError
 
     _configure_early(arguments)

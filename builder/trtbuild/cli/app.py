@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from trtbuild import __version__
-from trtbuild.cli.lazy import LazyGroup
+from trtbuild.console.lazy import LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("trtbuild.cli.build:build", "Build MODEL and its repository (what `trtbuild MODEL` does)."),

@@ -7,7 +7,7 @@ import dataclasses
 import click
 
 from trtbuild.cli.options import echo_json, output_options
-from trtbuild.cli.tables import echo_table
+from trtbuild.console.tables import echo_table
 
 
 @click.command()

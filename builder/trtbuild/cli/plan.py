@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
-from trtbuild.cli.tables import echo_folded, echo_table, table_width, terminal_width
+from trtbuild.console.tables import echo_folded, echo_table, table_width, terminal_width
 from trtbuild.errors import SpecError
 
 if TYPE_CHECKING:

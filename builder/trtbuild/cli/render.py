@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from trtbuild import log
-from trtbuild.cli.streams import is_plain
+from trtbuild.console.streams import is_plain
 from trtbuild.errors import HostError, SpecError, TrtBuildError
 
 

@@ -12,7 +12,7 @@ import click
 
 from trtbuild.cli.config import default_hf_cache, default_store
 from trtbuild.cli.options import configure_log, echo_json, output_options
-from trtbuild.cli.tables import echo_table
+from trtbuild.console.tables import echo_table
 from trtbuild.errors import StoreError
 from trtbuild.log import format_bytes, format_duration
 

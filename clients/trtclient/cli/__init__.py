@@ -11,7 +11,7 @@ from typing import NoReturn
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``trtclient`` and exit: 0, a code of ``trtbuild.errors``, or 10 for a run with an unwanted result."""
     try:
-        from trtbuild.cli.streams import finish, mend_streams
+        from trtbuild.console.streams import finish, mend_streams
 
         mend_streams()
         signal.signal(signal.SIGTERM, _terminate)
@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every error is rendered here, once."""
     import click
 
-    from trtbuild.cli.streams import is_plain
+    from trtbuild.console.streams import is_plain
     from trtbuild.errors import TrtBuildError
     from trtclient.cli.app import COMMANDS, app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from trtbuild import __version__
-from trtbuild.cli.lazy import LazyGroup
+from trtbuild.console.lazy import LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("trtclient.cli.chat:chat", "Talk to a model in the terminal."),

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtbuild.cli.tables import blocks, fold, table_width
+from trtbuild.console.tables import blocks, fold, table_width
 
 
 @pytest.mark.parametrize(
