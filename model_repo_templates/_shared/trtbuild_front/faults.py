@@ -17,3 +17,7 @@ class EngineError(Exception):
 
 class ClientGoneError(Exception):
     """An answer could not be delivered."""
+
+
+class ProtocolError(Exception):
+    """The peer of a connection broke its protocol."""

@@ -1,6 +1,7 @@
 """A small HTTP/2 client for gRPC calls to the server this model runs in: one connection, one thread, many streams.
 
-It decides framing, flow control and cancellation. It does not know what a message means.
+It decides framing, flow control and cancellation. It does not know what a message means. A peer that breaks the
+protocol, in whatever way, loses the connection: every open call ends with UNAVAILABLE, and nothing is raised.
 
 Why not BLS or grpcio: see ``docs/front-model.md``. In short, BLS of Triton 2.51 cannot cancel and makes the engine's
 own thread wait for this process at every token, and grpcio wakes a thread per message; here everything that has
@@ -19,8 +20,13 @@ import struct
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from trtbuild_front.faults import ProtocolError
+from trtbuild_front.hpack import literal, read_headers, read_status
+
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = (
+    0, 1, 3, 4, 5, 6, 7, 8, 9,
+)  # fmt: skip
 _ACK, _END_STREAM, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 _HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 2, 4, 5
 _CANCEL = 8
@@ -32,7 +38,15 @@ _OUR_SETTINGS = (
     (_INITIAL_WINDOW_SIZE, _MAX_WINDOW),
     (_MAX_FRAME_SIZE, _OUR_FRAME_SIZE),
 )
+_FRAME_SIZES = range(1 << 14, 1 << 24)
 _READ_BYTES = 1 << 18
+_MOST_HEADER_BYTES = 1 << 16
+_MOST_HEADER_FRAMES = 32
+_MOST_MESSAGE_BYTES = 1 << 26
+_MOST_BUFFERED_BYTES = 1 << 28
+"""Of messages that have not arrived whole, over all calls."""
+_MOST_ACKNOWLEDGEMENTS = 4096
+"""Answers to settings and pings that the peer has not read: one that asks without reading would fill the memory."""
 _FRAME = struct.Struct(">BHBBI")
 _STATUS_CANCELLED, _STATUS_UNKNOWN, _STATUS_UNAVAILABLE = 1, 2, 14
 
@@ -62,58 +76,27 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes | memoryview) -> b
     return _FRAME.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + bytes(payload)
 
 
-def _integer(data: memoryview, at: int, bits: int) -> tuple[int, int]:
-    """Return a header-compression integer and the position after it."""
-    top = (1 << bits) - 1
-    value = data[at] & top
-    at += 1
-    if value < top:
-        return value, at
-    shift = 0
-    while True:
-        octet = data[at]
-        at += 1
-        value += (octet & 0x7F) << shift
-        shift += 7
-        if not octet & 0x80:
-            return value, at
+@dataclass(slots=True)
+class _HeaderBlock:
+    stream: int
+    ends_stream: bool
+    data: bytearray
+    frames: int = 1
 
 
-def _string(data: memoryview, at: int) -> tuple[str, int]:
-    """Return a header string; a Huffman-coded one as an empty text (nothing we need is ever coded)."""
-    is_coded = data[at] & 0x80
-    size, at = _integer(data, at, 7)
-    return "" if is_coded else bytes(data[at : at + size]).decode("latin-1"), at + size
+def _number(payload: memoryview, kind: str) -> int:
+    """Return the one number that is the payload of some frames."""
+    if len(payload) != 4:
+        raise ProtocolError(f"a {kind} frame of {len(payload)} bytes, expected 4")
+    return int.from_bytes(payload, "big")
 
 
-def read_headers(data: memoryview) -> dict[str, str]:
-    """Return the literal headers of a block sent by a peer that was told to use no dynamic table."""
-    headers: dict[str, str] = {}
-    at = 0
-    while at < len(data):
-        first = data[at]
-        if first & 0x80:  # indexed: only :status 200 and its like can be
-            _, at = _integer(data, at, 7)
-        elif first & 0xE0 == 0x20:  # a new table size
-            _, at = _integer(data, at, 5)
-        else:
-            index, at = _integer(data, at, 6 if first & 0x40 else 4)
-            name = ""
-            if index == 0:
-                name, at = _string(data, at)
-            value, at = _string(data, at)
-            headers[name] = value
-    return headers
-
-
-def _literal(name: str, value: str) -> bytes:
-    out = b"\x00"
-    for text in (name, value):
-        raw = text.encode("latin-1")
-        if len(raw) >= 127:
-            raise ValueError(f"header too long: {name}")
-        out += bytes((len(raw),)) + raw
-    return out
+def _unpad(flags: int, payload: memoryview) -> memoryview:
+    if not flags & _PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise ProtocolError("a frame whose padding is longer than the frame")
+    return payload[1 : len(payload) - payload[0]]
 
 
 class Connection:
@@ -136,7 +119,8 @@ class Connection:
         self._next_stream = 1
         self._input = bytearray()
         self._output = bytearray()
-        self._header_block: tuple[int, int, bytearray] | None = None
+        self._header_block: _HeaderBlock | None = None
+        self._unread_acknowledgements = 0
         self._peer_window = 65535
         self._peer_stream_window = 65535
         self._peer_frame_size = 16384
@@ -172,11 +156,13 @@ class Connection:
             raise ConnectionError(self._failure)
         number = self._next_stream
         self._next_stream += 2
-        block = b"\x83\x86" + _literal(":path", path) + _literal(":authority", self._authority)
-        block += _literal("te", "trailers") + _literal("content-type", "application/grpc")
+        block = b"\x83\x86" + literal(":path", path) + literal(":authority", self._authority)
+        block += literal("te", "trailers") + literal("content-type", "application/grpc")
         stream = _Stream(events=events, window=self._peer_stream_window)
         stream.unsent = memoryview(struct.pack(">BI", 0, len(message)) + message)
         self._streams[number] = stream
+        if self._next_stream > _MAX_WINDOW - 2:
+            self.is_draining = True  # no stream numbers are left
         self._output += _frame(_HEADERS, _END_HEADERS, number, block)
         self._send_body(number, stream)
         return number
@@ -230,6 +216,8 @@ class Connection:
             self._fail(f"could not send to the server's gRPC endpoint: {error}")
             return
         del self._output[:sent]
+        if not self._output:
+            self._unread_acknowledgements = 0
 
     def _receive(self) -> None:
         try:
@@ -243,37 +231,67 @@ class Connection:
             self._fail("the server closed its gRPC connection")
             return
         buffer = self._input + data if self._input else data
-        end = len(buffer)
-        at = 0
-        with memoryview(buffer) as view:
-            while end - at >= 9:
-                high, low, kind, flags, number = _FRAME.unpack_from(view, at)
-                size = high << 16 | low
-                if end - at - 9 < size:
-                    break
-                self._on_frame(kind, flags, number & _MAX_WINDOW, view[at + 9 : at + 9 + size])
-                at += 9 + size
-                if self._failure:
-                    return
-            self._input = bytearray(view[at:])
+        try:
+            with memoryview(buffer) as view:
+                self._input = bytearray(view[self._on_bytes(view) :])
+        except ProtocolError as error:
+            self._fail(f"the server's gRPC endpoint broke the HTTP/2 protocol: {error}")
+
+    def _on_bytes(self, view: memoryview) -> int:
+        """Handle every whole frame; return how many bytes they are."""
+        at, end = 0, len(view)
+        while end - at >= 9 and not self._failure:
+            high, low, kind, flags, number = _FRAME.unpack_from(view, at)
+            size = high << 16 | low
+            if size > _OUR_FRAME_SIZE:
+                raise ProtocolError(f"a frame of {size} bytes, expected at most {_OUR_FRAME_SIZE}")
+            if end - at - 9 < size:
+                break
+            self._on_frame(kind, flags, number & _MAX_WINDOW, view[at + 9 : at + 9 + size])
+            at += 9 + size
+        return at
 
     def _on_frame(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
+        block = self._header_block
+        if block is not None and (kind != _CONTINUATION or number != block.stream):
+            raise ProtocolError("another frame within a header block")
+        if kind in {_DATA, _HEADERS, _CONTINUATION, _RST_STREAM} or (kind == _WINDOW_UPDATE and number):
+            if number % 2 == 0 or number >= self._next_stream:
+                raise ProtocolError(f"a frame for stream {number}, which was never opened")
+        elif kind in {_SETTINGS, _PING, _GOAWAY} and number:
+            raise ProtocolError(f"a frame of the connection on stream {number}")
         if kind == _DATA:
             self._on_data(flags, number, payload)
         elif kind in {_HEADERS, _CONTINUATION}:
             self._on_headers(kind, flags, number, payload)
-        elif kind == _SETTINGS and not flags & _ACK:
-            self._on_settings(payload)
-        elif kind == _PING and not flags & _ACK:
-            self._output += _frame(_PING, _ACK, 0, payload)
+        elif kind == _SETTINGS:
+            self._on_settings(flags, payload)
+        elif kind == _PING:
+            self._on_ping(flags, payload)
         elif kind == _WINDOW_UPDATE:
-            self._on_window(number, struct.unpack(">I", payload)[0] & _MAX_WINDOW)
+            self._on_window(number, _number(payload, "WINDOW_UPDATE") & _MAX_WINDOW)
         elif kind == _RST_STREAM:
-            code = struct.unpack(">I", payload)[0]
+            code = _number(payload, "RST_STREAM")
             status = _STATUS_CANCELLED if code == _CANCEL else _STATUS_UNAVAILABLE
             self._end(number, status, f"the server reset the stream (HTTP/2 error {code})")
         elif kind == _GOAWAY:
-            self._on_goaway(struct.unpack_from(">I", payload)[0] & _MAX_WINDOW)
+            if len(payload) < 8:
+                raise ProtocolError(f"a GOAWAY frame of {len(payload)} bytes, expected at least 8")
+            self._on_goaway(int.from_bytes(payload[:4], "big") & _MAX_WINDOW)
+        elif kind == _PUSH_PROMISE:
+            raise ProtocolError("a pushed stream, which was refused")
+
+    def _on_ping(self, flags: int, payload: memoryview) -> None:
+        if len(payload) != 8:
+            raise ProtocolError(f"a PING frame of {len(payload)} bytes, expected 8")
+        if not flags & _ACK:
+            self._acknowledge(_PING, payload)
+
+    def _acknowledge(self, kind: int, payload: bytes | memoryview) -> None:
+        self._unread_acknowledgements += 1
+        if self._unread_acknowledgements > _MOST_ACKNOWLEDGEMENTS:
+            raise ProtocolError("more questions than the server reads answers to")
+        self._output += _frame(kind, _ACK, 0, payload)
 
     def _on_goaway(self, last_stream: int) -> None:
         self.is_draining = True
@@ -288,46 +306,64 @@ class Connection:
         stream = self._streams.get(number)
         if stream is None:  # cancelled by us while the data was on its way
             return
-        if flags & _PADDED:
-            payload = payload[1 : len(payload) - payload[0]]
+        self._on_body(stream, _unpad(flags, payload))
+        if flags & _END_STREAM:
+            self._end(number, stream.status, stream.detail)
+
+    def _on_body(self, stream: _Stream, payload: memoryview) -> None:
+        """Hand out the whole messages that have arrived and keep the rest."""
         received = stream.received
-        if not received and len(payload) >= 5 and len(payload) - 5 == int.from_bytes(payload[1:5], "big"):
-            stream.events.on_message(bytes(payload[5:]))  # one frame, one message: the usual case
-            payload = payload[:0]
+        is_one = not received and len(payload) >= 5 and len(payload) - 5 == int.from_bytes(payload[1:5], "big")
+        if is_one and not payload[0]:  # one frame, one message: the usual case
+            stream.events.on_message(bytes(payload[5:]))
+            return
         received += payload
         at = 0
         while len(received) - at >= 5:
             size = int.from_bytes(received[at + 1 : at + 5], "big")
+            if received[at] or size > _MOST_MESSAGE_BYTES:
+                raise ProtocolError(
+                    f"a message of {size} bytes with flags {received[at]}, expected 0 flags and <= 64 MiB"
+                )
             if len(received) - at - 5 < size:
                 break
             message = bytes(received[at + 5 : at + 5 + size])
             at += 5 + size
             stream.events.on_message(message)
         del received[:at]
-        if flags & _END_STREAM:
-            self._end(number, stream.status, stream.detail)
+        if len(received) > _OUR_FRAME_SIZE and self._buffered() > _MOST_BUFFERED_BYTES:
+            raise ProtocolError(f"more than {_MOST_BUFFERED_BYTES} bytes of unfinished messages")
+
+    def _buffered(self) -> int:
+        return sum(len(stream.received) for stream in self._streams.values())
 
     def _on_headers(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
+        block = self._header_block
         if kind == _HEADERS:
-            if flags & _PADDED:
-                payload = payload[1 : len(payload) - payload[0]]
+            payload = _unpad(flags, payload)
             if flags & _PRIORITY:
+                if len(payload) < 5:
+                    raise ProtocolError("a HEADERS frame without its priority")
                 payload = payload[5:]
-            self._header_block = (number, flags, bytearray(payload))
-        elif self._header_block is not None:
-            self._header_block[2].extend(payload)
-        if not flags & _END_HEADERS or self._header_block is None:
+            block = self._header_block = _HeaderBlock(number, bool(flags & _END_STREAM), bytearray(payload))
+        elif block is not None:
+            block.data += payload
+            block.frames += 1
+        else:
+            raise ProtocolError("a CONTINUATION frame without a header block")
+        if len(block.data) > _MOST_HEADER_BYTES or block.frames > _MOST_HEADER_FRAMES:
+            raise ProtocolError(
+                f"a header block of more than {_MOST_HEADER_BYTES} bytes or {_MOST_HEADER_FRAMES} frames"
+            )
+        if not flags & _END_HEADERS:
             return
-        number, first_flags, block = self._header_block
         self._header_block = None
+        headers = read_headers(block.data)
         stream = self._streams.get(number)
         if stream is None:
             return
-        headers = read_headers(memoryview(block))
-        if "grpc-status" in headers:
-            stream.status = int(headers["grpc-status"] or _STATUS_UNKNOWN)
-            stream.detail = headers.get("grpc-message", "")
-        if first_flags & _END_STREAM:
+        stream.status, stream.detail = read_status(headers) or (stream.status, stream.detail)
+        if block.ends_stream:
             self._end(number, stream.status, stream.detail)
 
     def _end(self, number: int, status: int, detail: str) -> None:
@@ -338,22 +374,38 @@ class Connection:
             self._output += _frame(_RST_STREAM, 0, number, struct.pack(">I", _CANCEL))
         stream.events.on_end(status, detail)
 
-    def _on_settings(self, payload: memoryview) -> None:
+    def _on_settings(self, flags: int, payload: memoryview) -> None:
+        if len(payload) % 6 or (flags & _ACK and payload):
+            raise ProtocolError(f"a SETTINGS frame of {len(payload)} bytes")
+        if flags & _ACK:
+            return
         for name, value in struct.iter_unpack(">HI", payload):
             if name == _INITIAL_WINDOW_SIZE:
+                if value > _MAX_WINDOW:
+                    raise ProtocolError(f"an initial window of {value} bytes")
                 for stream in self._streams.values():
-                    stream.window += value - self._peer_stream_window
+                    stream.window = self._widened(stream.window, value - self._peer_stream_window)
                 self._peer_stream_window = value
             elif name == _MAX_FRAME_SIZE:
+                if value not in _FRAME_SIZES:
+                    raise ProtocolError(f"a maximum frame size of {value} bytes")
                 self._peer_frame_size = value
-        self._output += _frame(_SETTINGS, _ACK, 0, b"")
+        self._acknowledge(_SETTINGS, b"")
         self._unblock()
 
+    @staticmethod
+    def _widened(window: int, increment: int) -> int:
+        if window + increment > _MAX_WINDOW:
+            raise ProtocolError("a window that grew past its limit")
+        return window + increment
+
     def _on_window(self, number: int, increment: int) -> None:
+        if not increment:
+            raise ProtocolError("a WINDOW_UPDATE frame of 0 bytes more")
         if number == 0:
-            self._peer_window += increment
+            self._peer_window = self._widened(self._peer_window, increment)
         elif (stream := self._streams.get(number)) is not None:
-            stream.window += increment
+            stream.window = self._widened(stream.window, increment)
         self._unblock()
 
     def _unblock(self) -> None:
