@@ -43,11 +43,12 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         from trtbuild.cli import render
 
-        return render.render_usage(error, "trtbuild", render.near_command(arguments, list(COMMANDS)))
+        return render.render_usage(error, "trtbuild", render.near_command(arguments, list(COMMANDS), option_words()))
     except TrtBuildError as error:
         from trtbuild.cli import render
 
-        near = render.near_command(arguments, list(COMMANDS)) if isinstance(error, SpecError) else None
+        is_spec = isinstance(error, SpecError)
+        near = render.near_command(arguments, list(COMMANDS), option_words()) if is_spec else None
         if near:
             error.hint = f"did you mean trtbuild {near}? Else: {error.hint}"
         return render.render(error)
@@ -66,6 +67,13 @@ def run(arguments: list[str]) -> int:
 
         return render.render_unexpected(error, "trtbuild")
     return result if isinstance(result, int) else 0
+
+
+def option_words() -> set[str]:
+    """Return the options that may stand in front of MODEL, where no command does."""
+    from trtbuild.spec import OPTIONS
+
+    return {flag for option in OPTIONS for flag in (option.flag, *option.flags)}
 
 
 class _Terminated(SystemExit):

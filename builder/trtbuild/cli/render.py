@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
@@ -89,14 +89,15 @@ def told(error: Exception) -> TrtBuildError | None:
     return None
 
 
-def near_command(arguments: Sequence[str], commands: Sequence[str]) -> str | None:
-    """Return the command or option of the program itself that the first word is a misspelling of."""
+def near_command(arguments: Sequence[str], commands: Sequence[str], known: Collection[str] = ()) -> str | None:
+    """Return the command or option of the program itself that the first word is a misspelling of.
+
+    ``known`` are words beside the commands that may stand first: they are no misspelling.
+    """
     import difflib
 
-    from trtbuild.spec import OPTIONS
-
     first = arguments[0].partition("=")[0] if arguments else ""
-    if first in {*commands, *(flag for option in OPTIONS for flag in (option.flag, *option.flags))}:
+    if first in {*commands, *known}:
         return None
     return next(iter(difflib.get_close_matches(first, [*commands, "--help", "--version"], n=1, cutoff=0.7)), None)
 
