@@ -41,11 +41,11 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        from trtbuild.cli import render
+        from trtbuild.console import render
 
         return render.render_usage(error, "trtbuild", render.near_command(arguments, list(COMMANDS), option_words()))
     except TrtBuildError as error:
-        from trtbuild.cli import render
+        from trtbuild.console import render
 
         is_spec = isinstance(error, SpecError)
         near = render.near_command(arguments, list(COMMANDS), option_words()) if is_spec else None
@@ -53,17 +53,17 @@ def run(arguments: list[str]) -> int:
             error.hint = f"did you mean trtbuild {near}? Else: {error.hint}"
         return render.render(error)
     except (KeyboardInterrupt, click.Abort):
-        from trtbuild.cli import render
+        from trtbuild.console import render
 
         return render.say_end("interrupted", 130)
     except _Terminated:
-        from trtbuild.cli import render
+        from trtbuild.console import render
 
         return render.say_end("terminated", 143)
     except (BrokenPipeError, SystemExit):  # click's word for it: the reader of our standard output went away
         return 0
     except Exception as error:  # noqa: BLE001 - the boundary: anything else is a bug and says so
-        from trtbuild.cli import render
+        from trtbuild.console import render
 
         return render.render_unexpected(error, "trtbuild")
     return result if isinstance(result, int) else 0

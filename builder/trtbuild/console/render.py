@@ -82,7 +82,7 @@ def told(error: Exception) -> TrtBuildError | None:
         )
     if isinstance(error, OSError) and error.filename is None and error.errno in {errno.ENOSPC, errno.EIO, errno.EBADF}:
         where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if where.parent.name in {"click", "cli"}:
+        if where.parent.name in {"click", "cli", "console"}:
             return TrtBuildError(
                 f"the result cannot be written to standard output: {error.strerror}", hint="write it elsewhere"
             )
