@@ -20,7 +20,7 @@ LAYERS = {
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if not {"_templates", "_demo_model"} & set(p.parts))
 IDS = [str(p.relative_to(PACKAGE)) for p in FILES]
 MAX_LINES = 60
-SEES_THE_PROCESS = {"console/streams.py", "console/render.py"}
+SEES_THE_PROCESS = {"console/frame.py", "console/streams.py", "console/render.py"}
 """Files outside of ``cli/`` that look at the process they run in, for both command lines."""
 
 

@@ -242,16 +242,6 @@ def test_what_the_machine_refuses_is_no_bug(
     assert ("Traceback" in err) == (code == 1)
 
 
-def test_an_interrupt_while_python_still_imports_is_one_word() -> None:
-    code = (
-        "import sys\nclass Stop:\n def find_spec(self, name, *_):\n"
-        "  if name == 'click': raise KeyboardInterrupt\n"
-        "sys.meta_path.insert(0, Stop())\nfrom trtbuild.cli import main\nmain(['models'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
-
-
 @pytest.mark.parametrize(
     ("path", "is_writable", "text"),
     [

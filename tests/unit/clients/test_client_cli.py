@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -72,30 +70,3 @@ def test_looking_whether_a_result_can_be_written_changes_nothing(tmp_path: Path)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("old.json", "old")]
     with pytest.raises(SpecError, match="cannot write"):
         refuse_unwritable(tmp_path / "old.json" / "below")
-
-
-@pytest.mark.parametrize(
-    ("redirection", "code"),
-    [
-        pytest.param("1>/dev/full", 1, id="full-output"),
-        pytest.param("1>&-", 0, id="closed-output"),
-        pytest.param("2>&-", 0, id="closed-errors"),
-        pytest.param("| true", 0, id="reader-gone"),
-    ],
-)
-def test_odd_streams(redirection: str, code: int) -> None:
-    shell = f"set -o pipefail; {sys.executable} -m trtclient --help {redirection}"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
-
-
-def test_an_interrupt_while_python_still_imports_is_one_word() -> None:
-    code = (
-        "import sys\nclass Stop:\n def find_spec(self, name, *_):\n"
-        "  if name == 'click': raise KeyboardInterrupt\n"
-        "sys.meta_path.insert(0, Stop())\nfrom trtclient.cli import main\nmain(['--help'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
