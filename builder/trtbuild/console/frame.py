@@ -39,9 +39,9 @@ class Program(NamedTuple):
 def main(program: Program, argv: Sequence[str] | None = None) -> NoReturn:
     """Run a program and exit with a documented code (see ``errors.EXIT_CODE_MEANINGS``)."""
     try:
-        from trtbuild.console.streams import finish, mend_streams
+        from trtbuild.console.streams import finish, harden_streams
 
-        mend_streams()
+        harden_streams()
         signal.signal(signal.SIGTERM, _terminate)
         code = finish(run(program, list(sys.argv[1:] if argv is None else argv)))
     except KeyboardInterrupt:  # before there was anything to end
@@ -70,26 +70,26 @@ def run(program: Program, arguments: list[str]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        from trtbuild.console import render
+        from trtbuild.console import usage
 
         if is_help:
             program.configure_log(arguments)
-        return render.render_usage(error, program.name, _near_command(program, app, arguments))
+        return usage.render_usage(error, program.name, _closest_command(program, app, arguments))
     except TrtBuildError as error:
         from trtbuild.console import render
 
-        near = _near_command(program, app, arguments) if isinstance(error, SpecError) else None
+        near = _closest_command(program, app, arguments) if isinstance(error, SpecError) else None
         if near:
             error.hint = f"did you mean {program.name} {near}? Else: {error.hint}"
         return render.render(error)
     except (KeyboardInterrupt, click.Abort):
         from trtbuild.console import render
 
-        return render.say_end("interrupted", 130)
+        return render.render_signal("interrupted", 130)
     except _Terminated:
         from trtbuild.console import render
 
-        return render.say_end("terminated", 143)
+        return render.render_signal("terminated", 143)
     except (BrokenPipeError, SystemExit):  # click's word for it: the reader of our standard output went away
         return 0
     except Exception as error:  # noqa: BLE001 - the boundary: anything else is a bug and says so
@@ -119,10 +119,10 @@ def _load(place: str) -> LazyGroup:
     return app
 
 
-def _near_command(program: Program, app: LazyGroup, arguments: Sequence[str]) -> str | None:
-    from trtbuild.console import render
+def _closest_command(program: Program, app: LazyGroup, arguments: Sequence[str]) -> str | None:
+    from trtbuild.console.usage import closest_command
 
-    return render.near_command(arguments, list(app.table), program.first_words())
+    return closest_command(arguments, list(app.table), program.first_words())
 
 
 class _Terminated(SystemExit):

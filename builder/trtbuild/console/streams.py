@@ -7,8 +7,8 @@ import os
 import sys
 
 
-def mend_streams() -> None:
-    """Let odd standard streams cost looks, never a run: closed ones are /dev/null, what cannot be shown is escaped.
+def harden_streams() -> None:
+    """Keep odd standard streams from ending a run: a closed one becomes /dev/null, what it cannot show is escaped.
 
     Names of files that are no UTF-8 text leave as the bytes they came as.
     """
@@ -30,7 +30,7 @@ def finish(code: int) -> int:
     """Write out what standard output still holds; return the exit code."""
     try:
         sys.stdout.flush()
-    except OSError:  # told before; Python would complain once more at its end
+    except OSError:  # reported before; Python would complain once more when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
 
