@@ -26,6 +26,8 @@ SECTIONS = {
 }
 RESERVED_MEANINGS = {
     "TRTBUILD_CONFIG": "path of an engine.yaml, when `--config` is not given",
+    "TRTBUILD_ENGINE_SECRET": "what the front model shows the engine model; `serve` makes one for every start unless "
+    "it is set ([security.md](security.md))",
     "TRTBUILD_GRPC_ENDPOINT": "`HOST:PORT` of the server's own gRPC endpoint, for the front model",
     "TRTBUILD_IMAGE": "name and digest of the container image, recorded in the manifests of engines built in it",
     "TRTBUILD_LOG_FORMAT": "`auto`, `human`, `text` or `json`, when `--log-format` is not given",
@@ -134,7 +136,8 @@ def _option_row(option: Option) -> str:
     )
     if option.kind == "bytes" and isinstance(option.default, int):
         default = f"`{format_bytes(option.default).replace(' ', '')}`"
-    choices = f" One of {', '.join(f'`{choice}`' for choice in option.choices)}." if option.choices else ""
+    how_many = "Any" if option.kind == "choices" else "One"
+    choices = f" {how_many} of {', '.join(f'`{choice}`' for choice in option.choices)}." if option.choices else ""
     return f"| `{option.name}` | {flag} | `{option.env}` | {default} | {_cell(option.help)}{choices} |"
 
 

@@ -35,6 +35,7 @@ import any_tokenizer  # noqa: E402
 from trtbuild_front import http2, kserve  # noqa: E402
 
 from trtbuild import health, process  # noqa: E402
+from trtbuild.access import make_secrets  # noqa: E402
 from trtbuild.launch import choose_ports, find_server, prepare_server, server_command  # noqa: E402
 from trtbuild.plan import EngineInfo, EngineTemplate  # noqa: E402
 from trtbuild.repository import ServedModel, write_repository  # noqa: E402
@@ -174,7 +175,8 @@ def serving(repository: Path, cache: Path) -> Iterator[tuple[int, int]]:
     server = prepare_server(find_server(search_path), cache_dir=cache, search_path=search_path)
     ports = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
     log_path = cache / f"{repository.name}.log"
-    child = process.start(server_command(server, repository, ServerSpec(), ports), log_path=log_path)
+    command = server_command(server, repository, ServerSpec(), ports, secrets=make_secrets({}))
+    child = process.start(command, log_path=log_path)
     try:
         url = f"http://127.0.0.1:{ports.http}"
         deadline = time.monotonic() + 300

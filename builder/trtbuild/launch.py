@@ -21,13 +21,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from trtbuild import process
+from trtbuild import access, process
+from trtbuild.access import Secrets
 from trtbuild.errors import HostError, LaunchError
 from trtbuild.process import Command
 from trtbuild.spec import ServerSpec
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
 """Where NVIDIA's images keep the server. Source: triton-inference-server/server, build.py and the image's PATH."""
+
+SHM_PREFIX = "triton_python_backend_shm_region_trtbuild"
+"""How names of the Python backend's shared-memory regions begin; the HTTP port and ``r<rank>_`` follow.
+
+Servers from 25.07 on refuse to register a region with this beginning for a client: without it a client that learns a
+name may read and write the memory of a model. The server adds a UUID, and a name may have 255 characters.
+Source: triton-inference-server/server, src/common.h, pull request 8273; NAME_MAX in limits.h.
+"""
 
 EXIT_TIMEOUT_S = 30
 """Seconds the server waits for running requests after SIGTERM (tritonserver's own default)."""
@@ -124,6 +133,7 @@ def server_command(
     spec: ServerSpec,
     ports: Ports,
     *,
+    secrets: Secrets,
     world_size: int = 1,
     engine_models: Sequence[str] = ("tensorrt_llm",),
     mpirun: str | None = None,
@@ -133,12 +143,14 @@ def server_command(
     """Return the command that serves ``repository``. Pure.
 
     One rank: tritonserver itself. Several: mpirun, one tritonserver per rank; ranks above 0 serve nothing, load only
-    the engine models, and get a shared-memory prefix of their own.
+    the engine models, and get a shared-memory prefix of their own. APIs that are not for clients answer nobody, and the
+    models' own secret travels in the environment (see ``access``).
 
     Source: TensorRT-LLM ``triton_backend/scripts/launch_triton_server.py`` (leader mode); ``tritonserver --help``.
 
     Raises:
         HostError: Several ranks and no mpirun.
+        SpecError: An API is opened and restricted at once.
     """
     common = [str(server.path), f"--model-repository={repository}", "--disable-auto-complete-config"]
     if server.backend_directory:
@@ -146,7 +158,32 @@ def server_command(
     if not has_gpus:
         common.append("--allow-gpu-metrics=false")
     common.append(f"--exit-timeout-secs={EXIT_TIMEOUT_S}")
-    listen = [
+    listen = _listening(spec, ports, secrets)
+    own_arguments = access.server_arguments(spec)
+    extra = [f"--{name}={value}" for name, value in own_arguments.items()]
+    silent_extra = [f"--{name}={value}" for name, value in own_arguments.items() if name not in access.RESTRICTIONS]
+    prefix = f"--backend-config=python,shm-region-prefix-name={SHM_PREFIX}{ports.http}r"
+    env = {**server.env, access.ENGINE_SECRET: secrets.engine}
+    if world_size == 1 or spec.orchestrator:
+        env |= {"TRTLLM_ORCHESTRATOR": "1"} if spec.orchestrator else {}
+        return Command(argv=(*common, *listen, f"{prefix}0_", *extra), env=env)
+    if not mpirun:
+        raise HostError(
+            f"the engine has {world_size} ranks, and mpirun is not on PATH",
+            hint="install Open MPI (apt-get install openmpi-bin), or run inside NVIDIA's Triton image, which has it",
+        )
+    silent = ["--allow-http=false", "--allow-grpc=false", "--allow-metrics=false", "--model-control-mode=explicit"]
+    silent += [f"--load-model={name}" for name in engine_models]
+    ranks = [[*common, *listen, f"{prefix}0_", *extra]]
+    ranks += [
+        [*common, f"--id=rank{rank}", *silent, f"{prefix}{rank}_", *silent_extra] for rank in range(1, world_size)
+    ]
+    return Command(argv=_under_mpirun(mpirun, ranks, server.env, is_root=is_root), env=env)
+
+
+def _listening(spec: ServerSpec, ports: Ports, secrets: Secrets) -> list[str]:
+    """Return the options of a server that clients talk to."""
+    return [
         f"--http-address={spec.host}",
         f"--http-port={ports.http}",
         f"--grpc-address={spec.host}",
@@ -155,27 +192,21 @@ def server_command(
         f"--metrics-port={ports.metrics}",
         "--metrics-config=histogram_latencies=true",
         f"--log-verbose={spec.log_verbose}",
+        *access.restrictions(spec, secrets.api),
     ]
-    extra = [f"--{name.lstrip('-')}={value}" for name, value in spec.server_arg.items()]
-    prefix = f"--backend-config=python,shm-region-prefix-name=trtbuild{ports.http}r"
-    if world_size == 1 or spec.orchestrator:
-        env = {**server.env, **({"TRTLLM_ORCHESTRATOR": "1"} if spec.orchestrator else {})}
-        return Command(argv=(*common, *listen, f"{prefix}0_", *extra), env=env)
-    if not mpirun:
-        raise HostError(
-            f"the engine has {world_size} ranks, and mpirun is not on PATH",
-            hint="install Open MPI (apt-get install openmpi-bin), or run inside NVIDIA's Triton image, which has it",
-        )
+
+
+def _under_mpirun(
+    mpirun: str, ranks: Sequence[Sequence[str]], env: Mapping[str, str], *, is_root: bool
+) -> tuple[str, ...]:
+    """Return the command line that starts one server per rank."""
     argv = [mpirun, *(["--allow-run-as-root"] if is_root else []), "--oversubscribe"]
-    silent = ["--allow-http=false", "--allow-grpc=false", "--allow-metrics=false", "--model-control-mode=explicit"]
-    load = [f"--load-model={name}" for name in engine_models]
     # mpirun puts its own directories before PATH and LD_LIBRARY_PATH of what it starts; env puts ours back in front.
-    own_paths = [f"{name}={server.env[name]}" for name in ("PATH", "LD_LIBRARY_PATH") if name in server.env]
+    own_paths = [f"{name}={env[name]}" for name in ("PATH", "LD_LIBRARY_PATH") if name in env]
     wrapper = ["env", *own_paths] if own_paths else []
-    for rank in range(world_size):
-        own = listen if rank == 0 else [f"--id=rank{rank}", *silent, *load]
-        argv += [*([":"] if rank else []), "-n", "1", *wrapper, *common, *own, f"{prefix}{rank}_", *extra]
-    return Command(argv=tuple(argv), env=server.env)
+    for rank, command in enumerate(ranks):
+        argv += [*([":"] if rank else []), "-n", "1", *wrapper, *command]
+    return tuple(argv)
 
 
 def choose_ports(spec: ServerSpec) -> Ports:

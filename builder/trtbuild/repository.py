@@ -208,7 +208,11 @@ def _model_names(model: ServedModel, taken: set[str]) -> dict[str, str]:
 def _render_model(model: ServedModel, names: Mapping[str, str]) -> Files:
     """Return the files of one served model's directories, each config parsed and the ensemble's wiring checked."""
     _check_tokenizer(model)
-    engine_variables = {**model.engine_template.variables, "name": names[_ENGINE]}
+    # The ensemble calls the engine model inside the server, and nothing of ours is in its requests.
+    is_open = model.layout == "full"
+    engine_variables = {
+        **model.engine_template.variables, "name": names[_ENGINE], "allow_direct_requests": is_open
+    }  # fmt: skip
     files = _render_directory(model.engine_template.directory, names[_ENGINE], engine_variables)
     engine = _parse(files, names[_ENGINE])
     variables = _front_variables(model, names, engine)
@@ -253,6 +257,8 @@ def _front_variables(model: ServedModel, names: Mapping[str, str], engine: Any) 
         "max_input_len": str(info.max_input_len),
         "max_seq_len": str(info.max_seq_len),
         "default_max_tokens": str(DEFAULT_MAX_TOKENS),
+        # NVIDIA's C++ backend cannot look at who asks; parameters it does not know stay away from it.
+        "engine_knows_front": "true" if engine.backend == "python" and model.layout != "full" else "false",
     }
     return {
         "parameters": [list(pair) for pair in parameters.items()],

@@ -24,9 +24,15 @@ QUANTIZATIONS = ("none", "int8-weight-only", "int4-weight-only", "fp8", "int4-aw
 KV_CACHE_DTYPES = ("auto", "int8", "fp8")
 LAYOUTS = ("minimal", "full")
 VERIFY_MODES = ("sizes", "full", "none")
+RESTRICTED_APIS = ("shared-memory", "model-repository", "logging", "trace")
+"""What no client of a served model needs and a stranger can do harm with; refused unless ``open_api`` names it.
+
+The others are inference, health, metadata, model-config and statistics.
+Source: triton-inference-server/server, src/restricted_features.h (names), docs/customization_guide/deploy.md (use).
+"""
 
 Section = Literal["model", "engine", "repository", "store", "server"]
-Kind = Literal["str", "int", "float", "bool", "path", "bytes", "choice", "pairs"]
+Kind = Literal["str", "int", "float", "bool", "path", "bytes", "choice", "choices", "pairs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +43,12 @@ class Option:
 
     Attributes:
         name: Snake-case name, as in engine.yaml.
-        kind: How text becomes a value; ``bytes`` takes ``20GiB``; ``pairs`` is a mapping (``name=value`` on the
-            command line, repeatable).
+        kind: How text becomes a value; ``bytes`` takes ``20GiB``; ``choices`` is a list (repeatable on the command
+            line, with commas in a variable); ``pairs`` is a mapping (``name=value`` on the command line, repeatable).
         default: Value when nobody says anything; None means "decided by the plan".
         help: One line for ``--help`` and the reference.
         section: Which frozen value the option ends up in.
-        choices: Legal values of a ``choice``.
+        choices: Legal values of a ``choice``, and of the parts of ``choices``.
         flags: Extra spellings on the command line.
         minimum: Smallest legal number.
         maximum: Largest legal number.
@@ -327,6 +333,13 @@ OPTIONS: tuple[Option, ...] = (
         help="Let one server spawn the ranks (TRTLLM_ORCHESTRATOR) instead of one server per rank under mpirun.",
     ),
     Option(
+        name="open_api",
+        kind="choices",
+        choices=RESTRICTED_APIS,
+        section="server",
+        help="API of the server that clients may use although it is restricted by default; repeatable.",
+    ),
+    Option(
         name="server_arg",
         kind="pairs",
         section="server",
@@ -409,6 +422,7 @@ class ServerSpec:
     metrics_port: int = 8002
     log_verbose: int = 0
     orchestrator: bool = False
+    open_api: tuple[str, ...] = ()
     server_arg: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -530,6 +544,18 @@ def _parse_pairs(value: object) -> dict[str, str]:
     return dict(sorted(pairs.items()))
 
 
+def _parse_choices(option: Option, value: object) -> tuple[str, ...]:
+    """Return the words of a list, each once, in the order of the option's choices."""
+    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    words = [str(part).strip() for part in parts if str(part).strip()]
+    for word in words:
+        if word not in option.choices:
+            raise ValueError(
+                f"expected any of {', '.join(option.choices)}, got {word!r}{closest(word, option.choices)}"
+            )
+    return tuple(choice for choice in option.choices if choice in words)
+
+
 def parse_value(option: Option, value: object) -> Any:
     """Return ``value`` (text or YAML) as the option's type.
 
@@ -538,6 +564,8 @@ def parse_value(option: Option, value: object) -> Any:
     """
     if option.kind == "pairs":
         return _parse_pairs(value)
+    if option.kind == "choices" and not isinstance(value, dict):
+        return _parse_choices(option, value)
     if isinstance(value, (list, dict)):
         raise ValueError(f"expected one value, got {value!r}")
     if option.kind == "bool":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from trtbuild import health, launch
+from trtbuild import access, health, launch
 from trtbuild.process import Command
 from trtbuild.spec import ServerSpec
 
@@ -59,7 +59,7 @@ class Job:
                 stderr=log_file,
                 start_new_session=True,
             )
-        self.marker = f"trtbuild{ports.http}r"
+        self.marker = f"{launch.SHM_PREFIX}{ports.http}r"
 
     def ranks(self) -> dict[int, int]:
         """Return the PIDs of the running servers by rank."""
@@ -104,8 +104,9 @@ def job(repository: Path, tmp_path: Path) -> Iterator[Job]:
     spec = ServerSpec(http_port=0, grpc_port=0, metrics_port=0)
     ports = launch.choose_ports(spec)
     command = launch.server_command(
-        server, repository, spec, ports, world_size=WORLD_SIZE, mpirun=mpirun, is_root=os.geteuid() == 0
-    )
+        server, repository, spec, ports, secrets=access.make_secrets({}), world_size=WORLD_SIZE, mpirun=mpirun,
+        is_root=os.geteuid() == 0,
+    )  # fmt: skip
     running = Job(command, ports, tmp_path / "job.log")
     try:
         yield running

@@ -25,6 +25,7 @@ from trtbuild.health import (
     self_test,
     wait_ready,
 )
+from trtbuild.launch import SHM_PREFIX
 
 METRICS = """# HELP trtbuild_requests_waiting Requests waiting
 # TYPE trtbuild_requests_waiting gauge
@@ -243,7 +244,7 @@ def write_process(proc: Path, pid: int, name: str, state: str, parent: int, *arg
     (proc / str(pid) / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in argv))
 
 
-SHM = "--backend-config=python,shm-region-prefix-name="
+SHM = f"--backend-config=python,shm-region-prefix-name={SHM_PREFIX}"
 
 
 @pytest.mark.parametrize(
@@ -259,9 +260,9 @@ SHM = "--backend-config=python,shm-region-prefix-name="
 def test_a_dead_model_process_is_a_zombie_of_its_server(
     tmp_path: Path, processes: list[tuple[int, str, str, int]], dead: list[int]
 ) -> None:
-    write_process(tmp_path, 7, "tritonserver", "S", 1, "tritonserver", "--http-port=8000", f"{SHM}trtbuild8000r0_")
-    write_process(tmp_path, 50, "tritonserver", "S", 1, "tritonserver", "--http-port=80", f"{SHM}trtbuild80r0_")
-    write_process(tmp_path, 60, "tritonserver", "S", 1, "tritonserver", "--id=rank12", f"{SHM}trtbuild8000r12_")
+    write_process(tmp_path, 7, "tritonserver", "S", 1, "tritonserver", "--http-port=8000", f"{SHM}8000r0_")
+    write_process(tmp_path, 50, "tritonserver", "S", 1, "tritonserver", "--http-port=80", f"{SHM}80r0_")
+    write_process(tmp_path, 60, "tritonserver", "S", 1, "tritonserver", "--id=rank12", f"{SHM}8000r12_")
     (tmp_path / "70").mkdir()  # ended while it was looked at
     for pid, name, state, parent in processes:
         write_process(tmp_path, pid, name, state, parent)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from trtbuild import launch
+from trtbuild.access import Secrets
 from trtbuild.errors import HostError, LaunchError
-from trtbuild.launch import Ports, Server, choose_ports, find_server, prepare_server, server_command
+from trtbuild.launch import SHM_PREFIX, Ports, Server, choose_ports, find_server, prepare_server
+from trtbuild.process import Command
 from trtbuild.spec import ServerSpec
 
 SERVER = Server(path=Path("/opt/tritonserver/bin/tritonserver"), kind="native", env={"A": "1"})
 PORTS = Ports(http=1, grpc=2, metrics=3)
+SECRETS = Secrets(api="opens-apis", engine="knows-the-front")
+
+
+def server_command(server: Server, repository: Path, spec: ServerSpec, ports: Ports, **how: Any) -> Command:
+    return launch.server_command(server, repository, spec, ports, secrets=SECRETS, **how)
 
 
 def test_one_rank_is_the_server_itself() -> None:
@@ -23,7 +33,8 @@ def test_one_rank_is_the_server_itself() -> None:
         command.argv
     )
     assert "--allow-gpu-metrics=false" in command.argv
-    assert command.env == {"A": "1"}
+    assert command.env == {"A": "1", "TRTBUILD_ENGINE_SECRET": "knows-the-front"}
+    assert not any("knows-the-front" in word for word in command.argv)
 
 
 def test_several_ranks_run_under_mpirun_and_only_the_first_serves() -> None:
@@ -45,11 +56,23 @@ def test_several_ranks_run_under_mpirun_and_only_the_first_serves() -> None:
             "--load-model=tensorrt_llm",
         ):
             assert argument in rank
-        assert f"shm-region-prefix-name=trtbuild1r{number}_" in rank
+        assert f"shm-region-prefix-name={SHM_PREFIX}1r{number}_" in rank
+        assert "restricted" not in rank
+        assert "opens-apis" not in rank
     assert (
         "--allow-run-as-root"
         not in server_command(SERVER, Path("/r"), ServerSpec(), PORTS, world_size=2, mpirun="/usr/bin/mpirun").argv
     )
+
+
+def test_regions_have_names_that_fixed_servers_register_for_nobody() -> None:
+    """Source: triton-inference-server/server, src/common.h; the server appends a UUID; NAME_MAX is 255."""
+    assert SHM_PREFIX.startswith("triton_python_backend_shm_region_")
+    ports = Ports(http=65535, grpc=2, metrics=3)
+    argv = server_command(SERVER, Path("/r"), ServerSpec(), ports, world_size=1024, mpirun="mpirun").argv
+    names = [word.partition("name=")[2] for word in argv if "shm-region-prefix-name" in word]
+    assert len(set(names)) == 1024
+    assert max(len(f"{name}{uuid.uuid4()}") for name in names) < 255
 
 
 def test_mpirun_does_not_change_where_models_find_python() -> None:

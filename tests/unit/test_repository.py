@@ -93,6 +93,7 @@ def test_the_front_model_knows_its_engine(make_model: Callable[..., ServedModel]
         "max_input_len": "64",
         "max_seq_len": "128",
         "default_max_tokens": "16",
+        "engine_knows_front": "true",
         "export_metrics": "true",
     }
     assert {path for path in files if path.startswith("chat/1/trtbuild_front/")} > {

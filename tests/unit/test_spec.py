@@ -78,7 +78,16 @@ def test_an_error_names_where_the_value_came_from() -> None:
 
 
 def test_every_option_reaches_its_frozen_value() -> None:
-    samples = {"str": "text", "int": 64, "float": 0.5, "bool": True, "path": "/x", "bytes": 4096, "pairs": {"a": "b"}}
+    samples: dict[str, object] = {
+        "str": "text",
+        "int": 64,
+        "float": 0.5,
+        "bool": True,
+        "path": "/x",
+        "bytes": 4096,
+        "pairs": {"a": "b"},
+    }
+    samples["choices"] = ["trace"]
     values = {o.name: (o.choices[-1] if o.kind == "choice" else samples[o.kind]) for o in OPTIONS}
     spec = parse_spec(values)
     for option in OPTIONS:
@@ -92,7 +101,7 @@ def test_defaults_of_the_table_and_of_the_values_agree() -> None:
         if option.name == "model":
             continue
         section = {"model": spec.engine, "engine": spec.engine}.get(option.section) or getattr(spec, option.section)
-        expected = {} if option.kind == "pairs" else option.default
+        expected = {"pairs": {}, "choices": ()}.get(option.kind, option.default)
         assert getattr(section, option.name) == expected, option.name
 
 

@@ -11,8 +11,8 @@ from trtbuild.errors import SpecError
 from trtbuild.spec import OPTIONS_BY_NAME, Spec, closest, parse_spec
 
 RESERVED = (
-    "TRTBUILD_CONFIG", "TRTBUILD_GRPC_ENDPOINT", "TRTBUILD_IMAGE", "TRTBUILD_LOG_FORMAT", "TRTBUILD_LOG_LEVEL",
-    "TRTBUILD_PYTHON", "TRTBUILD_TRTLLM_EXAMPLES",
+    "TRTBUILD_CONFIG", "TRTBUILD_ENGINE_SECRET", "TRTBUILD_GRPC_ENDPOINT", "TRTBUILD_IMAGE", "TRTBUILD_LOG_FORMAT",
+    "TRTBUILD_LOG_LEVEL", "TRTBUILD_PYTHON", "TRTBUILD_TRTLLM_EXAMPLES",
 )  # fmt: skip
 """Variables with our prefix that are not options of an engine."""
 

@@ -122,9 +122,12 @@ def _click_option(option: Option, *, is_hidden: bool) -> Callable[[F], F]:
         return click.option(*flags, option.name, default=None, help=text, hidden=is_hidden)
     if option.kind == "pairs":
         return click.option(*flags, option.name, multiple=True, metavar="NAME=VALUE", help=text, hidden=is_hidden)
-    if option.kind == "choice":
+    if option.kind in {"choice", "choices"}:
         words, complete = "|".join(option.choices), _choices(option)
-        return click.option(*flags, option.name, metavar=words, help=text, shell_complete=complete, hidden=is_hidden)
+        return click.option(
+            *flags, option.name, metavar=words, help=text, shell_complete=complete, hidden=is_hidden,
+            multiple=option.kind == "choices",
+        )  # fmt: skip
     return click.option(*flags, option.name, metavar=option.kind.upper(), help=text, hidden=is_hidden)
 
 

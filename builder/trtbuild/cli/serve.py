@@ -136,9 +136,10 @@ def own_command(ports: Ports) -> Command:
 def serving_command(spec: Spec, ctx: Context, done: Provisioned, *, is_real: bool = True) -> tuple[Command, Ports]:
     """Return the command that serves what was provided, and the ports it will listen on.
 
-    A command that is only shown (``is_real`` false) may name ports that are taken now.
+    A command that is only shown (``is_real`` false) may name ports that are taken now. Its secret is real and new each
+    time: who pastes it gets a server as closed as this one, and two lines differ in it only.
     """
-    from trtbuild import launch
+    from trtbuild import access, launch
 
     search_path = os.environ.get("PATH", os.defpath)
     # A store may be read-only (a ReadOnlyMany claim); the repository was written here, so its neighbourhood is not.
@@ -156,6 +157,7 @@ def serving_command(spec: Spec, ctx: Context, done: Provisioned, *, is_real: boo
         done.repository,
         spec.server,
         ports,
+        secrets=access.make_secrets(os.environ),
         world_size=done.info.world_size,
         mpirun=shutil.which("mpirun", path=search_path),
         has_gpus=bool(ctx.host.gpus),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,12 @@ from trtbuild_front.text import TextModel
 
 _OLD_NAMES = {"min_tokens": "min_length", "seed": "random_seed"}
 _INPUT_TYPES = {"runtime_top_k": np.int32, "seed": np.uint64, "random_seed": np.uint64}
+SECRET_VARIABLE = "TRTBUILD_ENGINE_SECRET"  # noqa: S105 - the variable's name
+"""Environment variable with what an engine model that takes requests from its front model only expects of them.
+
+``trtbuild serve`` sets it for the server, whose model processes inherit it."""
+
+SECRET_PARAMETER = "trtbuild_engine_secret"  # noqa: S105 - the parameter's name
 TIME_OUTPUTS = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
 
 
@@ -37,6 +43,7 @@ class EngineContract:
         has_batch_dimension: Whether tensors begin with a batch dimension (``max_batch_size`` > 0).
         max_input_len: Longest prompt, in tokens.
         max_seq_len: Longest prompt plus generation, in tokens.
+        secret: What the engine model knows its front model by; empty for one that does not ask.
     """
 
     model: str
@@ -45,6 +52,7 @@ class EngineContract:
     has_batch_dimension: bool
     max_input_len: int
     max_seq_len: int
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +187,8 @@ def _encode(inputs: dict[str, kserve.Array], contract: EngineContract, request_i
     if with_log_probs:
         wanted += ["output_log_probs", "cum_log_probs"]
     wanted = [name for name in wanted if name in contract.outputs]
-    return kserve.encode_request(contract.model, request_id, sent, wanted)
+    proof = {SECRET_PARAMETER: contract.secret} if contract.secret else {}
+    return kserve.encode_request(contract.model, request_id, sent, wanted, proof)
 
 
 def read_update(message: bytes) -> Update:

@@ -57,11 +57,19 @@ def _strings(values: Array) -> bytes:
     return bytes(out)
 
 
-def encode_request(model: str, request_id: str, inputs: Mapping[str, Array], outputs: Iterable[str]) -> bytes:
-    """Return a ``ModelInferRequest`` with raw contents, asking for ``outputs`` only."""
+def encode_request(
+    model: str,
+    request_id: str,
+    inputs: Mapping[str, Array],
+    outputs: Iterable[str],
+    parameters: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return a ``ModelInferRequest`` with raw contents and text parameters, asking for ``outputs`` only."""
     message = bytearray(_field(1, model.encode()))
     if request_id:
         message += _field(3, request_id.encode())
+    for key, text in (parameters or {}).items():
+        message += _field(4, _field(1, key.encode()) + _field(2, _field(3, text.encode())))
     raw = bytearray()
     for name, value in inputs.items():
         is_text = value.dtype == np.object_

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import text
 from trtbuild_front.endpoint import find_endpoint
-from trtbuild_front.engine import TIME_OUTPUTS, EngineContract
+from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
 from trtbuild_front.exporter import Exporter, Kind, Series
 from trtbuild_front.faults import ClientGoneError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
@@ -148,6 +148,7 @@ class TritonPythonModel:
             has_batch_dimension=values["engine_has_batch_dimension"] == "true",
             max_input_len=int(values["max_input_len"]),
             max_seq_len=int(values["max_seq_len"]),
+            secret=os.environ.get(SECRET_VARIABLE, "") if values.get("engine_knows_front") == "true" else "",
         )
         settings = Settings(
             slots=int(values["slots"]),

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from tests.data.cpu_parity import checkpoints
-from trtbuild import backends, launch, process
+from trtbuild import access, backends, launch, process
 from trtbuild.catalog import ModelInfo
 from trtbuild.host import inspect_host
 from trtbuild.plan import ResolvedModel
@@ -122,8 +122,9 @@ def start_server(
     prepared = launch.prepare_server(found, cache_dir=scratch / "cache", search_path=os.environ["PATH"])
     spec = ServerSpec(http_port=0, grpc_port=0, metrics_port=0, server_arg=dict(server_arg or {}))
     ports = launch.choose_ports(spec)
-    command = launch.server_command(prepared, repository, spec, ports)
-    command = process.Command(argv=command.argv, env={**command.env, **(env or {})})
+    command = launch.server_command(prepared, repository, spec, ports, secrets=access.make_secrets({}))
+    # The tests of the engine model call it as its front model would, by a secret that is none.
+    command = process.Command(argv=command.argv, env={**command.env, access.ENGINE_SECRET: "", **(env or {})})
     log = scratch / "server.log"
     return Server(child=process.start(command, log_path=log), ports=ports, log=log)
 

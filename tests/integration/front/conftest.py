@@ -28,6 +28,7 @@ if str(SHARED) not in sys.path:
 
 from tests.unit.front import kinds  # noqa: E402
 from trtbuild import process  # noqa: E402
+from trtbuild.access import make_secrets  # noqa: E402
 from trtbuild.errors import HostError  # noqa: E402
 from trtbuild.launch import choose_ports, find_server, prepare_server, server_command  # noqa: E402
 from trtbuild.plan import EngineInfo, EngineTemplate  # noqa: E402
@@ -144,7 +145,8 @@ def serve(repository: Path, workspace: Path, record: Path) -> Iterator[RunningSe
     ports = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
     log_path = workspace / "server.log"
     spec = ServerSpec(http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics)
-    child = process.start(server_command(server, repository, spec, ports), log_path=log_path)
+    command = server_command(server, repository, spec, ports, secrets=make_secrets({}))
+    child = process.start(command, log_path=log_path)
     running = RunningServer(
         url=f"http://127.0.0.1:{ports.http}",
         grpc=f"127.0.0.1:{ports.grpc}",

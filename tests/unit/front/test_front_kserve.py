@@ -50,6 +50,14 @@ def test_requests_are_what_the_server_reads(inputs: dict[str, Any], request_id: 
     assert list(message.raw_input_contents) == [_raw(value) for value in inputs.values()]
 
 
+@given(st.dictionaries(st.text(max_size=150), st.text(max_size=300), max_size=3))
+@settings(max_examples=60)
+def test_parameters_are_what_the_server_reads(parameters: dict[str, str]) -> None:
+    raw = kserve.encode_request("engine", "7", {}, [], parameters)
+    message = service_pb2.ModelInferRequest.FromString(raw)
+    assert {name: value.string_param for name, value in message.parameters.items()} == parameters
+
+
 @given(st.dictionaries(st.text(min_size=1, max_size=150), arrays(), max_size=4), st.text(max_size=200))
 @settings(max_examples=60)
 def test_what_the_server_writes_is_read(outputs: dict[str, Any], error: str) -> None:

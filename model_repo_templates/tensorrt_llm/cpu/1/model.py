@@ -9,6 +9,7 @@ it, one sends responses. Tokens that arrive while a response is being sent wait 
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import queue
@@ -46,6 +47,8 @@ _STATE = {
 _MOMENTARY = frozenset({"trtbuild_engine_up", "active", "waiting", "scheduled", "blocks_used"})
 """What is 0 without an engine process."""
 
+_SECRET_VARIABLE = "TRTBUILD_ENGINE_SECRET"  # noqa: S105 - the variable's name
+_SECRET_PARAMETER = "trtbuild_engine_secret"  # noqa: S105 - the parameter's name
 _TIMES = ("first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
 
 
@@ -131,6 +134,15 @@ class _Inputs:
                 words.append(ids[start:end])
             start = end
         return words
+
+
+def _is_from_front(request: Any, secret: str) -> bool:
+    """Return whether a request carries the secret that this server's model processes share."""
+    try:
+        shown = json.loads(request.parameters() or "{}").get(_SECRET_PARAMETER)
+    except ValueError:  # a client may send any text as a parameter, also what is no Unicode
+        return False
+    return isinstance(shown, str) and hmac.compare_digest(shown.encode(errors="replace"), secret.encode())
 
 
 def _plain(number: float) -> str:
@@ -234,6 +246,10 @@ class TritonPythonModel:
         self._threads: list[threading.Thread] = []
         self._gauges: dict[tuple[str, str], Any] = {}
         # Ranks above 0 of an MPI job only keep their place: one process computes everything on a CPU.
+        # A front model proves itself with this; without it, or where the repository says so, everybody may call.
+        self._secret = os.environ.get(_SECRET_VARIABLE, "")
+        if self._parameters.get("allow_direct_requests") == "true":
+            self._secret = ""
         self._is_idle_rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0")) > 0
         if self._is_idle_rank:
             return
@@ -288,6 +304,11 @@ class TritonPythonModel:
         inputs = _Inputs(request)
         if self._is_idle_rank:
             raise InvalidRequestError("this rank serves nothing; send requests to rank 0")
+        if self._secret and not _is_from_front(request, self._secret):
+            raise InvalidRequestError(
+                f"{self._labels['model']} takes requests from its front model only: send this one to the front model, "
+                "or serve with --layout full, which opens the engine model to clients"
+            )
         if inputs.flag("stop"):
             self._stop(request.request_id())
             sender.send(flags=_FINAL)
