@@ -160,7 +160,8 @@ class Generation:
         times_ns: What the engine measured, see ``Update``.
         is_queued: Whether it is in line to be served.
         has_ended: Whether the engine is done with it.
-        is_over: Whether the client has had the last word.
+        is_over: Whether it has left the engine and the line; only the last word is to be said.
+        has_last_word: Whether the client has had it.
         fault: Why it failed.
     """
 
@@ -176,6 +177,7 @@ class Generation:
     is_queued: bool = False
     has_ended: bool = False
     is_over: bool = False
+    has_last_word: bool = False
     fault: Exception | None = None
 
     def told_times_ns(self) -> tuple[int, ...]:
