@@ -267,6 +267,7 @@ def _front_variables(model: ServedModel, names: Mapping[str, str], engine: Any) 
         "engine_inputs": _tensors(engine.input),
         "engine_outputs": _tensors(engine.output),
         "tokenizer_dir": str(model.tokenizer_dir),
+        "max_input_len": str(info.max_input_len),
     }
 
 

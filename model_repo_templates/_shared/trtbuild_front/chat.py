@@ -1,23 +1,35 @@
 """Chat messages to a prompt, with the template that comes with the tokenizer.
 
-It decides what a template may see and do (nothing outside its arguments). It does not know tokens.
+It decides what a conversation is, and what a template may see and do (nothing outside its arguments). It does not know
+tokens, and it does not bound time or memory: templates are programs of strangers, so this runs in a process of its own,
+see ``renderer.py``.
 
-Source: Hugging Face "chat templates" documentation: the variables and functions templates expect, and the options of
-the Jinja environment that they are written for.
+Source: transformers 5.24, ``utils/chat_template_utils.py`` (``_compile_jinja_template``, ``_normalize_chat_messages``,
+``_alias_reasoning_fields``): the environment, functions and variables that templates are written for.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from trtbuild_front.content import ContentStyle, as_template_content, content_style
 from trtbuild_front.faults import RequestError
+from trtbuild_front.limits import MAX_DEPTH, MAX_DIGITS, MAX_MESSAGES, MAX_TEXT_BYTES
+
+_EXPECTED = 'a JSON list such as [{"role": "user", "content": "Hello"}]'
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -28,8 +40,49 @@ def _strftime_now(layout: str) -> str:
     return datetime.datetime.now().strftime(layout)  # templates print the local date
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+class _Generation(Extension):
+    """``{% generation %}...{% endgeneration %}``: marks what the assistant said, for training; renders its body."""
+
+    tags = {"generation"}  # noqa: RUF012  (jinja2's interface)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Return the body as a block with a scope of its own, as in transformers."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    @staticmethod
+    def _body(caller: Callable[[], str]) -> str:
+        return caller()
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    functions: dict[str, Callable[..., Any]] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+    environment.globals.update(functions)
+    return environment
+
+
+def explain(error: BaseException) -> str:
+    """Return what a client or an operator is told about an error in a template; no names of Python's classes."""
+    if isinstance(error, MemoryError):
+        return "it needs too much memory"
+    if isinstance(error, RecursionError):
+        return "it calls itself too deeply"
+    return str(error).splitlines()[0][:500] if str(error) else "it failed without saying why"
 
 
 class ChatTemplate:
@@ -43,43 +96,119 @@ class ChatTemplate:
             special_tokens: ``bos_token``, ``eos_token`` and their like, as the template may use them.
 
         Raises:
-            jinja2.TemplateSyntaxError: The template is not valid Jinja.
+            ValueError: The template is not valid Jinja.
         """
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = _tojson
-        functions: dict[str, Callable[..., Any]] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-        environment.globals.update(functions)
+        environment = _environment()
         self._special_tokens = dict(special_tokens)
-        self._template = environment.from_string(source)
+        try:
+            self._template = environment.from_string(source)
+            self.style: ContentStyle = content_style(environment.parse(source))
+        except Exception as error:  # compiling evaluates constants, so a template may raise anything here
+            raise ValueError(f"the chat template is not valid Jinja: {explain(error)}") from error
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
+    def render(self, messages: list[dict[str, Any]], limit_bytes: int = MAX_TEXT_BYTES) -> str:
         """Return the prompt that asks the assistant for the next turn.
 
         Raises:
-            RequestError: The template refuses these messages.
+            RequestError: The template refuses these messages, or makes more than ``limit_bytes`` of them.
         """
+        messages = [_as_template_message(number, message, self.style) for number, message in enumerate(messages)]
+        parts, size = [], 0
         try:
-            return self._template.render(
+            for part in self._template.generate(
                 messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._special_tokens
+            ):
+                size += len(part) if part.isascii() else len(part.encode())
+                if size > limit_bytes:
+                    break
+                parts.append(part)
+        except Exception as error:  # a template is a program: whatever it raises is its refusal
+            raise RequestError(f"messages: the model's chat template refused them: {explain(error)}") from error
+        if size > limit_bytes:
+            raise RequestError(
+                f"messages: the model's chat template makes more than {limit_bytes} bytes of them, "
+                "the longest prompt that this engine can take"
             )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise RequestError(f"messages: the model's chat template refused them: {error}") from error
+        return "".join(parts)
+
+
+def _as_template_message(number: int, message: dict[str, Any], style: ContentStyle) -> dict[str, Any]:
+    """Return a message as templates expect it: without nulls, with content and the usual names of reasoning."""
+    kept = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((kept[key] for key in _REASONING if key in kept), None)
+    if reasoning is not None:
+        kept = {"thinking": reasoning, **kept, "reasoning_content": reasoning}
+    kept["content"] = as_template_content(f"messages[{number}].content", message.get("content"), style)
+    return kept
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise RequestError(f"messages: expected numbers of at most {MAX_DIGITS} digits, got one of {len(digits)}")
+    return int(digits)
+
+
+def _fraction(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise RequestError(f"messages: expected finite numbers, got {digits[:MAX_DIGITS]}")
+    return value
+
+
+def _depth(value: object) -> int:
+    """Return how deeply lists and objects are nested in each other."""
+    depth, level = 0, [value]
+    while level := [inner for inner in level if isinstance(inner, (dict, list))]:
+        depth += 1
+        level = [item for inner in level for item in (inner.values() if isinstance(inner, dict) else inner)]
+    return depth
 
 
 def parse_messages(text: str) -> list[dict[str, Any]]:
     """Read the ``messages`` input.
 
     Raises:
-        RequestError: It is not a JSON list of objects with a role and content.
+        RequestError: It is not a JSON list of objects with a role and content, or too much of one.
     """
-    expected = 'a JSON list such as [{"role": "user", "content": "Hello"}]'
+    too_deep = f"messages: the JSON is nested more than {MAX_DEPTH} levels deep"
     try:
-        messages = json.loads(text)
+        messages = json.loads(text, parse_int=_whole_number, parse_float=_fraction, parse_constant=_fraction)
     except json.JSONDecodeError as error:
-        raise RequestError(f"messages: expected {expected}, got invalid JSON ({error})") from error
+        raise RequestError(f"messages: expected {_EXPECTED}, got invalid JSON ({error})") from error
+    except RecursionError:
+        raise RequestError(too_deep) from None
     if not isinstance(messages, list) or not messages:
-        raise RequestError(f"messages: expected {expected}, got {type(messages).__name__ if messages else 'nothing'}")
+        raise RequestError(f"messages: expected {_EXPECTED}, got {_kind(messages) if messages else 'nothing'}")
+    if len(messages) > MAX_MESSAGES:
+        raise RequestError(f"messages: expected at most {MAX_MESSAGES} messages, got {len(messages)}")
+    if _depth(messages) > MAX_DEPTH:
+        raise RequestError(too_deep)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(messages, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise RequestError("messages: lone surrogates (\\ud800 to \\udfff) are no characters") from error
     for number, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise RequestError(f"messages[{number}]: expected an object with 'role' and 'content', in {expected}")
+        _check_message(number, message)
     return messages
+
+
+def _kind(value: object) -> str:
+    """Return JSON's name for the type of a value."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _check_message(number: int, message: object) -> None:
+    if not isinstance(message, dict):
+        raise RequestError(f"messages[{number}]: expected an object, got {_kind(message)}; expected {_EXPECTED}")
+    role = message.get("role")
+    if not isinstance(role, str):
+        seen = _kind(role) if "role" in message else "none"
+        raise RequestError(f"messages[{number}].role: expected a string, got {seen}; expected {_EXPECTED}")
+    content = message.get("content")
+    if content is not None and not isinstance(content, (str, list, dict)):
+        raise RequestError(f"messages[{number}].content: expected text or a list of text parts, got {_kind(content)}")
+    has_calls = message.get("tool_calls") or message.get("function_call")
+    if "content" not in message and not (role == "assistant" and has_calls):
+        raise RequestError(f"messages[{number}]: expected an object with 'role' and 'content', in {_EXPECTED}")

@@ -19,7 +19,7 @@ from trtbuild_front import kserve
 from trtbuild_front.accounting import EngineTimes
 from trtbuild_front.faults import RequestError
 from trtbuild_front.request import GenerationRequest
-from trtbuild_front.text import TextModel
+from trtbuild_front.text import TextModel, TooManyTokensError, size_bytes
 
 _OLD_NAMES = {"min_tokens": "min_length", "seed": "random_seed"}
 _INPUT_TYPES = {"runtime_top_k": np.int32, "seed": np.uint64, "random_seed": np.uint64}
@@ -54,6 +54,11 @@ class EngineContract:
     max_seq_len: int
     secret: str = field(default="", repr=False)
 
+    @property
+    def longest_prompt(self) -> int:
+        """Most tokens of a prompt that leaves room for one more."""
+        return min(self.max_input_len, self.max_seq_len - 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
@@ -66,7 +71,7 @@ class Prompt:
         engine_end_ids: Those of them at which the engine stops by itself.
         body: The ``ModelInferRequest``.
         request_id: Its id, by which the engine can be told to stop.
-        echo: Text the answer begins with.
+        echo_ids: Tokens whose text the answer begins with.
     """
 
     token_count: int
@@ -75,7 +80,7 @@ class Prompt:
     engine_end_ids: tuple[int, ...]
     body: bytes
     request_id: str
-    echo: str = ""
+    echo_ids: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,20 +110,71 @@ def word_list(words: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
     return np.array([flat, ends + [-1] * (len(flat) - len(ends))], np.int32)
 
 
-def prepare(request: GenerationRequest, text: TextModel, contract: EngineContract, default_max_tokens: int) -> Prompt:
+def check_size(request: GenerationRequest, text: TextModel, contract: EngineContract) -> int:
+    """Return the bytes of a prompt or a conversation that is worth tokenizing or rendering.
+
+    Raises:
+        RequestError: It is so long that it cannot fit.
+    """
+    if request.text is not None:
+        size = size_bytes(request.text)
+        text.check_text("text_input", size, contract.longest_prompt)
+    else:
+        size = size_bytes(request.messages or "")
+        text.check_messages(size, contract.longest_prompt)
+    return size
+
+
+def _tokens(request: GenerationRequest, text: TextModel, contract: EngineContract, rendered: str | None) -> list[int]:
+    name = "text_input" if request.text is not None else "messages"
+    longest = contract.longest_prompt
+    if request.text is None and rendered is None:
+        rendered = text.render(request.messages or "", longest)
+    try:
+        if request.text is not None:
+            ids = text.encode(request.text, most_tokens=longest)
+        else:
+            ids = text.encode(rendered or "", most_tokens=longest, adds_special_tokens=False)
+    except TooManyTokensError as error:
+        raise RequestError(f"{name}: the prompt has {error.seen}; this engine takes at most {longest}") from None
+    except RequestError as error:
+        raise RequestError(f"{name}: {error}") from error
+    if not ids:
+        raise RequestError(f"{name}: the prompt is empty: it has no tokens")
+    return ids
+
+
+def _check_id(name: str, value: int | None, text: TextModel) -> None:
+    if value is not None and value >= text.vocab_size:
+        raise RequestError(
+            f"{name}: expected a token of the model, below {text.vocab_size}, or -1 for none; got {value}"
+        )
+
+
+def prepare(
+    request: GenerationRequest,
+    text: TextModel,
+    contract: EngineContract,
+    default_max_tokens: int,
+    rendered: str | None = None,
+) -> Prompt:
     """Return the prompt in tokens and the message that asks the engine for its continuation.
+
+    Args:
+        request: What the client wants.
+        text: The model's tokenizer.
+        contract: What the engine takes.
+        default_max_tokens: For a prompt whose client does not say.
+        rendered: The prompt of the request's conversation, if it was rendered before.
 
     Raises:
         RequestError: Empty or too long, or it asks for what the engine cannot do.
     """
-    ids = text.encode(request.text) if request.text is not None else text.encode_messages(request.messages or "")
-    name = "text_input" if request.text is not None else "messages"
+    check_size(request, text, contract)
+    _check_id("end_id", request.end_id, text)
+    _check_id("pad_id", request.pad_id, text)
+    ids = _tokens(request, text, contract, rendered)
     room = contract.max_seq_len - len(ids)
-    if not ids:
-        raise RequestError(f"{name}: the prompt is empty: it has no tokens")
-    if len(ids) > contract.max_input_len or room < 1:
-        longest = min(contract.max_input_len, contract.max_seq_len - 1)
-        raise RequestError(f"{name}: the prompt has {len(ids)} tokens; this engine takes at most {longest}")
     wanted = request.max_tokens or (room if request.messages is not None else default_max_tokens)
     max_tokens = min(wanted, room)
     end_ids = text.end_ids if request.end_id is None else tuple(i for i in (request.end_id,) if i >= 0)
@@ -135,7 +191,7 @@ def prepare(request: GenerationRequest, text: TextModel, contract: EngineContrac
     if end_ids[1:]:
         inputs["stop_words_list"] = word_list([(number,) for number in end_ids[1:]])
     if request.bad_words:
-        inputs["bad_words_list"] = word_list([ids for word in request.bad_words for ids in text.encode_word(word)])
+        inputs["bad_words_list"] = word_list([one for word in request.bad_words for one in text.encode_word(word)])
     if request.min_tokens:
         inputs["min_tokens"] = np.array([request.min_tokens], np.int32)
     if request.return_log_probs:
@@ -144,7 +200,7 @@ def prepare(request: GenerationRequest, text: TextModel, contract: EngineContrac
         inputs[key] = np.array([value], _INPUT_TYPES.get(key, np.float32))
     if "return_perf_metrics" in contract.inputs:
         inputs["return_perf_metrics"] = np.array([True])
-    echo = request.text or "" if request.is_prompt_echoed else ""
+    echo_ids = tuple(ids) if request.is_prompt_echoed and request.text is not None else ()
     request_id = secrets.token_hex(8)
     body = _encode(inputs, contract, request_id, request.return_log_probs)
     known = tuple(end_ids[:1] if "end_id" in contract.inputs else ())
@@ -156,7 +212,7 @@ def prepare(request: GenerationRequest, text: TextModel, contract: EngineContrac
         engine_end_ids=known,
         body=body,
         request_id=request_id,
-        echo=echo,
+        echo_ids=echo_ids,
     )
 
 

@@ -64,7 +64,8 @@ class Writer:
         self._detokenizer: Detokenizer = text.detokenizer()
         self._stops = StopStrings(request.stop_words)
         self._end_ids = frozenset(prompt.end_ids)
-        self._text = prompt.echo
+        # One sequence with what follows, as a decoding of the whole would have it: "Hello" + "▁world" keeps its space.
+        self._text = self._detokenizer.feed(prompt.echo_ids)
         self._log_probs: list[float] = []
         self._cum_log_prob: float | None = None
         self._has_end_id = self._has_foreign_end = False

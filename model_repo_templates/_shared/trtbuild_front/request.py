@@ -14,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trtbuild_front.faults import RequestError
+from trtbuild_front.limits import MAX_MESSAGES_BYTES, MAX_TEXT_BYTES, MAX_WORD_BYTES, MAX_WORDS, MAX_WORDS_BYTES
 
 DEFAULT_MAX_TOKENS = 16
+_LARGEST_SINGLE = float(np.finfo(np.float32).max)
+_LARGEST = 2**31 - 1  # the engine counts in 32 bits
 _SPELLINGS = (("min_tokens", "min_length"), ("seed", "random_seed"))
 
 
@@ -66,7 +69,8 @@ class _Number:
 
     def check(self, name: str, value: float) -> int | float:
         above = value > self.low if self.is_low_open else value >= self.low
-        if not math.isfinite(value) or not above or value > self.high:
+        is_single = self.is_integer or abs(value) <= _LARGEST_SINGLE
+        if not math.isfinite(value) or not above or value > self.high or not is_single:
             bound = ">" if self.is_low_open else ">="
             upper = f" and <= {self.high:g}" if self.high < math.inf else ""
             raise RequestError(f"{name}: expected a number {bound} {self.low:g}{upper}, got {value:g}")
@@ -75,7 +79,7 @@ class _Number:
 
 _SAMPLING = {
     "temperature": _Number("temperature", 0.0),
-    "top_k": _Number("runtime_top_k", 0, is_integer=True),
+    "top_k": _Number("runtime_top_k", 0, _LARGEST, is_integer=True),
     "top_p": _Number("runtime_top_p", 0.0, 1.0, is_low_open=True),
     "repetition_penalty": _Number("repetition_penalty", 0.0, is_low_open=True),
     "presence_penalty": _Number("presence_penalty", -2.0, 2.0),
@@ -85,11 +89,35 @@ _SAMPLING = {
 }
 
 
-def _text(name: str, value: object) -> str:
+def read_text(name: str, value: object, limit_bytes: int) -> str:
+    """Return the text of a string element; one that is too long is not copied.
+
+    Raises:
+        RequestError: It is too long, or no UTF-8.
+    """
+    if not isinstance(value, (bytes, str)):
+        raise RequestError(f"{name}: expected text, got {type(value).__name__.rstrip('0123456789_')}")
+    if len(value) > limit_bytes:
+        raise RequestError(f"{name}: expected at most {limit_bytes} bytes, got {len(value)}")
     try:
-        return value.decode() if isinstance(value, bytes) else str(value)
-    except UnicodeDecodeError as error:
+        return value.decode() if isinstance(value, bytes) else value.encode().decode()
+    except UnicodeError as error:
         raise RequestError(f"{name}: expected UTF-8 text, got bytes that are not ({error})") from error
+
+
+def read_words(name: str, items: npt.NDArray[Any]) -> tuple[str, ...]:
+    """Return the strings of a list input; empty ones mean "none", as clients send them.
+
+    Raises:
+        RequestError: There are too many, one is too long, all are too long together, or one is no UTF-8.
+    """
+    if items.size > MAX_WORDS:
+        raise RequestError(f"{name}: expected at most {MAX_WORDS} strings, got {items.size}")
+    words = tuple(text for item in items.reshape(-1) if (text := read_text(name, item, MAX_WORD_BYTES)))
+    total = sum(len(word.encode()) for word in words)
+    if total > MAX_WORDS_BYTES:
+        raise RequestError(f"{name}: expected at most {MAX_WORDS_BYTES} bytes in all strings together, got {total}")
+    return words
 
 
 class _Inputs:
@@ -112,27 +140,36 @@ class _Inputs:
             raise RequestError(f"{name}: expected one value, got {array.size} (shape {list(array.shape)})")
         return array.reshape(-1)[0]
 
-    def flag(self, name: str, default: bool) -> bool:
+    def number(self, name: str) -> Any:
+        """Return the only element of a numeric input, or None when it was not sent."""
         value = self.one(name)
+        if value is not None and not isinstance(value, (bool, int, float, np.bool_, np.number)):
+            raise RequestError(f"{name}: expected a number, got text")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.number(name)
         return default if value is None else bool(value)
 
-    def text(self, name: str) -> str | None:
+    def text(self, name: str, limit_bytes: int) -> str | None:
         value = self.one(name)
-        return None if value is None else _text(name, value)
+        return None if value is None else read_text(name, value, limit_bytes)
 
     def integer(self, name: str, low: int) -> int | None:
-        value = self.one(name)
+        value = self.number(name)
         if value is None:
             return None
+        if not math.isfinite(value):
+            raise RequestError(f"{name}: expected a whole number, got {value}")
         if int(value) < low:
             raise RequestError(f"{name}: expected at least {low}, got {int(value)}")
+        if int(value) > _LARGEST:
+            raise RequestError(f"{name}: expected at most {_LARGEST}, got {int(value)}")
         return int(value)
 
     def words(self, name: str) -> tuple[str, ...]:
         array = self._values.get(name)
-        if array is None:
-            return ()
-        return tuple(text for item in array.reshape(-1) if (text := _text(name, item)))
+        return () if array is None else read_words(name, array)
 
 
 def parse_request(values: Mapping[str, npt.NDArray[Any]]) -> GenerationRequest:
@@ -142,14 +179,14 @@ def parse_request(values: Mapping[str, npt.NDArray[Any]]) -> GenerationRequest:
         RequestError: An input is missing, twice there or out of range; the message names it.
     """
     inputs = _Inputs(values)
-    text, messages = inputs.text("text_input"), inputs.text("messages")
+    text, messages = inputs.text("text_input", MAX_TEXT_BYTES), inputs.text("messages", MAX_MESSAGES_BYTES)
     if (text is None) == (messages is None):
         got = "neither" if text is None else "both"
         raise RequestError(f"expected text_input or messages, got {got}; send one of the two")
     sampling = {
         number.engine_name: number.check(name, value)
         for name, number in _SAMPLING.items()
-        if (value := inputs.one(name)) is not None
+        if (value := inputs.number(name)) is not None
     }
     for name in ("beam_width", "num_return_sequences"):
         if (count := inputs.integer(name, 1)) not in {None, 1}:

@@ -24,7 +24,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +32,13 @@ import numpy.typing as npt
 from trtbuild_front import kserve
 from trtbuild_front.accounting import Accounting, EngineTimes
 from trtbuild_front.admission import Admission
-from trtbuild_front.engine import EngineContract, Update, engine_times, prepare, read_update, stop_message
+from trtbuild_front.engine import EngineContract, Update, check_size, engine_times, prepare, read_update, stop_message
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Generation, Reply, Writer
 from trtbuild_front.http2 import Connection
+from trtbuild_front.lanes import Lanes
 from trtbuild_front.request import parse_request
-from trtbuild_front.text import TextModel
+from trtbuild_front.text import TextModel, size_bytes
 
 _IDLE_S = 0.25
 _STOP_S = 10.0
@@ -49,7 +49,6 @@ _SWEEP_PAUSE_S = 0.4
 _CHECK_PAUSE_S = 0.001
 _UNCHECKED_S = 0.4
 """Age below which nobody asks whether a client is still there: asking costs the server as much as an answer."""
-_TOKENIZING_THREADS = 2
 _UNAVAILABLE = 14
 _UNAVAILABLE_PREFIX = "UNAVAILABLE: "
 _STATES_OF_THE_SERVER = re.compile(
@@ -181,7 +180,7 @@ class Service:
         self._asked_to_stop: deque[tuple[float, Connection, int]] = deque()
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(_TOKENIZING_THREADS, thread_name_prefix="tokenize")
+        self._lanes = Lanes()
         self._threads = [
             threading.Thread(target=self._serve, name="serve", daemon=True),
             threading.Thread(target=self._sweep, name="sweep", daemon=True),
@@ -196,7 +195,8 @@ class Service:
         """End every request with a retryable error and join the threads."""
         self._stopping.set()
         self._notify()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._text.close()  # threads that wait for a chat template go on
+        self._lanes.shutdown()
         for thread in self._threads:
             thread.join(_JOIN_S)
 
@@ -224,9 +224,13 @@ class Service:
         try:
             account = self.accounting.arrive(self._now_s())
             request = parse_request(values)
+            size = check_size(request, self._text, self._contract)
             generation = Generation(ticket=ticket, request=request, reply=reply, account=account)
             self._live[ticket] = generation
-            self._pool.submit(self._prepare, generation)
+            if request.messages is not None:
+                self._lanes.render(lambda: self._render(generation))
+            else:
+                self._lanes.tokenize(size, lambda: self._prepare(generation))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns this request
             self._live.pop(ticket, None)
             self._firmly(lambda: self._admission.leave(ticket))
@@ -236,11 +240,24 @@ class Service:
                 self._firmly(lambda: self.accounting.finish(account, self._now_s(), outcome))
             reply.fail(fault)
 
-    def _prepare(self, generation: Generation) -> None:
-        """Tokenize, in a thread of the pool."""
+    def _render(self, generation: Generation) -> None:
+        """Let the chat template write the prompt, in a thread that waits for it; then have it tokenized."""
+        if generation.is_over:
+            return
+        try:
+            text = self._text.render(generation.request.messages or "", self._contract.longest_prompt)
+            self._lanes.tokenize(size_bytes(text), lambda: self._prepare(generation, text))
+        except BaseException as error:  # noqa: BLE001 - as in _prepare
+            self._fail_soon(generation, error, "the request could not be prepared")
+            self._notify()
+
+    def _prepare(self, generation: Generation, rendered: str | None = None) -> None:
+        """Tokenize, in a thread of the lanes."""
+        if generation.is_over:
+            return
         try:
             generation.prompt = prepare(
-                generation.request, self._text, self._contract, self._settings.default_max_tokens
+                generation.request, self._text, self._contract, self._settings.default_max_tokens, rendered
             )
             generation.writer = Writer(generation.request, generation.prompt, self._text)
             self._admission.line_up(generation.ticket, generation)

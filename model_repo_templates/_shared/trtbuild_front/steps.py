@@ -15,19 +15,34 @@ import numpy.typing as npt
 
 from trtbuild_front.engine import word_list
 from trtbuild_front.faults import RequestError
-from trtbuild_front.text import TextModel
+from trtbuild_front.limits import MAX_TEXT_BYTES
+from trtbuild_front.request import read_text, read_words
+from trtbuild_front.text import TextModel, TooManyTokensError, size_bytes
 
 Int32 = npt.NDArray[np.int32]
 
 
-def _texts(array: npt.NDArray[Any] | None, rows: int) -> list[list[str]]:
+def _words(inputs: Mapping[str, npt.NDArray[Any]], name: str, rows: int) -> list[tuple[str, ...]]:
     """Return the strings of each row; empty ones mean "none", as clients send them."""
-    if array is None:
-        return [[] for _ in range(rows)]
+    array = inputs.get(name)
+    return [() for _ in range(rows)] if array is None else [read_words(name, row) for row in array]
+
+
+def _prompt(row: npt.NDArray[Any], text: TextModel, most_tokens: int, adds_special_tokens: bool) -> list[int]:
+    """Return the tokens of one row of QUERY.
+
+    Raises:
+        RequestError: It is empty, no text, or too long for the engine.
+    """
+    query = "".join(read_text("QUERY", value, MAX_TEXT_BYTES) for value in row.reshape(-1))
+    text.check_text("QUERY", size_bytes(query), most_tokens)
     try:
-        return [[value.decode() for value in row.reshape(-1) if value] for row in array]
-    except UnicodeDecodeError as error:
-        raise RequestError(f"expected UTF-8 text, got bytes that are not ({error})") from error
+        ids = text.encode(query, most_tokens=most_tokens, adds_special_tokens=adds_special_tokens)
+    except TooManyTokensError as error:
+        raise RequestError(f"QUERY: the prompt has {error.seen}; this engine takes at most {most_tokens}") from None
+    if not ids:
+        raise RequestError("QUERY: the prompt is empty: it has no tokens")
+    return ids
 
 
 def _word_lists(rows: Sequence[Sequence[Sequence[int]]]) -> Int32:
@@ -42,24 +57,27 @@ def _word_lists(rows: Sequence[Sequence[Sequence[int]]]) -> Int32:
 
 
 def tokenize(
-    inputs: Mapping[str, npt.NDArray[Any]], text: TextModel, *, adds_special_tokens: bool = True
+    inputs: Mapping[str, npt.NDArray[Any]],
+    text: TextModel,
+    *,
+    adds_special_tokens: bool = True,
+    most_tokens: int = MAX_TEXT_BYTES,
 ) -> dict[str, Int32]:
     """Return the outputs of ``preprocessing`` for inputs with a batch dimension.
 
+    Args:
+        inputs: By name.
+        text: The model's tokenizer.
+        adds_special_tokens: Whether the tokenizer's own special tokens (BOS) are added to prompts.
+        most_tokens: Longest prompt that the engine takes.
+
     Raises:
-        RequestError: A prompt is empty or no text.
+        RequestError: A prompt is empty, too long or no text; or there are too many stop or bad words.
     """
     rows = inputs["QUERY"].shape[0]
-    prompts = [
-        text.tokenizer.encode("".join(parts), add_special_tokens=adds_special_tokens).ids
-        for parts in _texts(inputs["QUERY"], rows)
-    ]
-    if not all(prompts):
-        raise RequestError("QUERY: the prompt is empty: it has no tokens")
-    stops = [[_word(word, text) for word in row] for row in _texts(inputs.get("STOP_WORDS_DICT"), rows)]
-    bad = [
-        [ids for word in row for ids in text.encode_word(word)] for row in _texts(inputs.get("BAD_WORDS_DICT"), rows)
-    ]
+    prompts = [_prompt(row, text, most_tokens, adds_special_tokens) for row in inputs["QUERY"]]
+    stops = [[_word(word, text) for word in row] for row in _words(inputs, "STOP_WORDS_DICT", rows)]
+    bad = [[ids for word in row for ids in text.encode_word(word)] for row in _words(inputs, "BAD_WORDS_DICT", rows)]
     default_end = text.end_ids[0] if text.end_ids else -1
     end_ids = np.array(inputs.get("END_ID", np.full((rows, 1), default_end)), np.int32).reshape(rows, 1)
     if "END_ID" not in inputs:
@@ -81,7 +99,7 @@ def tokenize(
 
 
 def _word(word: str, text: TextModel) -> tuple[int, ...]:
-    return tuple(text.tokenizer.encode(word, add_special_tokens=False).ids)
+    return tuple(text.encode(word, adds_special_tokens=False))
 
 
 def detokenize(
@@ -92,6 +110,5 @@ def detokenize(
     rows = tokens.reshape(lengths.size, -1) if lengths.size else tokens
     for at, (ids, length) in enumerate(zip(rows.tolist(), lengths.reshape(-1).tolist(), strict=True)):
         part = ids[:length]
-        decoded = text.decode(part) if skips_special_tokens else text.tokenizer.decode(part, skip_special_tokens=False)
-        out.reshape(-1)[at] = decoded.encode()
+        out.reshape(-1)[at] = text.decode(part, skips_special_tokens=skips_special_tokens).encode()
     return out

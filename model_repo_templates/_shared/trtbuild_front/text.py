@@ -8,20 +8,30 @@ Files: ``tokenizer.json`` (needed), ``tokenizer_config.json``, ``special_tokens_
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
-from trtbuild_front.chat import ChatTemplate, parse_messages
 from trtbuild_front.detokenizer import Detokenizer, Vocabulary, vocabulary_of
-from trtbuild_front.faults import RequestError
+from trtbuild_front.faults import EngineError, RequestError
+from trtbuild_front.limits import (
+    BYTES_PER_TOKEN_UNPROVEN,
+    MAX_TEXT_BYTES,
+    MESSAGES_PER_TEXT,
+    PROBE_BYTES_PER_TOKEN,
+    SHORT_TEXT_BYTES,
+    SMALLEST_TEXT_LIMIT_BYTES,
+)
+from trtbuild_front.rendering import Renderers
+from trtbuild_front.token_bounds import bytes_per_token
 
-_TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+_TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -60,6 +70,34 @@ def _template_source(directory: Path, config: dict[str, Any]) -> str | None:
     return template if isinstance(template, str) else None
 
 
+def size_bytes(text: str) -> int:
+    """Return the length of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+class TooManyTokensError(Exception):
+    """A text that does not fit, found out without looking at all of it.
+
+    Attributes:
+        seen: What was found: ``2047 tokens``, or ``at least 4100 tokens``.
+    """
+
+    def __init__(self, seen: str) -> None:
+        super().__init__(seen)
+        self.seen = seen
+
+
+@contextlib.contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """A panic of the tokenizers library is a BaseException; it is this request's fault and nobody else's."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3_runtime's; it cannot be imported
+            raise
+        raise EngineError("the tokenizers library failed on this request (a panic, see the server's log)") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextModel:
     """A tokenizer with what its model's files say about it. Thread-safe.
@@ -69,64 +107,182 @@ class TextModel:
         vocabulary: Decoding.
         end_ids: Ids that end a generation; the first one is the engine's ``end_id``. Empty when the files name none.
         pad_id: Id for padding, or None.
-        template: Chat template, or None.
+        vocab_size: Ids below it exist, in the tokenizer or in the model.
+        bytes_per_token: Most bytes of text that one token stands for; None where there is no such bound.
+        template: Renders conversations; None for a model without a chat template.
     """
 
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     end_ids: tuple[int, ...]
     pad_id: int | None
-    template: ChatTemplate | None
+    vocab_size: int
+    bytes_per_token: int | None
+    template: Renderers | None
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a prompt, with the special tokens that the tokenizer itself adds (BOS)."""
-        return list(self.tokenizer.encode(text).ids)
+    def text_limit_bytes(self, most_tokens: int) -> int:
+        """Return the length above which a text is refused untokenized: it has more tokens, or it is just too much."""
+        if self.bytes_per_token is not None:
+            return min(MAX_TEXT_BYTES, most_tokens * self.bytes_per_token)
+        return min(MAX_TEXT_BYTES, max(SMALLEST_TEXT_LIMIT_BYTES, most_tokens * BYTES_PER_TOKEN_UNPROVEN))
 
-    def encode_messages(self, messages: str) -> list[int]:
-        """Return the ids of a conversation (JSON text); the template writes the special tokens.
+    def check_text(self, name: str, size: int, most_tokens: int) -> None:
+        """Refuse a text by its length.
 
         Raises:
-            RequestError: Not a conversation, or the model has no chat template.
+            RequestError: It is too long; the message names the bound.
+        """
+        limit = self.text_limit_bytes(most_tokens)
+        if size <= limit:
+            return
+        reason = "the longest that this server tokenizes"
+        if self.bytes_per_token is not None and limit == most_tokens * self.bytes_per_token:
+            reason = f"this engine takes at most {most_tokens} tokens, and none stands for more than "
+            reason += f"{self.bytes_per_token} bytes"
+        elif limit < MAX_TEXT_BYTES:
+            reason = f"this engine takes at most {most_tokens} tokens"
+        raise RequestError(f"{name}: the prompt has {size} bytes; expected at most {limit} ({reason})")
+
+    def check_messages(self, size: int, most_tokens: int) -> None:
+        """Refuse a conversation by the length of its JSON text.
+
+        Raises:
+            RequestError: It is too long; the message names the bound.
+        """
+        text_limit = max(SMALLEST_TEXT_LIMIT_BYTES, self.text_limit_bytes(most_tokens))
+        limit = min(MAX_TEXT_BYTES, MESSAGES_PER_TEXT * text_limit)
+        if size > limit:
+            raise RequestError(
+                f"messages: {size} bytes; expected at most {limit} for an engine that takes {most_tokens} tokens"
+            )
+
+    def encode(self, text: str, *, most_tokens: int | None = None, adds_special_tokens: bool = True) -> list[int]:
+        """Return the ids of a prompt, with the special tokens that the tokenizer itself adds (BOS).
+
+        Raises:
+            TooManyTokensError: It has more than ``most_tokens``; of a long text only the beginning may be looked at.
+            RequestError: The tokenizer cannot encode it.
+        """
+        if most_tokens is not None and len(text) > SHORT_TEXT_BYTES:
+            self._probe(text, most_tokens)
+        encoding = self._encode(text, adds_special_tokens)
+        if most_tokens is not None and len(encoding) > most_tokens:
+            raise TooManyTokensError(f"{len(encoding)} tokens")
+        return list(encoding.ids)
+
+    def _probe(self, text: str, most_tokens: int) -> None:
+        """Refuse a long text by its beginning.
+
+        The tokens of a beginning are those of the whole, except around the cut: twice as many as the engine takes are
+        too many, whatever follows.
+        """
+        cut = max(SHORT_TEXT_BYTES, PROBE_BYTES_PER_TOKEN * most_tokens)
+        if len(text) > 2 * cut and (count := len(self._encode(text[:cut], False))) > 2 * most_tokens:
+            raise TooManyTokensError(f"at least {count} tokens")
+
+    def _encode(self, text: str, adds_special_tokens: bool) -> Encoding:
+        try:
+            # One text as a batch: `encode` holds the interpreter's lock for as long as it takes (tokenizers 0.23).
+            with _panics_as_errors():
+                return self.tokenizer.encode_batch_fast([text], add_special_tokens=adds_special_tokens)[0]
+        except TypeError as error:
+            raise RequestError("the text has lone surrogates (\\ud800 to \\udfff), which are no characters") from error
+        except (EngineError, MemoryError):
+            raise
+        except Exception as error:  # the library raises bare Exception
+            raise RequestError(f"this model's tokenizer cannot encode the text: {error}") from error
+
+    def render(self, messages: str, most_tokens: int) -> str:
+        """Return the prompt of a conversation (JSON text), written by the model's chat template.
+
+        Raises:
+            RequestError: Not a conversation, or the model has no chat template, or it refuses.
+            OverloadError: No process could be started for it.
         """
         if self.template is None:
             raise RequestError(
                 "messages: this model has no chat template; send text_input, or give it a chat_template.jinja"
             )
-        prompt = self.template.render(parse_messages(messages))
-        return list(self.tokenizer.encode(prompt, add_special_tokens=False).ids)
+        return self.template.render(messages, self.text_limit_bytes(most_tokens))
+
+    def encode_messages(self, messages: str) -> list[int]:
+        """Return the ids of a conversation (JSON text); the template writes the special tokens."""
+        return self.encode(self.render(messages, MAX_TEXT_BYTES), adds_special_tokens=False)
 
     def encode_word(self, word: str) -> list[tuple[int, ...]]:
         """Return the id sequences by which a word can appear: at the beginning of a line and after a space."""
-        found = {tuple(self.tokenizer.encode(form, add_special_tokens=False).ids) for form in (word, f" {word}")}
+        found = {tuple(self.encode(form, adds_special_tokens=False)) for form in (word, f" {word}")}
         return sorted(ids for ids in found if ids)
 
     def detokenizer(self) -> Detokenizer:
         """Begin to decode a sequence."""
         return self.vocabulary.start()
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int], *, skips_special_tokens: bool = True) -> str:
         """Return the text of a whole sequence."""
+        if not skips_special_tokens:
+            with _panics_as_errors():
+                return self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
         detokenizer = self.detokenizer()
         return detokenizer.feed(token_ids) + detokenizer.finish()
 
+    def close(self) -> None:
+        """End the processes that render conversations."""
+        if self.template is not None:
+            self.template.close()
 
-def load(directory: Path) -> TextModel:
-    """Read the tokenizer files of a model.
 
-    Raises:
-        ValueError: A file is missing or does not hold what it should; the message names it.
-    """
-    path = directory / "tokenizer.json"
+def _read_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise ValueError(f"{path}: not found; the front model needs the tokenizers library's own format")
+    # The threads of this package are the parallelism; without it, a long text would keep short ones from the library's.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        with _panics_as_errors():
+            tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for unreadable files
         raise ValueError(f"{path}: not a tokenizer that this tokenizers library can read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return tokenizer
+
+
+def _mark_special(tokenizer: Tokenizer, special: dict[str, Any]) -> None:
+    """Make special what only the files beside ``tokenizer.json`` call so: common after fine-tuning.
+
+    Source: transformers 5.24, ``tokenization_utils_tokenizers.py`` (``__init__`` adds such tokens as special ones).
+    """
+    named = [special.get(name) for name in _TOKEN_NAMES]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        value = special.get(key)
+        named += list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    added = special.get("added_tokens_decoder")
+    if isinstance(added, dict):
+        named += [token for token in added.values() if isinstance(token, dict) and token.get("special") is True]
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    for value in named:
+        text = _token_text(value)
+        if not text or text in known or tokenizer.token_to_id(text) is None:
+            continue
+        sides = {key: value.get(key) is True for key in ("lstrip", "rstrip")} if isinstance(value, dict) else {}
+        tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False, **sides)])
+        known.add(text)
+
+
+def load(directory: Path, *, with_template: bool = True) -> TextModel:
+    """Read the tokenizer files of a model.
+
+    Args:
+        directory: Where they are.
+        with_template: Start a process that renders conversations, if the model has a chat template.
+
+    Raises:
+        ValueError: A file is missing or does not hold what it should; the message names it.
+    """
+    tokenizer = _read_tokenizer(directory / "tokenizer.json")
     config = _read_json(directory / "tokenizer_config.json")
     special = {**_read_json(directory / "special_tokens_map.json"), **config}
+    _mark_special(tokenizer, special)
     texts = {name: text for name in _TOKEN_NAMES if (text := _token_text(special.get(name)))}
     model = _read_json(directory / "config.json")
     generation = _read_json(directory / "generation_config.json")
@@ -134,15 +290,15 @@ def load(directory: Path) -> TextModel:
     if not end_ids and "eos_token" in texts and (number := tokenizer.token_to_id(texts["eos_token"])) is not None:
         end_ids = (number,)
     pad_ids = _token_ids(generation.get("pad_token_id")) or _token_ids(model.get("pad_token_id"))
-    source = _template_source(directory, config)
-    try:
-        template = ChatTemplate(source, texts) if source is not None else None
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"{directory}: the chat template is not valid Jinja: {error}") from error
+    source = _template_source(directory, config) if with_template else None
+    parts = json.loads(tokenizer.to_str())
+    vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     return TextModel(
         tokenizer=tokenizer,
         vocabulary=vocabulary_of(tokenizer),
         end_ids=end_ids,
         pad_id=pad_ids[0] if pad_ids else None,
-        template=template,
+        vocab_size=max(vocab_size, *_token_ids(model.get("vocab_size")), 0),
+        bytes_per_token=bytes_per_token(parts),
+        template=Renderers(source, texts) if source is not None else None,
     )

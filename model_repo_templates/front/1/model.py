@@ -133,6 +133,11 @@ def _server_arguments() -> list[str]:
     return raw.decode(errors="replace").split("\0")
 
 
+def _owned(array: Any) -> Any:
+    """Return an array that outlives its request; strings have been copied already."""
+    return array if array.dtype == np.object_ else array.copy()
+
+
 class TritonPythonModel:
     """Called by the Python backend."""
 
@@ -176,11 +181,15 @@ class TritonPythonModel:
             f"{contract.max_seq_len} tokens, end ids {list(model.end_ids)}, {type(model.vocabulary).__name__}, "
             f"chat template {'yes' if model.template else 'no'}"
         )
+        if model.template is not None and (fault := model.template.start()):
+            pb_utils.Logger.log_warn(
+                f"front model {args['model_name']}: messages are refused, text_input works: {fault}"
+            )
 
     def execute(self, requests: list[Any]) -> None:
         """Queue the requests and return."""
         for request in requests:
-            values = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
+            values = {tensor.name(): _owned(tensor.as_numpy()) for tensor in request.inputs()}
             reply = TritonReply(request, self._has_batch_dimension)
             try:
                 self._service.submit(values, reply)

@@ -21,7 +21,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the tokenizer."""
         parameters = json.loads(args["model_config"])["parameters"]
-        self._text = text.load(Path(parameters["tokenizer_dir"]["string_value"]))
+        self._text = text.load(Path(parameters["tokenizer_dir"]["string_value"]), with_template=False)
         self._skips_special_tokens = parameters["skip_special_tokens"]["string_value"] == "true"
 
     def execute(self, requests: list[Any]) -> list[Any]:

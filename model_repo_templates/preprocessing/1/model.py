@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import text
-from trtbuild_front.faults import RequestError
+from trtbuild_front.faults import EngineError, RequestError
 from trtbuild_front.steps import tokenize
 
 
@@ -24,7 +24,8 @@ class TritonPythonModel:
         """Read the tokenizer."""
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self._text = text.load(Path(parameters["tokenizer_dir"]))
+        self._text = text.load(Path(parameters["tokenizer_dir"]), with_template=False)
+        self._most_tokens = int(parameters["max_input_len"])
         self._adds_special_tokens = parameters["add_special_tokens"] == "true"
         self._has_batch_dimension = int(config.get("max_batch_size", 0)) > 0
 
@@ -37,9 +38,12 @@ class TritonPythonModel:
         if not self._has_batch_dimension:
             inputs = {name: value[np.newaxis] for name, value in inputs.items()}
         try:
-            outputs = tokenize(inputs, self._text, adds_special_tokens=self._adds_special_tokens)
-        except RequestError as error:
-            code = pb_utils.TritonError.INVALID_ARG
+            outputs = tokenize(
+                inputs, self._text, adds_special_tokens=self._adds_special_tokens, most_tokens=self._most_tokens
+            )
+        except (RequestError, EngineError) as error:
+            is_invalid = isinstance(error, RequestError)
+            code = pb_utils.TritonError.INVALID_ARG if is_invalid else pb_utils.TritonError.INTERNAL
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
         tensors = [
             pb_utils.Tensor(name, value if self._has_batch_dimension else value[0]) for name, value in outputs.items()

@@ -136,6 +136,8 @@ HEALTHY = [
     'pool will not be available: CUDA driver version is insufficient for CUDA runtime version"',
     'I1128 22:00:20.608380 3449 cuda_memory_manager.cc:117] "CUDA memory pool disabled"',
     'E1128 22:00:20.608469 3449 server.cc:241] "CudaDriverHelper has not been initialized."',
+    'E1128 22:00:21.788988 3449 ensemble_scheduler.cc:1468] "unable to create stream for ens: CUDA driver version is '
+    'insufficient for CUDA runtime version"',
     "I1128 22:00:23.163472 3449 grpc_server.cc:2558] Started GRPCInferenceService at 0.0.0.0:8001",
 ]
 FAILED = [
@@ -158,7 +160,9 @@ def test_the_error_is_reported_and_not_the_warning_of_every_start() -> None:
 
 def test_an_error_wins_over_a_warning_and_a_warning_over_nothing() -> None:
     warning = 'W1128 22:00:20.608316 3449 gpu.cc:1] "CUDA driver version is insufficient for CUDA runtime version"'
-    error = "E1128 22:00:21.000000 3449 http_server.cc:1] failed to start HTTP service: Socket '0.0.0.0:1' already in use"
+    error = (
+        "E1128 22:00:21.000000 3449 http_server.cc:1] failed to start HTTP service: Socket '0.0.0.0:1' already in use"
+    )
     for lines in ([warning, error], [error, warning]):
         found = catalog.diagnose(1, lines)
         assert found is not None

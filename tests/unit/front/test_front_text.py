@@ -57,7 +57,7 @@ def test_end_ids(make_tokenizer_dir: Callable[..., Path], files: dict[str, objec
 def test_chat_templates(make_tokenizer_dir: Callable[..., Path], files: dict[str, object], prompt: str) -> None:
     model = text.load(make_tokenizer_dir(**files))
     assert model.template is not None
-    assert model.template.render(parse_messages(MESSAGES)) == prompt
+    assert model.template.render(MESSAGES, 1000) == prompt
 
 
 def test_a_model_without_a_template_says_so(make_tokenizer_dir: Callable[..., Path]) -> None:
@@ -108,7 +108,6 @@ def test_messages_of_the_wrong_shape_are_refused_with_an_example(messages: str) 
     [
         pytest.param("tokenizer.json", "{}", "not a tokenizer", id="tokenizer"),
         pytest.param("config.json", "[]", "config.json: expected a JSON object, got list", id="config"),
-        pytest.param("chat_template.jinja", "{% if %}", "not valid Jinja", id="template"),
     ],
 )
 def test_damaged_files_are_named(
@@ -118,6 +117,36 @@ def test_damaged_files_are_named(
     (directory / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         text.load(directory)
+
+
+def test_a_template_that_does_not_compile_costs_messages_only(make_tokenizer_dir: Callable[..., Path]) -> None:
+    model = text.load(make_tokenizer_dir(chat_template="{% if %}"))
+    assert model.template is not None
+    assert "not valid Jinja: Expected an expression" in model.template.start()
+    with pytest.raises(RequestError, match=r"messages: the chat template is not valid Jinja.*takes text_input only"):
+        model.encode_messages(MESSAGES)
+    assert model.encode("Hi")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        pytest.param("eos_token", "<tool→>", id="by-name"),
+        pytest.param("additional_special_tokens", [{"content": "<tool→>"}], id="additional"),
+        pytest.param("extra_special_tokens", {"tool": "<tool→>"}, id="extra"),
+        pytest.param(
+            "added_tokens_decoder", {"420": {"content": "<tool→>", "special": True}}, id="added_tokens_decoder"
+        ),
+    ],
+)
+def test_tokens_that_only_the_configuration_calls_special_are_not_shown(
+    make_tokenizer_dir: Callable[..., Path], key: str, value: object
+) -> None:
+    plain = text.load(make_tokenizer_dir(tokenizer_config={}))
+    number = plain.tokenizer.token_to_id("<tool→>")
+    ids = [*plain.encode("Hi"), number]
+    assert plain.decode(ids) == "Hi<tool→>"
+    assert text.load(make_tokenizer_dir(tokenizer_config={key: value})).decode(ids) == "Hi"
 
 
 def test_a_directory_without_tokenizer_json_is_refused(tmp_path: Path) -> None:

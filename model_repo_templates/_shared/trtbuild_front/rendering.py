@@ -1,0 +1,247 @@
+"""Conversations to prompts, in processes that are killed when a template takes too long.
+
+It decides when a process is started, given up and replaced. What is rendered how is decided in ``chat.py``, which runs
+there. Nothing of a conversation is parsed in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import jinja2
+import markupsafe
+
+from trtbuild_front.faults import OverloadError, RequestError
+from trtbuild_front.limits import (
+    MAX_RENDERERS,
+    MAX_TEMPLATE_BYTES,
+    RENDER_CPU_S,
+    RENDER_S,
+    RENDERER_START_S,
+)
+
+_KEPT_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ")
+
+
+class _BrokenTemplateError(Exception):
+    """The template itself cannot be used."""
+
+
+def _python() -> str:
+    """Return an interpreter: the one that `trtbuild serve` names; in a server's model process, the one on PATH."""
+    own = sys.executable if Path(sys.executable or "").name.startswith("python") else None
+    return os.environ.get("TRTBUILD_PYTHON") or own or shutil.which("python3") or "python3"
+
+
+def renderer_command() -> list[str]:
+    """Return the command line of a renderer. It needs no site-packages: it is told where Jinja is."""
+    here = Path(__file__).resolve().parent
+    directories = [here.parent, *(Path(module.__file__ or "").resolve().parents[1] for module in (jinja2, markupsafe))]
+    return [_python(), "-I", "-S", "-B", str(here / "renderer.py"), *dict.fromkeys(map(str, directories))]
+
+
+class _Renderer:
+    """One process."""
+
+    def __init__(self, setup: bytes) -> None:
+        """Start it and let it compile the template.
+
+        Raises:
+            OSError: It cannot be started.
+            _BrokenTemplateError: The template does not compile.
+        """
+        self._connection, theirs = socket.socketpair()
+        env = {name: value for name in _KEPT_VARIABLES if (value := os.environ.get(name)) is not None}
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    renderer_command(),
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=env,
+                    cwd="/",
+                    start_new_session=True,
+                )
+        except BaseException:
+            self._connection.close()
+            raise
+        answer = self.ask(setup, RENDERER_START_S)
+        if answer is None:
+            ended = self._process.returncode
+            self.close()
+            if ended == -signal.SIGXCPU:
+                raise _BrokenTemplateError(f"compiling the chat template takes more than {RENDER_CPU_S} s")
+            raise OSError(f"the renderer ({_python()}) {_how(ended)}")
+        if not answer.startswith(b"+"):
+            self.close()
+            raise _BrokenTemplateError(answer[1:].decode(errors="replace"))
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, message: bytes, timeout_s: float) -> bytes | None:
+        """Return the answer; None when there is none in time, or the process has ended. It is dead then."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._connection.settimeout(timeout_s)
+            self._connection.sendall(len(message).to_bytes(4, "big") + message, socket.MSG_NOSIGNAL)
+            head = self._receive(4, deadline)
+            return bytes(self._receive(int.from_bytes(head, "big"), deadline))
+        except (OSError, EOFError):
+            self._end()
+            return None
+
+    def _receive(self, size: int, deadline: float) -> bytearray:
+        data = bytearray()
+        while len(data) < size:
+            self._connection.settimeout(max(0.001, deadline - time.monotonic()))
+            part = self._connection.recv(min(size - len(data), 1 << 20))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    def _end(self) -> None:
+        """Let a process that has ended be seen as such; kill one that goes on."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.2)
+        self.kill()
+        self._process.wait()
+
+    def how_it_ended(self) -> str:
+        return _how(self._process.returncode)
+
+    def kill(self) -> None:
+        """End the process whatever it does; from any thread."""
+        self._process.kill()
+
+    def close(self) -> None:
+        self.kill()
+        self._process.wait()
+        self._connection.close()
+
+
+def _how(returncode: int | None) -> str:
+    if returncode == -signal.SIGXCPU:
+        return f"took more than {RENDER_CPU_S} s of processor time"
+    if returncode == -signal.SIGKILL:
+        return f"took more than {RENDER_S:g} s"
+    if returncode is not None and returncode < 0:
+        return f"was ended by signal {-returncode}"
+    return "ended without an answer"
+
+
+class Renderers:
+    """Renders conversations, several at once. Thread-safe."""
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        """Start nothing yet: a process is started when it is needed."""
+        self._setup = json.dumps({"source": source, "special_tokens": dict(special_tokens)}).encode()
+        self._free = threading.Semaphore(MAX_RENDERERS)
+        self._lock = threading.Lock()
+        self._idle: list[_Renderer] = []
+        self._busy: set[_Renderer] = set()
+        self._is_closed = False
+        self.fault = ""
+        """Why this template can never be used, or ""."""
+        self.start_fault = ""
+        """Why no process could be started the last time, or ""."""
+        if len(source) > MAX_TEMPLATE_BYTES:
+            self.fault = f"the chat template has {len(source)} characters; expected at most {MAX_TEMPLATE_BYTES}"
+
+    def start(self) -> str:
+        """Start the first process; return why conversations cannot be rendered, or ""."""
+        if not self.fault:
+            with suppress(OverloadError, RequestError):
+                self._give_back(self._take())
+        return self.fault or self.start_fault
+
+    def render(self, messages: str, limit_bytes: int) -> str:
+        """Return the prompt of a conversation.
+
+        Args:
+            messages: JSON text.
+            limit_bytes: Longest prompt wanted.
+
+        Raises:
+            RequestError: No conversation, or the template refuses it, takes too long or writes too much.
+            OverloadError: No process could be started.
+        """
+        with self._free:
+            renderer = self._take()
+            answer = renderer.ask(limit_bytes.to_bytes(8, "big") + messages.encode(errors="replace"), RENDER_S)
+            self._give_back(renderer, is_alive=answer is not None)
+        if answer is None:
+            if self._is_closed:
+                raise OverloadError("the model is shutting down; send the request again")
+            raise RequestError(f"messages: the model's chat template {renderer.how_it_ended()} for this conversation")
+        text = answer[1:].decode()
+        if not answer.startswith(b"+"):
+            raise RequestError(text)
+        return text
+
+    def _give_back(self, renderer: _Renderer, *, is_alive: bool = True) -> None:
+        with self._lock:
+            self._busy.discard(renderer)
+            is_kept = is_alive and not self._is_closed
+            if is_kept:
+                self._idle.append(renderer)
+        if not is_kept:
+            renderer.close()
+
+    def _take(self) -> _Renderer:
+        renderer: _Renderer | None = None
+        while not self.fault:
+            with self._lock:
+                if self._is_closed:
+                    raise OverloadError("the model is shutting down; send the request again")
+                renderer = self._idle.pop() if self._idle else None
+                if renderer is not None:
+                    self._busy.add(renderer)
+            if renderer is None:
+                break
+            if renderer.is_alive:
+                return renderer
+            with self._lock:
+                self._busy.discard(renderer)
+            renderer.close()
+        try:
+            if not self.fault:
+                renderer, self.start_fault = _Renderer(self._setup), ""
+        except OSError as error:
+            self.start_fault = f"no process could be started for the chat template: {error}"
+            raise OverloadError(f"messages: {self.start_fault}") from error
+        except _BrokenTemplateError as error:
+            self.fault = str(error)
+        if renderer is None:
+            raise RequestError(f"messages: {self.fault}; this model takes text_input only")
+        with self._lock:
+            self._busy.add(renderer)
+        return renderer
+
+    def close(self) -> None:
+        """End all processes, busy ones too."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+            for renderer in self._busy:
+                renderer.kill()
+        for renderer in idle:
+            renderer.close()
+
+    def __del__(self) -> None:
+        """End the processes of a model that nobody closed."""
+        self.close()

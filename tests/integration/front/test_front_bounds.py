@@ -1,0 +1,107 @@
+"""Requests and templates that are too much for a real server: refused, and nobody else waits."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.front.conftest import RunningServer, engine_info, serve, standin
+from tests.unit.front import kinds
+from trtbuild.repository import ServedModel, write_repository
+
+LOOP = "{% if messages[0].content == 'loop' %}"
+LOOP += "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Two models on the stand-in engine: one whose template loops, one whose template does not compile."""
+    workspace = tmp_path_factory.mktemp("bounds")
+    record = workspace / "engine.jsonl"
+    models = []
+    for name, template in (("chat", LOOP + kinds.TEMPLATE), ("broken", "{% nothing %}")):
+        directory = workspace / f"tokenizer-{name}"
+        directory.mkdir()
+        model = ServedModel(
+            served_name=name,
+            engine_template=standin(4, 0.01, record),
+            engine_info=engine_info(4),
+            tokenizer_dir=kinds.write_directory(directory, chat_template=template),
+            max_queue_size=64,
+        )
+        models.append(model)
+    with serve(write_repository(workspace / "repository", models), workspace, record) as running:
+        yield running
+
+
+def _front_memory_bytes() -> int:
+    """Return the largest resident size that a model process of this machine's servers of ours has now."""
+    sizes = [0]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if "python_backend_stub" in (entry / "cmdline").read_bytes().decode(errors="replace"):
+                    sizes += [
+                        int(line.split()[1]) * 1024
+                        for line in (entry / "status").read_text().splitlines()
+                        if line.startswith("VmRSS")
+                    ]
+            except OSError:
+                continue
+    return max(sizes)
+
+
+def test_giant_prompts_are_refused_and_hold_up_nobody(hostile: RunningServer) -> None:
+    hostile.generate(text_input="Hi", max_tokens=1)
+    before = _front_memory_bytes()
+    answers: list[tuple[int, str]] = []
+
+    def ask(size: int) -> None:
+        answers.append(hostile.post("chat/generate", {"text_input": "a " * (size // 2), "max_tokens": 2}))
+
+    threads = [threading.Thread(target=ask, args=(size,)) for size in (8_000_000, 8_000_000, 30_000_000)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        began = time.monotonic()
+        hostile.generate(text_input="Hi", max_tokens=1)
+        assert time.monotonic() - began < 20
+    for thread in threads:
+        thread.join()
+    assert sorted(status for status, _ in answers) == [400, 400, 400]
+    assert all("bytes" in text and "at most" in text for _, text in answers)
+    assert _front_memory_bytes() - before < 150_000_000
+
+
+def test_a_looping_template_ends_its_own_request_only(hostile: RunningServer) -> None:
+    answers: list[tuple[int, str]] = []
+    body = {"messages": json.dumps([{"role": "user", "content": "loop"}]), "max_tokens": 2}
+    threads = [threading.Thread(target=lambda: answers.append(hostile.post("chat/generate", body))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    served = 0
+    while any(thread.is_alive() for thread in threads):
+        assert hostile.generate(text_input="Hi", max_tokens=1)["completion_tokens"] == 1
+        served += 1
+    for thread in threads:
+        thread.join()
+    assert served > 4
+    assert [status for status, _ in answers] == [400] * 4
+    assert all("the model's chat template took more than" in text for _, text in answers), answers
+    hello = json.dumps([{"role": "user", "content": [{"type": "text", "text": "hello"}]}])
+    as_text = json.dumps([{"role": "user", "content": "hello"}])
+    counts = [hostile.generate(messages=m, max_tokens=1)["prompt_tokens"] for m in (hello, as_text)]
+    assert counts[0] == counts[1]
+
+
+def test_a_template_that_does_not_compile_costs_messages_only(hostile: RunningServer) -> None:
+    assert hostile.generate("broken", text_input="Hi", max_tokens=1)["completion_tokens"] == 1
+    status, text = hostile.post("broken/generate", {"messages": '[{"role": "user", "content": "Hi"}]'})
+    assert status == 400
+    assert "not valid Jinja: Encountered unknown tag 'nothing'" in text
+    assert "messages are refused, text_input works" in hostile.log_path.read_text()
