@@ -86,6 +86,8 @@ def open_loop(
         due_s = time_of_count(phases, count)
         if due_s is None or len(arrivals) == limit:
             break
+        if arrivals:
+            due_s = max(due_s, arrivals[-1].due_s)  # the inverse may be off by its last bit where gaps are tiny
         arrivals.append(Arrival(index=len(arrivals), due_s=due_s))
     return arrivals
 

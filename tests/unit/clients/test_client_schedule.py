@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trtclient.errors import SpecError
@@ -25,6 +25,7 @@ phases = st.lists(
 
 @settings(max_examples=60)
 @given(phases, st.sampled_from(["constant", "poisson", "bursty"]), st.integers(0, 99))
+@example([Phase(rate_from=0.0, rate_to=48.0, duration_s=4.5)], "bursty", 49)
 def test_arrivals_are_in_order_inside_the_run_and_repeatable(found: list[Phase], process: str, seed: int) -> None:
     arrivals = open_loop(found, process, seed, limit=500)
     times = [arrival.due_s for arrival in arrivals]
