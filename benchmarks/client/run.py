@@ -1,15 +1,19 @@
-"""The load client's own cost: how exactly it keeps a schedule, and what a stream costs, beside Locust at the same load.
+"""The load client's own cost: how exactly it keeps a schedule, and what a stream costs beside other clients.
+
+The others are aiohttp and httpx reading the same streams (``peers.py``) and Locust at the same load, where installed.
 
     python -m benchmarks.client.run [--locust PATH] [--seconds N] [--json FILE]
 
 Everything runs on this machine against a server that costs next to nothing, in a process of its own. CPU time is the
-client's process only (user and system); the start-up of either program is measured with one request and taken off.
+client's process only (user and system); the start-up of each program is measured with one request and taken off. The
+clients take turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import json
 import os
 import shutil
@@ -24,6 +28,7 @@ LOCUSTFILE = HERE.parents[1] / "clients" / "locustfile.py"
 TOKENS, GAP_S = 50, 0.02
 RATES = (20, 100, 300)
 STREAMS = (10, 100, 300)
+PEERS = tuple(name for name in ("aiohttp", "httpx") if importlib.util.find_spec(name))
 
 
 class Server:
@@ -60,6 +65,13 @@ def trtclient(url: str, prompts: Path, *more: str) -> tuple[dict[str, Any], floa
     return summary, cpu_s
 
 
+def peer(name: str, url: str, streams: int, seconds: float) -> tuple[int, float]:
+    """Return the tokens that a general HTTP client read and its CPU seconds."""
+    target = f"{url}/v2/models/m/generate_stream"
+    out, cpu_s = timed([sys.executable, str(HERE / "peers.py"), name, target, str(streams), str(seconds)])
+    return int(out), cpu_s
+
+
 def locust(program: str, url: str, users: int, seconds: int, directory: Path) -> tuple[int, float]:
     """Return the requests that Locust completed and its CPU seconds."""
     prefix = directory / f"locust-{users}-{seconds}"
@@ -92,18 +104,21 @@ def cost(seconds: int, prompts: Path, program: str | None, directory: Path) -> l
     rows = []
     with Server() as url:
         _, start_s = trtclient(url, prompts, "--concurrency", "1", "--requests", "1")
-        peer_start_s = locust(program, url, 1, 1, directory)[1] if program else 0.0
+        peer_starts_s = {name: peer(name, url, 1, 0)[1] for name in PEERS}
+        locust_start_s = locust(program, url, 1, 1, directory)[1] if program else 0.0
         for streams in STREAMS:
             summary, cpu_s = trtclient(url, prompts, "--concurrency", str(streams), "--duration", f"{seconds}s")
             row = {"streams": streams, "requests": summary["requests"],
                    "us_per_token": (cpu_s - start_s) / summary["completion_tokens"] * 1e6}  # fmt: skip
+            for name in PEERS:
+                tokens, peer_s = peer(name, url, streams, seconds)
+                row[f"{name}_us_per_token"] = (peer_s - peer_starts_s[name]) / tokens * 1e6
             if program:
                 count, peer_s = locust(program, url, streams, seconds, directory)
                 row |= {
                     "locust_requests": count,
-                    "locust_us_per_token": (peer_s - peer_start_s) / (count * TOKENS) * 1e6,
+                    "locust_us_per_token": (peer_s - locust_start_s) / (count * TOKENS) * 1e6,
                 }
-                row["ratio"] = row["locust_us_per_token"] / row["us_per_token"]
             rows.append(row)
     return rows
 
@@ -128,11 +143,13 @@ def main() -> None:
         numbers = "".join(f"{row[name] * 1000:>10.2f}" for name in ("mean_s", "p50_s", "p99_s", "max_s"))
         print(f"{row['rate']:>11}{row['requests']:>10}{numbers}")
     print(f"\nCPU of the client, {TOKENS} tokens per answer, one every {GAP_S * 1000:g} ms and stream")
-    print(f"{'streams':>8}{'requests':>10}{'us/token':>10}" + f"{'locust requests':>17}{'us/token':>10}{'ratio':>8}")
+    others = [name for name in (*PEERS, "locust") if f"{name}_us_per_token" in result["cost"][0]]
+    print(f"{'streams':>8}{'requests':>10}{'us/token':>10}" + "".join(f"{name:>10}{'ratio':>7}" for name in others))
     for row in result["cost"]:
         line = f"{row['streams']:>8}{row['requests']:>10}{row['us_per_token']:>10.1f}"
-        if "ratio" in row:
-            line += f"{row['locust_requests']:>17}{row['locust_us_per_token']:>10.1f}{row['ratio']:>8.1f}"
+        for name in others:
+            cost_us = row[f"{name}_us_per_token"]
+            line += f"{cost_us:>10.1f}{cost_us / row['us_per_token']:>7.2f}"
         print(line)
     if not options.locust:
         print("locust was not found: no comparison (pip install locust, or --locust PATH)")

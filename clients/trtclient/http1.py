@@ -1,7 +1,7 @@
 """HTTP/1.1 for answers that trickle: one connection per request, the arrival time of every byte, nothing else.
 
 Why not a general client: a load generator must not be what is slow. Bytes are stamped and parsed where they arrive, in
-the event loop's reader callback; a task is woken once per request, not once per token.
+the event loop's reader callback; a task is woken once per request, not once per token. docs/clients.md has the figures.
 
 Why a connection per request: a kept connection sticks to the pod it first met, so that pods which an autoscaler adds
 would never see the load; and closing the connection is how a request is cancelled.
@@ -18,165 +18,15 @@ import socket
 import ssl
 import urllib.parse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from trtclient.answer import AnswerParser, Head, require_httptools
 from trtclient.errors import RequestFailure, SpecError, classify
 
-MAX_HEAD_BYTES = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""Of an answer that is no stream: it is kept until it is whole."""
 CONNECT_TIMEOUT_S = 20.0
 RESOLVE_EVERY_S = 15.0
 LINGER_S = 1.0
-
-OnBody = Callable[[bytes], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """Status and headers of an answer; header names in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-
-
-def parse_head(raw: bytes) -> Head:
-    """Return the head of an answer from its bytes up to the empty line.
-
-    Raises:
-        RequestFailure: It is not HTTP/1.
-    """
-    first, *lines = raw.decode("latin-1").split("\r\n")
-    words = first.split(" ", 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
-        raise RequestFailure("protocol", f"expected an HTTP/1.1 answer, got {first[:80]!r}")
-    headers = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        headers[name.strip().lower()] = value.strip()
-    return Head(status=int(words[1]), headers=headers)
-
-
-class AnswerParser:
-    """Turns the bytes of one answer into its head and its body, as they come."""
-
-    def __init__(self, on_body: OnBody) -> None:
-        self.head: Head | None = None
-        self.is_complete = False
-        self._on_body = on_body
-        self._buffer = bytearray()
-        self._is_chunked = False
-        self._left: int | None = None  # bytes left of the body or of the chunk; None: until the connection closes
-        self._is_chunk_open = False
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes.
-
-        Raises:
-            RequestFailure: They are not HTTP/1.1.
-        """
-        if self.is_complete:
-            return
-        self._buffer += data
-        if self.head is None and not self._take_head():
-            return
-        if self._is_chunked:
-            self._take_chunks()
-        else:
-            self._take_plain()
-
-    def feed_eof(self) -> bool:
-        """Say that the connection was closed; return whether that completes the answer."""
-        if self.head is not None and not self._is_chunked and self._left is None:
-            self.is_complete = True
-        return self.is_complete
-
-    def _take_head(self) -> bool:
-        while True:
-            end = self._buffer.find(b"\r\n\r\n")
-            if end < 0:
-                if len(self._buffer) > MAX_HEAD_BYTES:
-                    raise RequestFailure("protocol", f"the head of the answer is over {MAX_HEAD_BYTES} bytes")
-                return False
-            head = parse_head(bytes(self._buffer[:end]))
-            del self._buffer[: end + 4]
-            if not 100 <= head.status < 200:  # an interim answer, e.g. 100 Continue: the real one follows
-                break
-        self.head = head
-        self._is_chunked = "chunked" in head.headers.get("transfer-encoding", "").lower()
-        length = head.headers.get("content-length", "")
-        self._left = 0 if self._is_chunked else int(length) if length.isdigit() else None
-        if head.status in {204, 304}:
-            self._left = 0
-        return True
-
-    def _take_plain(self) -> None:
-        body = bytes(self._buffer if self._left is None else self._buffer[: self._left])
-        self._buffer.clear()
-        if body:
-            self._on_body(body)
-        if self._left is not None:
-            self._left -= len(body)
-            self.is_complete = self._left == 0
-
-    def _take_chunks(self) -> None:
-        """Hand over whole and partial chunks; one call of ``on_body`` for all that came at once."""
-        buffer, position, parts = self._buffer, 0, []
-        while True:
-            if self._left:
-                part = bytes(buffer[position : position + self._left])
-                if not part:
-                    break
-                parts.append(part)
-                position += len(part)
-                self._left -= len(part)
-                continue
-            if self._is_chunk_open:  # the line end behind a chunk's data
-                if len(buffer) - position < 2:
-                    break
-                position += 2
-                self._is_chunk_open = False
-            end = buffer.find(b"\r\n", position)
-            if end < 0:
-                break
-            size = _chunk_size(bytes(buffer[position:end]))
-            if size == 0:
-                self.is_complete = True  # trailers are of no interest, and the connection ends here
-                break
-            position = end + 2
-            self._left, self._is_chunk_open = size, True
-        del buffer[:position]
-        if parts:
-            self._on_body(b"".join(parts))
-
-
-def _chunk_size(line: bytes) -> int:
-    try:
-        return int(line.split(b";", 1)[0], 16)
-    except ValueError:
-        raise RequestFailure("protocol", f"expected the size of a chunk, got {line[:40]!r}") from None
-
-
-class EventParser:
-    """Turns a body of type ``text/event-stream`` into the data of its events, as they come.
-
-    Source: WHATWG HTML, server-sent events: lines end in LF or CR LF, events in an empty line.
-    """
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._data: list[bytes] = []
-
-    def feed(self, body: bytes) -> list[bytes]:
-        """Return the data of the events that ``body`` completes."""
-        *lines, self._rest = (self._rest + body).split(b"\n")
-        events = []
-        for line in lines:
-            text = line[:-1] if line.endswith(b"\r") else line
-            if text.startswith(b"data:"):
-                self._data.append(text[6:] if text[5:6] == b" " else text[5:])
-            elif not text and self._data:
-                events.append(b"\n".join(self._data))
-                self._data.clear()
-        return events
 
 
 class _Exchange(asyncio.Protocol):
@@ -194,6 +44,7 @@ class _Exchange(asyncio.Protocol):
         self._on_body = on_body
         self._parser = AnswerParser(self._body)
         self._at_s = 0.0
+        self._body_bytes = 0
         self._transport: asyncio.Transport | None = None
 
     def abort(self) -> None:
@@ -213,6 +64,8 @@ class _Exchange(asyncio.Protocol):
             self._parser.feed(data)
         except RequestFailure as failure:
             self._end(failure)
+        except ValueError as error:  # a stream of events that is none
+            self._end(RequestFailure("protocol", str(error)))
         else:
             if self._parser.is_complete:
                 self._end(None)
@@ -228,8 +81,12 @@ class _Exchange(asyncio.Protocol):
             self._end(RequestFailure("disconnected", f"the server closed the connection before its answer ended{why}"))
 
     def _body(self, body: bytes) -> None:
-        assert self._parser.head is not None
-        self._on_body(self._parser.head, self._at_s, body)
+        head = self._parser.head
+        assert head is not None
+        self._body_bytes += len(body)
+        if self._body_bytes > MAX_BODY_BYTES and not is_event_stream(head):
+            raise RequestFailure("protocol", f"the answer is over {MAX_BODY_BYTES} bytes")
+        self._on_body(head, self._at_s, body)
 
     def _end(self, failure: RequestFailure | None) -> None:
         if not self.done.done():
@@ -251,13 +108,14 @@ class HttpClient:
         """Check the URL and prepare TLS; nothing is sent.
 
         Raises:
-            SpecError: The URL is not ``http://`` or ``https://`` with a host.
+            SpecError: The URL is not ``http://`` or ``https://`` with a host, or ``httptools`` is not installed.
         """
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise SpecError(
                 f"expected an http:// or https:// URL, got {url!r}", hint="for example http://127.0.0.1:8000"
             )
+        require_httptools()
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._path = parts.path.rstrip("/")
@@ -342,6 +200,11 @@ class HttpClient:
         return self._addresses[first:] + self._addresses[:first]
 
 
+def is_event_stream(head: Head) -> bool:
+    """Return whether an answer is a stream of events, and no error."""
+    return head.status == 200 and head.headers.get("content-type", "").startswith("text/event-stream")
+
+
 def _reason(error: OSError) -> str:
     """Return the system's words for an error; asyncio's own name the address again."""
     return (os.strerror(error.errno) if error.errno and error.errno > 0 else "") or str(error) or type(error).__name__
@@ -354,7 +217,7 @@ def failure_of(head: Head, body: bytes) -> RequestFailure:
     return RequestFailure(
         classify(text, head.status),
         f"HTTP {head.status}: {text}",
-        retry_after_s=float(after) if after.isdigit() else None,
+        retry_after_s=float(after) if after.isdecimal() else None,
     )
 
 

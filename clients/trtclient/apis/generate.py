@@ -10,9 +10,11 @@ import json
 import urllib.parse
 from collections.abc import Mapping
 
+from trtbuild.event_stream import EventParser
+from trtclient.answer import Head
 from trtclient.errors import RequestFailure, classify
 from trtclient.generation import Generation, OnPiece, Piece
-from trtclient.http1 import EventParser, Head, HttpClient, failure_of
+from trtclient.http1 import HttpClient, failure_of, is_event_stream
 
 
 class GenerateApi:
@@ -69,7 +71,7 @@ def parse_object(raw: bytes) -> dict[str, object]:
     """
     try:
         values = json.loads(raw.decode())  # json would guess the encoding of bytes, every time
-    except ValueError:
+    except (ValueError, RecursionError):  # the second: brackets without end
         values = None
     if not isinstance(values, dict):
         raise RequestFailure("protocol", f"expected a JSON object, got {raw[:80]!r}")
@@ -89,9 +91,7 @@ class _Answer:
 
     def take(self, head: Head, at_s: float, data: bytes) -> None:
         if self._is_stream is None:
-            self._is_stream = head.status == 200 and head.headers.get("content-type", "").startswith(
-                "text/event-stream"
-            )
+            self._is_stream = is_event_stream(head)
         if not self._is_stream:
             self._body += data
             self._at_s = at_s

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from trtbuild.event_stream import EventParser
+from trtclient.answer import Head
 from trtclient.apis.generate import parse_object
 from trtclient.errors import RequestFailure, classify
 from trtclient.generation import Generation, OnPiece, Piece
-from trtclient.http1 import EventParser, Head, HttpClient, failure_of
+from trtclient.http1 import HttpClient, failure_of, is_event_stream
 
 
 class OpenAiApi:
@@ -93,7 +95,7 @@ class _Answer:
         self._has_piece = False
 
     def take(self, head: Head, at_s: float, data: bytes) -> None:
-        self._is_stream = head.status == 200 and head.headers.get("content-type", "").startswith("text/event-stream")
+        self._is_stream = is_event_stream(head)
         if not self._is_stream:
             self._body += data
             self._at_s = at_s

@@ -1,76 +1,20 @@
-"""HTTP/1.1 and server-sent events, however their bytes are cut."""
+"""The HTTP client: which URLs it takes, what failures say, and servers that break HTTP in every way."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import random
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from trtclient import http1
+from trtclient.answer import Head
 from trtclient.errors import RequestFailure, SpecError, classify
-from trtclient.http1 import AnswerParser, EventParser, Head, HttpClient, error_text, failure_of
-
-CHUNKED = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: Chunked\r\n\r\n"
-    b"5\r\nhello\r\n1;x=y\r\n,\r\nB\r\n wide world\r\n0\r\n\r\n"
-)
-PLAIN = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 17\r\n\r\nhello, wide world"
-UNTIL_CLOSED = b"HTTP/1.0 200 OK\r\n\r\nhello, wide world"
-INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n" + PLAIN
-
-
-@pytest.mark.parametrize(
-    ("raw", "status", "needs_eof"),
-    [
-        pytest.param(CHUNKED, 200, False, id="chunked"),
-        pytest.param(PLAIN, 400, False, id="length"),
-        pytest.param(UNTIL_CLOSED, 200, True, id="until-closed"),
-        pytest.param(INTERIM, 400, False, id="interim"),
-    ],
-)
-def test_an_answer_is_the_same_however_it_is_cut(raw: bytes, status: int, needs_eof: bool) -> None:
-    for step in range(1, len(raw) + 1):
-        got = bytearray()
-        parser = AnswerParser(got.extend)
-        for at in range(0, len(raw), step):
-            parser.feed(raw[at : at + step])
-        assert bytes(got) == b"hello, wide world"
-        assert parser.head is not None
-        assert parser.head.status == status
-        assert parser.is_complete is not needs_eof
-        assert parser.feed_eof()
-
-
-@pytest.mark.parametrize("end", range(1, len(CHUNKED) - 2))
-def test_a_cut_off_answer_is_not_complete(end: int) -> None:
-    parser = AnswerParser(lambda data: None)
-    parser.feed(CHUNKED[:end])
-    if not CHUNKED[:end].endswith(b"0\r\n"):
-        assert not parser.feed_eof()
-
-
-def test_what_came_at_once_is_handed_over_at_once() -> None:
-    parts: list[bytes] = []
-    AnswerParser(parts.append).feed(CHUNKED)
-    assert parts == [b"hello, wide world"]
-
-
-@pytest.mark.parametrize(
-    "raw", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 x\r\n\r\n", CHUNKED.replace(b"5\r\n", b"zz\r\n"), b"a" * 70000]
-)
-def test_what_is_not_http_is_refused(raw: bytes) -> None:
-    with pytest.raises(RequestFailure, match="expected|head") as caught:
-        AnswerParser(lambda data: None).feed(raw)
-    assert caught.value.kind == "protocol"
-
-
-@given(st.lists(st.integers(1, 7), max_size=60))
-def test_events_are_the_same_however_they_are_cut(cuts: list[int]) -> None:
-    body = b'data: {"a": 1}\n\n: comment\nevent: x\ndata:two\r\ndata: lines\r\n\r\n\ndata: last\n\nrest'
-    parser, events, at = EventParser(), [], 0
-    for cut in [*cuts, len(body)]:
-        events += parser.feed(body[at : at + cut])
-        at += cut
-    assert events == [b'{"a": 1}', b"two\nlines", b"last"]
+from trtclient.http1 import HttpClient, error_text, failure_of
 
 
 @pytest.mark.parametrize(
@@ -90,7 +34,8 @@ def test_the_servers_words(body: bytes, text: str) -> None:
 def test_a_server_may_ask_to_wait() -> None:
     failure = failure_of(Head(status=503, headers={"retry-after": "7"}), b"")
     assert (failure.kind, failure.retry_after_s, failure.message) == ("overloaded", 7.0, "HTTP 503: no explanation")
-    assert failure_of(Head(status=503, headers={"retry-after": "Wed, 21 Oct"}), b"").retry_after_s is None
+    for odd in ("Wed, 21 Oct", "\u00b2", ""):
+        assert failure_of(Head(status=503, headers={"retry-after": odd}), b"").retry_after_s is None
 
 
 @pytest.mark.parametrize(
@@ -123,3 +68,164 @@ def test_what_is_worth_repeating() -> None:
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(SpecError, match="http://"):
         HttpClient(url)
+
+
+def test_without_httptools_the_command_to_type_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    with pytest.raises(SpecError, match="httptools") as caught:
+        HttpClient("http://127.0.0.1:1")
+    assert caught.value.hint == "pip install 'trtbuild[clients]'"
+
+
+@asynccontextmanager
+async def _serving(parts: list[bytes]) -> AsyncIterator[str]:
+    """Serve ``parts`` to every connection, each in a write of its own, and close."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0)
+        except ConnectionError:
+            pass  # the client had enough
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def _ask(parts: list[bytes], on_body: Callable[[Head, float, bytes], None]) -> Head | RequestFailure:
+    async with _serving(parts) as url:
+        client = HttpClient(url)
+        try:
+            async with asyncio.timeout(30):
+                return await client.request("/", on_body)
+        except RequestFailure as failure:
+            return failure
+        finally:
+            await client.close()
+
+
+STREAM = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+    + b"X-Long: " + b"v" * 300 + b"\r\n\r\n"
+    + b"".join(b"%x\r\ndata: {\"text_output\":\"%d\"}\n\n\r\n" % (len(b"%d" % n) + 25, n) for n in range(20))
+    + b"0\r\n\r\n"
+)  # fmt: skip
+
+
+def _mangled(seed: int) -> list[bytes]:
+    """Return STREAM with bytes changed, dropped, doubled or cut off, in random pieces."""
+    dice = random.Random(seed)
+    raw = bytearray(STREAM)
+    for _ in range(dice.randint(1, 4)):
+        at, what = dice.randrange(len(raw)), dice.randrange(5)
+        if what == 0:
+            raw[at] = dice.randrange(256)
+        elif what == 1:
+            del raw[at : at + dice.randint(1, 40)]
+        elif what == 2:
+            raw[at:at] = raw[at : at + dice.randint(1, 400)]
+        elif what == 3:
+            raw[at:at] = dice.randbytes(dice.randint(1, 20))
+        else:
+            del raw[at + 1 :]
+    cuts = sorted(dice.sample(range(len(raw)), min(len(raw), dice.randint(0, 6))))
+    return [bytes(raw[a:b]) for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True) if b > a]
+
+
+def test_a_mangled_answer_never_hangs_and_never_crashes() -> None:
+    """Whatever is broken, a request ends with its head or with a failure that has a kind, and nothing is left over."""
+    from trtclient.apis.generate import GenerateApi
+    from trtclient.generation import Generation
+
+    ended: dict[str, int] = {}
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        unexpected: list[object] = []
+        loop.set_exception_handler(lambda _, context: unexpected.append(context))
+        for seed in range(400):
+            async with _serving(_mangled(seed)) as url:
+                api = GenerateApi(url, "m")
+                try:
+                    async with asyncio.timeout(30):
+                        await api.generate(Generation(text="x", stream=True), lambda piece: None)
+                    how = "whole"
+                except RequestFailure as failure:
+                    assert failure.message
+                    how = failure.kind
+                finally:
+                    await api.close()
+                ended[how] = ended.get(how, 0) + 1
+        assert not unexpected
+
+    asyncio.run(main())
+    assert {"whole", "protocol", "disconnected"} <= set(ended)
+    assert sum(ended.values()) == 400
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        pytest.param([b"HTTP/1.1 200 OK\r\n", *[b"X: " + b"v" * 8000 + b"\r\n"] * 2000], "headers", id="many-headers"),
+        pytest.param([b"HTTP/1.1 200 OK\r\nX: ", *[b"v" * 8000] * 2000], "headers", id="one-header"),
+        pytest.param([b"HTTP/1.1 100 Continue\r\n\r\n" * 100] * 2000, "headers", id="interim-answers"),
+        pytest.param(
+            [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", *[b"X: " + b"v" * 8000 + b"\r\n"] * 2000],
+            "headers", id="trailers",
+        ),
+        pytest.param(
+            [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", *[b"v" * 8000] * 2000],
+            "headers", id="chunk-extension",
+        ),
+        pytest.param([b"HTTP/1.1 200 OK\r\n\r\n", *[b"v" * 60000] * 2000], "the answer is over", id="body"),
+        pytest.param([b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n", *[b"v" * 60000] * 2000],
+                     "the answer is over", id="long-body"),
+        pytest.param([b"HTTP/1.1 500 No\r\n\r\n", *[b"v" * 60000] * 2000], "the answer is over", id="error"),
+        pytest.param([b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nabc"],
+                     "switches protocols", id="upgrade"),
+        pytest.param([b"RTSP/1.0 200 OK\r\n\r\n"], "another protocol", id="rtsp"),
+        pytest.param([b"HTTP/2.0 200 OK\r\n\r\n"], "another protocol", id="http2"),
+        pytest.param([b"\x16\x03\x01\x00"], "another protocol", id="tls"),
+    ],
+)  # fmt: skip
+def test_what_goes_on_without_end_or_is_no_http_is_refused(
+    parts: list[bytes], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http1, "MAX_BODY_BYTES", 1 << 20)
+    failure = asyncio.run(_ask(parts, lambda head, at_s, data: None))
+    assert isinstance(failure, RequestFailure)
+    assert (failure.kind, words in failure.message) == ("protocol", True), failure.message
+
+
+def test_a_stream_is_bounded_by_its_events_and_not_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "MAX_BODY_BYTES", 1 << 16)
+    seen = 0
+
+    def count(head: Head, at_s: float, data: bytes) -> None:
+        nonlocal seen
+        seen += len(data)
+
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    found = asyncio.run(_ask([head, *[b"data: " + b"v" * 1000 + b"\n\n"] * 200], count))
+    assert isinstance(found, Head)
+    assert seen == 200 * 1008
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"[" * 100_000, b"1" * 5000, b"\xff\xfe{}", b'{"a":' * 50_000, b"null"],
+    ids=["nested", "int", "utf16", "objects", "null"],
+)
+def test_an_event_that_is_no_json_object_is_a_failure_of_the_protocol(raw: bytes) -> None:
+    from trtclient.apis.generate import parse_object
+
+    with pytest.raises(RequestFailure) as caught:
+        parse_object(raw)
+    assert caught.value.kind == "protocol"
+    assert json.dumps(caught.value.message)
