@@ -169,8 +169,8 @@ from {name}.cli import main
 from {name}.cli.app import app
 @click.command()
 def work():
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     finally:
         print("cleaning", flush=True)
@@ -191,20 +191,18 @@ main(["work"])
 def test_a_signal_leaves_through_the_clean_up_which_a_second_sigterm_does_not_cut_short(
     name: str, first: signal.Signals, code: int, word: str
 ) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", WAITING.format(name=name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        child.send_signal(first)
-        assert child.stdout.readline() == "cleaning\n"
-        if first is signal.SIGTERM:
+    command = [sys.executable, "-c", WAITING.format(name=name)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
             child.send_signal(first)
-        out, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
-        child.wait()
+            assert child.stdout.readline() == "cleaning\n"
+            if first is signal.SIGTERM:
+                child.send_signal(first)
+            out, err = child.communicate(timeout=60)
+        finally:
+            child.kill()
     assert (out, err.lstrip(), child.returncode) == ("clean\n", f"{word}\n", code)
 
 
