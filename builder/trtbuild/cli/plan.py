@@ -1,28 +1,22 @@
-"""``trtbuild plan``: what would be built, printed before anything is."""
+"""``trtbuild plan``: what would be built, printed before anything is. How it looks is in ``views``."""
 
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
-from trtbuild.console.tables import echo_folded, echo_table, table_width, terminal_width
+from trtbuild.console.tables import echo_folded
 from trtbuild.errors import SpecError
 
 if TYPE_CHECKING:
     from trtbuild.catalog import GpuSku, ModelInfo
     from trtbuild.plan import BuildPlan
     from trtbuild.spec import EngineSpec, HostInfo, Spec
-    from trtbuild.survey import SkuFit
-
-UNRESOLVED = "0" * 40
-"""Stands for a commit that nobody has asked the hub for: a plan for another machine needs no network."""
 
 VALUES_OPTIONS = (
     "served_name", "layout", "max_queue_size", "kv_cache_free_gpu_mem_fraction", "enable_kv_cache_reuse",
@@ -73,68 +67,9 @@ def plan(
     _show_table(spec, trtllm_version, output)
 
 
-def plan_document(made: BuildPlan) -> dict[str, object]:
-    """Return a plan as JSON values."""
-    known = made.model.revision != UNRESOLVED
-    return {
-        "backend": made.backend,
-        "model_id": made.model.model_id,
-        "revision": made.model.revision if known else None,
-        "sku": made.sku,
-        "shape": {**asdict(made.shape), "options": dict(made.shape.options)},
-        "key": made.key.digest if known else None,
-        "key_fields": dict(made.key.fields),
-        "entry": str(made.key.relative_path) if known else None,
-        "budget": asdict(made.budget),
-        "arithmetic": list(made.arithmetic),
-        "steps": list(made.steps),
-        "warnings": list(made.warnings),
-    }
-
-
-def plan_lines(made: BuildPlan) -> list[tuple[str, int]]:
-    """Return a plan as people read it: lines, and how far each is indented where it has to be folded."""
-    from trtbuild.log import format_bytes
-
-    shape, budget = made.shape, made.budget
-    known = made.model.revision != UNRESOLVED
-    options = ", ".join(_option_words(shape.options))
-    rows = [
-        ("model", f"{made.model.model_id} @ {made.model.revision if known else 'a commit not asked for yet'}"),
-        ("backend", f"{made.backend} on {made.sku}"),
-        ("type", f"{shape.dtype}, quantization {shape.quantization}, key/value cache {shape.kv_cache_dtype}"),
-        ("ranks", f"{shape.world_size} (tensor parallel {shape.tp_size} x pipeline parallel {shape.pp_size})"),
-        (
-            "limits",
-            f"{shape.max_batch_size} requests at once, {shape.max_input_len} tokens in, {shape.max_seq_len} in all, "
-            f"{shape.max_num_tokens} per step",
-        ),
-        *([("options", options)] if options else []),
-        (
-            "room",
-            f"snapshot {format_bytes(budget.snapshot_bytes)}, checkpoint {format_bytes(budget.checkpoint_bytes)}, "
-            f"engine {format_bytes(budget.engine_bytes)}; host memory {format_bytes(budget.host_memory_bytes)}, "
-            f"shared memory {format_bytes(budget.shm_bytes)}",
-        ),
-        ("key", made.key.digest if known else "depends on the commit"),
-        *([("entry", str(made.key.relative_path))] if known else []),
-    ]
-    lines = [(f"{name:<8} {value}", 9) for name, value in rows]
-    lines += [("", 0), ("arithmetic", 0), *((f"  {line}", line.rfind("  ") + 4) for line in made.arithmetic)]
-    lines += [("", 0), ("steps", 0), *((f"  {number}. {step}", 6) for number, step in enumerate(made.steps, 1))]
-    return lines
-
-
-def _option_words(options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield ``name=value`` of options and of the options inside of them; paths and empty ones say nothing here."""
-    for name, value in options.items():
-        if isinstance(value, dict):
-            yield from _option_words(value)
-        elif not str(value).startswith("/"):
-            yield f"{name}={value}"
-
-
 def _show(made: BuildPlan, output: str) -> None:
+    from trtbuild.cli.views.plan import plan_document, plan_lines
+
     if output == "json":
         echo_json(plan_document(made))
     else:
@@ -163,8 +98,9 @@ def _release(version: str | None) -> str:
 def _show_table(spec: Spec, version: str | None, output: str) -> None:
     from trtbuild import catalog
     from trtbuild.backends.tensorrt_llm_plan import choose_limits
+    from trtbuild.cli.views.products import echo_products, products_document
     from trtbuild.memory import Limits
-    from trtbuild.survey import COLUMNS, MAX_GPUS, survey
+    from trtbuild.survey import COLUMNS, survey
 
     model, release = _model_info(spec), catalog.trtllm(_release(version))
     batch, seq, _, tokens = choose_limits(spec.engine, model)
@@ -180,115 +116,14 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
         quantizations=columns,
     )
     if output == "json":
-        echo_json(
-            {
-                "model_id": model.model_id,
-                "trtllm": release.version,
-                "limits": asdict(limits),
-                "skus": [_row(r) for r in rows],
-            }
-        )
-        return
-    echo_folded(
-        f"{model.model_id}, {model.parameters:,} parameters; TensorRT-LLM {release.version}; up to "
-        f"{limits.max_batch_size} requests of {limits.max_seq_len:,} tokens, {limits.max_num_tokens:,} tokens per step"
-    )
-    fitting = [row for row in rows if any(row.fits.values())]
-    tables, is_short = _lay_out(fitting, columns, terminal_width())
-    echo_folded(
-        f"fewest GPUs as tensor x pipeline parallel, and {'thousands of ' if is_short else ''}tokens left for the "
-        f"key/value cache; -: not with {MAX_GPUS} GPUs, or not at all"
-    )
-    for table in tables:
-        click.echo("")
-        echo_table(table)
-    _say_where_else(spec, rows, fitting)
-
-
-def _lay_out(
-    rows: Sequence[SkuFit], quantizations: Sequence[str], width: int | None
-) -> tuple[list[list[tuple[str, ...]]], bool]:
-    """Return the tables to print and whether they count tokens in thousands.
-
-    One table where it fits or nobody looks, with exact tokens if possible; else what is needed, then its room.
-    """
-    names = ("GPU", *(row.sku.product for row in rows))
-    room = [_ROOM_HEADING, *(_room(row) for row in rows)]
-
-    def beside(*parts: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        return [(name, *sum(cells, ())) for name, *cells in zip(names, *parts, strict=True)]
-
-    heading = tuple(name.upper() for name in quantizations)
-    exact, short = (
-        [heading, *(tuple(_cell(row, name, is_short=is_short) for name in quantizations) for row in rows)]
-        for is_short in (False, True)
-    )
-    choices = [
-        ([beside(exact, room)], False),
-        ([beside(short, room)], True),
-        ([beside(exact), beside(room)], False),
-        ([beside(short), beside(room)], True),
-    ]
-    fitting = (choice for choice in choices if width is None or max(map(table_width, choice[0])) <= width)
-    return next(fitting, choices[-1])
-
-
-_ROOM_HEADING = ("GPU MEMORY", "TYPE", "DISK", "HOST RAM", "SHM")
-
-
-def _room(row: SkuFit) -> tuple[str, ...]:
-    from trtbuild.log import format_bytes
-
-    sizes = (row.room.disk_bytes, row.room.host_memory_bytes, row.room.shm_bytes) if row.room else ()
-    cells = (format_bytes(row.sku.memory_bytes), row.dtype, *(format_bytes(size) for size in sizes))
-    return (*cells, *[""] * (len(_ROOM_HEADING) - len(cells)))
-
-
-def _say_where_else(spec: Spec, rows: Sequence[SkuFit], fitting: Sequence[SkuFit]) -> None:
-    """Name the products left out of the table, and a command that works for one that is in it."""
-    left_out = [row.sku.product for row in rows if row not in fitting]
-    if left_out:
-        click.echo("")
-        echo_folded(f"not on: {', '.join(left_out)}", indent=8)
-    if fitting:
-        row = fitting[0]
-        name, fit = next((name, fit) for name, fit in row.fits.items() if fit)
-        words = ["trtbuild", "plan", spec.engine.model, "--gpu", row.sku.product]
-        for flag, size in (("--tp", fit.layout.tp_size), ("--pp", fit.layout.pp_size)):
-            words += [flag, str(size)] if size > 1 else []
-        words += ["--quantization", name] if name != "none" else []
-        click.echo(f"\none product in detail:\n  {shlex.join(words)}")
-    click.echo(f"this machine:\n  {shlex.join(['trtbuild', 'plan', spec.engine.model, '--here'])}")
-
-
-def _cell(row: SkuFit, name: str, *, is_short: bool = False) -> str:
-    """Return the fewest GPUs and the tokens left; short: tokens in thousands, rounded down."""
-    fit = row.fits[name]
-    if fit is None:
-        return "-"
-    tokens = fit.memory.kv_tokens
-    return f"{fit.layout.tp_size}x{fit.layout.pp_size} {f'{tokens // 1000:,}k' if is_short else f'{tokens:,}'}"
-
-
-def _row(row: SkuFit) -> dict[str, object]:
-    return {
-        "product": row.sku.product,
-        "memory_bytes": row.sku.memory_bytes,
-        "dtype": row.dtype,
-        "fits": {
-            name: {"tp_size": f.layout.tp_size, "pp_size": f.layout.pp_size, "kv_tokens": f.memory.kv_tokens}
-            if f
-            else None
-            for name, f in row.fits.items()
-        },
-        "disk_bytes": row.room.disk_bytes if row.room else None,
-        "host_memory_bytes": row.room.host_memory_bytes if row.room else None,
-        "shm_bytes": row.room.shm_bytes if row.room else None,
-    }
+        echo_json(products_document(model, release.version, limits, rows))
+    else:
+        echo_products(model, release.version, limits, rows, columns, asked_model=spec.engine.model)
 
 
 def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, values: bool) -> None:
     from trtbuild import backends, catalog
+    from trtbuild.cli.views.plan import UNRESOLVED
     from trtbuild.plan import ResolvedModel
 
     sku = catalog.find_sku(gpu)

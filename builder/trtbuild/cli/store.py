@@ -12,9 +12,16 @@ import click
 
 from trtbuild.cli.config import default_hf_cache, default_store
 from trtbuild.cli.options import configure_log, echo_json, output_options
+from trtbuild.cli.views.store import (
+    collection_document,
+    entry_document,
+    entry_rows,
+    provenance_document,
+    removal_rows,
+)
 from trtbuild.console.tables import echo_table
 from trtbuild.errors import StoreError
-from trtbuild.log import format_bytes, format_duration
+from trtbuild.log import format_bytes
 
 if TYPE_CHECKING:
     from trtbuild.store import Entry, Store
@@ -68,13 +75,7 @@ def ls(root: Path | None, output: str, log_format: str, log_level: str) -> None:
     if output == "json":
         echo_json([entry_document(entry) for entry in entries])
         return
-    rows = [("KEY", "MODEL", "SKU", "SHAPE", "VERSIONS", "SIZE", "LAST USE", "PIN")]
-    for entry in entries:
-        shape = entry.key.shape_part
-        used = format_duration(max(0.0, time.time() - entry.last_used)) + " ago"
-        size, pin = format_bytes(entry.size_bytes), "pinned" if entry.is_pinned else ""
-        rows.append((entry.short, entry.key.model_part, entry.key.sku_part, shape, _versions(entry), size, used, pin))
-    echo_table(rows)
+    echo_table(entry_rows(entries, now=time.time()))
     if not entries:
         click.echo(f"no engines in {opened.root}{'' if opened.root.is_dir() else ', which is no directory'}", err=True)
     for broken in opened.broken():
@@ -140,11 +141,7 @@ def inspect(key: str, root: Path | None, output: str, log_format: str, log_level
     """Show where the engine KEY came from: every key field, versions, times, and the hash of every file."""
     configure_log(log_format, log_level)
     (entry,) = find_entries(open_store(root), (key,))
-    echo_json(entry_document(entry) | {
-        "key_fields": dict(entry.key.fields),
-        "provenance": dict(entry.manifest.provenance),
-        "files": {name: {"size": f.size, "sha256": f.sha256} for name, f in sorted(entry.manifest.files.items())},
-    })  # fmt: skip
+    echo_json(provenance_document(entry))
 
 
 @store.command()
@@ -206,17 +203,11 @@ def gc(
         hf_cache=hf_cache or default_hf_cache(os.environ),
         dry_run=dry_run,
     )
-    rows = [("KIND", "SIZE", "WHY", "PATH")]
-    rows += [(r.item.kind, format_bytes(r.item.size_bytes), r.reason, str(r.item.path)) for r in done.removals]
     if output == "json":
-        removed = [{"path": str(r.item.path), "kind": r.item.kind, "size_bytes": r.item.size_bytes, "reason": r.reason}
-                   for r in done.removals]  # fmt: skip
-        echo_json(
-            {"removals": removed, "frees_bytes": done.frees_bytes, "short_bytes": done.short_bytes, "dry_run": dry_run}
-        )
+        echo_json(collection_document(done) | {"dry_run": dry_run})
         return
-    if len(rows) > 1:
-        echo_table(rows)
+    if done.removals:
+        echo_table(removal_rows(done.removals))
     click.echo("\n".join(done.arithmetic()))
 
 
@@ -262,24 +253,3 @@ def _bytes(flag: str, text: str) -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise click.UsageError(f"{flag}: {error}") from None
-
-
-def entry_document(entry: Entry) -> dict[str, object]:
-    """Return an entry as JSON values."""
-    return {
-        "key": entry.digest,
-        "path": str(entry.path),
-        "model": entry.key.model_part,
-        "sku": entry.key.sku_part,
-        "shape": entry.key.shape_part,
-        "size_bytes": entry.size_bytes,
-        "last_used": entry.last_used,
-        "pinned": entry.is_pinned,
-        "created_at": entry.manifest.created_at,
-    }
-
-
-def _versions(entry: Entry) -> str:
-    versions = entry.manifest.provenance.get("versions")
-    known = versions if isinstance(versions, dict) else {}
-    return " ".join(f"{n} {known[n]}" for n in ("tensorrt_llm", "tensorrt", "openvino") if n in known)
