@@ -30,8 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.autoscaling.hpa import PodMetric, pods_metric_replicas
-from benchmarks.autoscaling.svg import Line, Panel, chart
+from benchmarks.autoscaling.panels import Panel, document, style
 from benchmarks.prometheus import Prometheus, scoped_rules
+from trtclient.load.svg import Line
 
 ROOT = Path(__file__).parents[2]
 SLOTS = 4
@@ -208,24 +209,21 @@ def _watch(prometheus: Prometheus, server: Server, capacity_rps: float, seed: in
 
 
 def _plot(readings: Sequence[Reading], capacity_rps: float) -> str:
-    x = [one.at_s for one in readings]
+    def line(label: str, values: Sequence[float], *, number: int = 0, is_step: bool = False) -> Line:
+        points = [(one.at_s, value) for one, value in zip(readings, values, strict=True)]
+        return Line(label=label, points=points, style=style(number), is_step=is_step)
 
-    def line(name: str, values: Sequence[float], *, is_stepped: bool = False) -> Line:
-        return Line(name=name, x=x, y=values, is_stepped=is_stepped)
-
-    return chart(
+    running = line("running", [o.running for o in readings], number=1)
+    return document(
         "a real server on the cpu backend, the shipped rules",
         [
             Panel(title="load, share of capacity", lines=[line("load", [o.rate_rps / capacity_rps for o in readings])]),
-            Panel(
-                title="requests, 30 s mean",
-                lines=[line("waiting", [o.waiting for o in readings]), line("running", [o.running for o in readings])],
-            ),
+            Panel(title="requests, 30 s mean", lines=[line("waiting", [o.waiting for o in readings]), running]),
             Panel(title="triton:queue_compute:ratio", lines=[line("ratio", [o.ratio for o in readings])]),
             Panel(title="triton:demand:ratio", lines=[line("demand", [o.demand for o in readings])]),
             Panel(
                 title="desired replicas (of 1, no policies)",
-                lines=[line("desired", [o.wanted for o in readings], is_stepped=True)],
+                lines=[line("desired", [o.wanted for o in readings], is_step=True)],
             ),
         ],
         x_title="seconds",

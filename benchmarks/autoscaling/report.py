@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmarks.autoscaling.simulate import Result
-from benchmarks.autoscaling.svg import Line, Panel, chart
+from benchmarks.autoscaling.panels import Panel, document, style
+from benchmarks.autoscaling.simulate import Point, Result
+from trtclient.load.svg import Line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,32 +75,27 @@ def plot(title: str, results: Sequence[Result], *, capacity_rps: float) -> str:
         results: Runs of the same scenario and seed.
         capacity_rps: Requests per second of one pod, to draw the load in pods.
     """
-    first = results[0].points
-    minutes = [point.at_s / 60 for point in first]
-    load = Line(name="load (in pods)", x=minutes, y=[p.rate_rps / capacity_rps for p in first], is_dashed=True)
-    ready, waiting, signal = [load], [], []
-    for result in results:
-        x = [point.at_s / 60 for point in result.points]
-        ready.append(Line(name=result.policy, x=x, y=[sum(p.ready) for p in result.points], is_stepped=True))
-        waiting.append(Line(name=result.policy, x=x, y=[p.waiting for p in result.points]))
-        signal.append(Line(name=result.policy, x=x, y=[p.signal for p in result.points]))
-    desired = [load, *(_desired(result) for result in results)]
-    return chart(
+    load = Line(
+        label="load (in pods)",
+        points=[(point.at_s / 60, point.rate_rps / capacity_rps) for point in results[0].points],
+        style=f"{style(0)} dashed",
+    )
+    numbered = list(enumerate(results, 1))
+    ready = [load, *(_line(result, n, lambda point: sum(point.ready), is_step=True) for n, result in numbered)]
+    desired = [load, *(_line(result, n, lambda point: sum(point.desired), is_step=True) for n, result in numbered)]
+    waiting = [_line(result, n, lambda point: point.waiting) for n, result in numbered]
+    signal = [_line(result, n, lambda point: point.signal) for n, result in numbered]
+    return document(
         title,
         [
             Panel(title="ready pods", lines=ready),
             Panel(title="desired pods", lines=desired),
-            Panel(title="waiting requests", lines=[no_line(), *waiting]),
-            Panel(title="mean signal per pod (each in its own unit, cut at 4)", lines=[no_line(), *signal], top=4.0),
+            Panel(title="waiting requests", lines=waiting),
+            Panel(title="mean signal per pod (each in its own unit, cut at 4)", lines=signal, top=4.0),
         ],
     )
 
 
-def no_line() -> Line:
-    """Return an empty line, so that a policy has the same colour in every panel."""
-    return Line(name="", x=[0], y=[0])
-
-
-def _desired(result: Result) -> Line:
-    x = [point.at_s / 60 for point in result.points]
-    return Line(name=result.policy, x=x, y=[sum(p.desired) for p in result.points], is_stepped=True)
+def _line(result: Result, number: int, value: Callable[[Point], float], *, is_step: bool = False) -> Line:
+    points = [(point.at_s / 60, value(point)) for point in result.points]
+    return Line(label=result.policy, points=points, style=style(number), is_step=is_step)

@@ -1,4 +1,7 @@
-"""Charts as inline SVG: lines over a linear or logarithmic axis, nothing more. Text in, text out."""
+"""Charts as SVG: lines over linear or logarithmic axes, nothing more. Text in, text out.
+
+:func:`plot` draws into a box; colours and fonts are those of the page's style sheet. Benchmarks stack several boxes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of a chart; ``style`` is a class of the page's style sheet (``a`` to ``e``)."""
+    """One line of a chart; ``style`` names classes of the page's style sheet (a colour, ``dashed``)."""
 
     label: str
     points: Sequence[Point]
@@ -27,12 +30,23 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One axis: its title, how a value is written, and whether it is logarithmic."""
+    """One axis: its title, how a value is written, whether it is logarithmic, and its ends if not the data's."""
 
     title: str
     write: Callable[[float], str] = "{:g}".format
     is_log: bool = False
     low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """Where the area inside the axes is, in the drawing's units."""
+
+    left: float = LEFT
+    right: float = WIDTH - RIGHT
+    top: float = TOP
+    bottom: float = HEIGHT - BOTTOM
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -66,7 +80,7 @@ class _Scale:
         if self.is_log:
             share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
         else:
-            share = (value - self.low) / (self.high - self.low)
+            share = (min(value, self.high) - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 2)
 
 
@@ -76,37 +90,41 @@ def _scale(values: Sequence[float], axis: Axis, start: float, end: float) -> _Sc
         low, high = min(positive), max(positive)
         return _Scale(low=low / 1.2, high=max(high, low * 1.01) * 1.2, is_log=True, start=start, end=end)
     low = axis.low if axis.low is not None else min(values)
-    high = max(values)
+    high = axis.high if axis.high is not None else max(values)
     return _Scale(low=low, high=high if high > low else low + 1.0, is_log=False, start=start, end=end)
 
 
 def chart(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
     """Return a figure with the lines, a grid, titles and a legend; a sentence where there is nothing to show."""
-    points = [point for line in lines for point in line.points]
     caption = f"<figcaption>{html.escape(title)}</figcaption>"
-    if not points:
+    shown = [line for line in lines if line.points]
+    if not shown:
         return f'<figure>{caption}<p class="none">no values</p></figure>'
-    across = _scale([point[0] for point in points], x, LEFT, WIDTH - RIGHT)
-    up = _scale([point[1] for point in points], y, HEIGHT - BOTTOM, TOP)
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">']
-    for value in log_ticks(up.low, up.high) if y.is_log else ticks(up.low, up.high):
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(value)}" y2="{up(value)}"/>')
-        parts.append(f'<text class="y" x="{LEFT - 6}" y="{up(value) + 4}">{html.escape(y.write(value))}</text>')
-    for value in log_ticks(across.low, across.high) if x.is_log else ticks(across.low, across.high, 7):
-        parts.append(
-            f'<line class="grid" x1="{across(value)}" x2="{across(value)}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-        )
-        parts.append(
-            f'<text class="x" x="{across(value)}" y="{HEIGHT - BOTTOM + 15}">{html.escape(x.write(value))}</text>'
-        )
-    parts.append(
-        f'<text class="x title" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}">{html.escape(x.title)}</text>'
-    )
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f'<text class="x title" transform="translate(12 {middle}) rotate(-90)">{html.escape(y.title)}</text>')
-    parts += [_draw(line, across, up) for line in lines if line.points]
-    legend = "".join(f'<span class="{line.style}">{html.escape(line.label)}</span>' for line in lines if line.points)
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">',
+        *plot(shown, x, y, Box()),
+        f'<text class="x title" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}">{html.escape(x.title)}</text>',
+        f'<text class="x title" transform="translate(12 {middle}) rotate(-90)">{html.escape(y.title)}</text>',
+    ]
+    legend = "".join(f'<span class="{line.style}">{html.escape(line.label)}</span>' for line in shown)
     return f'<figure>{caption}{"".join(parts)}</svg><div class="legend">{legend}</div></figure>'
+
+
+def plot(lines: Sequence[Line], x: Axis, y: Axis, box: Box) -> list[str]:
+    """Return the elements of the grid, its values and the lines, of which one at least has points."""
+    points = [point for line in lines for point in line.points]
+    across = _scale([point[0] for point in points], x, box.left, box.right)
+    up = _scale([point[1] for point in points], y, box.bottom, box.top)
+    parts = []
+    for value in log_ticks(up.low, up.high) if y.is_log else ticks(up.low, up.high):
+        parts.append(f'<line class="grid" x1="{box.left}" x2="{box.right}" y1="{up(value)}" y2="{up(value)}"/>')
+        parts.append(f'<text class="y" x="{box.left - 6}" y="{up(value) + 4}">{html.escape(y.write(value))}</text>')
+    for value in log_ticks(across.low, across.high) if x.is_log else ticks(across.low, across.high, 7):
+        at = across(value)
+        parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{box.top}" y2="{box.bottom}"/>')
+        parts.append(f'<text class="x" x="{at}" y="{box.bottom + 15}">{html.escape(x.write(value))}</text>')
+    return parts + [_draw(line, across, up) for line in lines if line.points]
 
 
 def _draw(line: Line, across: _Scale, up: _Scale) -> str:

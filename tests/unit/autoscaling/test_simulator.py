@@ -15,6 +15,7 @@ from benchmarks.autoscaling import traces
 from benchmarks.autoscaling.__main__ import main
 from benchmarks.autoscaling.balancing import Balancer, KubeProxy, LeastRequest, StickyConnections, WeightedRoute
 from benchmarks.autoscaling.model import A100_LIKE, H100_LIKE, Pod, PodState, Requests, StartUp
+from benchmarks.autoscaling.panels import TOP, Panel, document, style
 from benchmarks.autoscaling.policies import (
     CAP,
     FIXED,
@@ -30,7 +31,7 @@ from benchmarks.autoscaling.policies import (
 )
 from benchmarks.autoscaling.promql import rate
 from benchmarks.autoscaling.simulate import Group, Scenario, simulate
-from benchmarks.autoscaling.svg import Line, Panel, chart
+from trtclient.load.svg import Line
 
 ONE = (Group(sku=A100_LIKE),)
 
@@ -330,8 +331,18 @@ def test_the_command_replays_and_draws(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_chart_is_well_formed_and_escapes_names() -> None:
     from xml.etree import ElementTree
 
-    line = Line(name="a<b & c", x=[0, 1, 2], y=[0, 3, math.pi], is_stepped=True)
-    root = ElementTree.fromstring(chart("t < u", [Panel(title="p", lines=[line]), Panel(title="q", lines=[line])]))
+    line = Line(label="a<b & c", points=[(0, 0), (1, 3), (2, math.pi)], style=style(9), is_step=True)
+    root = ElementTree.fromstring(document("t < u", [Panel(title="p", lines=[line]), Panel(title="q", lines=[line])]))
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
-    assert "a<b & c" in texts and "t < u" in texts
-    assert sum(element.tag.endswith("polyline") for element in root.iter()) == 2
+    assert {"a<b & c", "t < u", "p", "q", "minutes"} <= set(texts)
+    drawn = [element.get("d", "") for element in root.iter() if element.tag.endswith("path")]
+    assert sum(path.count("L") == 4 for path in drawn) == 2, "a staircase in each panel"
+
+
+def test_what_is_above_the_top_of_a_panel_stays_inside_and_an_empty_panel_is_drawn() -> None:
+    from xml.etree import ElementTree
+
+    line = Line(label="x", points=[(0, 1), (1, 100)], style="a")
+    root = ElementTree.fromstring(document("t", [Panel(title="p", lines=[line], top=4.0), Panel(title="q", lines=[])]))
+    (path,) = [e.get("d", "") for e in root.iter() if e.tag.endswith("path") and "L" in e.get("d", "")]
+    assert path.endswith(f" {TOP}.0") or path.endswith(f" {TOP}")
