@@ -8,8 +8,8 @@ import shlex
 import pytest
 
 from tests.chart.helm import CHART, CI, Rendered, ci_values, render
+from trtbuild.autoscaling.evidence import POD_LABELS, RELABELINGS, own_labels
 from trtbuild.cli.doctor import autoscaling
-from trtbuild.signal_path import POD_LABELS, RELABELINGS, own_labels
 
 PAGES = ("README.md", "docs/kubernetes.md")
 LINE = re.compile(r"^(?:\$ |  )?trtbuild doctor autoscaling (.*)$", re.MULTILINE)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trtbuild.autoscaling.evidence import FRONT_METRICS
 from trtbuild.cli import run
-from trtbuild.signal_path import FRONT_METRICS
 
 pytestmark = [
     pytest.mark.integration,

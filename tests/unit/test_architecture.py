@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "builder" / "trtbuild"
 LAYERS = {
     "errors": 0, "log": 0, "console": 0, "event_stream": 0,
     "untrusted": 1, "catalog": 1, "spec": 1, "process": 1,
-    "access": 2, "memory": 2, "feasibility": 2, "survey": 2, "signal_path": 2, "preflight": 2, "plan": 2,
-    "host": 3, "fetch": 3, "store": 3, "repository": 3, "launch": 3, "health": 3, "backends": 3,
+    "access": 2, "memory": 2, "feasibility": 2, "survey": 2, "preflight": 2, "plan": 2,
+    "host": 3, "fetch": 3, "store": 3, "repository": 3, "launch": 3, "health": 3, "backends": 3, "autoscaling": 3,
     "pipeline": 4,
     "cli": 5,
 }  # fmt: skip

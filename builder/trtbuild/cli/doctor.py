@@ -93,10 +93,14 @@ def autoscaling(
     for flag, url in (("--metrics-url", metrics_url), ("--prometheus", prometheus)):
         if url is not None and not url.startswith(("http://", "https://")):
             raise click.UsageError(f"{flag}: expected http://HOST:PORT or https://HOST, got {url!r}")
-    from trtbuild.cli.evidence import gather
-    from trtbuild.signal_path import walk
+    import shutil
 
+    from trtbuild import health
+    from trtbuild.autoscaling import Readers, gather, walk
+
+    kubectl = shutil.which("kubectl", path=os.environ.get("PATH", os.defpath))
     evidence = gather(
+        Readers(read_json=health.read_json, read_metrics=health.read_metrics, kubectl=kubectl),
         metric=metric, namespace=namespace, metrics_url=metrics_url, prometheus=prometheus, hpa_name=hpa_name,
         selector=selector, directory=directory,
     )  # fmt: skip

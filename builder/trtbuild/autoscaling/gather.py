@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
 
-from trtbuild import health
+from trtbuild.autoscaling.evidence import (
+    APIS,
+    DOCUMENTS,
+    POD_LABELS,
+    Evidence,
+    is_missing,
+    own_labels,
+    scaled_object_of,
+)
 from trtbuild.errors import LaunchError, SpecError
 from trtbuild.process import Command, run
-from trtbuild.signal_path import APIS, DOCUMENTS, POD_LABELS, Evidence, is_missing, own_labels, scaled_object_of
 
 KUBECTL_TIMEOUT_S = 30.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Readers:
+    """How documents are read: over HTTP, and through a program.
+
+    Attributes:
+        read_json: Returns the JSON at a URL.
+        read_metrics: Returns the text of a metrics endpoint, given the URL without ``/metrics``.
+        kubectl: Path of kubectl; None: it is not there.
+    """
+
+    read_json: Callable[[str], Any]
+    read_metrics: Callable[[str], str]
+    kubectl: str | None
+
+
 def gather(
+    readers: Readers,
     *,
     metric: str | None,
     namespace: str,
@@ -35,26 +58,30 @@ def gather(
     """
     found: dict[str, Any] = _saved(directory) if directory else {}
     if hpa_name:
-        hpa = found["hpa"] = _kubectl("-n", namespace, "get", "hpa", hpa_name, "-o", "json")
+        hpa = found["hpa"] = _kubectl(readers, "-n", namespace, "get", "hpa", hpa_name, "-o", "json")
         owner = hpa_name if is_missing(hpa) else scaled_object_of(hpa)
         if owner:
-            found["scaled_object"] = _kubectl("-n", namespace, "get", "scaledobjects.keda.sh", owner, "-o", "json")
+            found["scaled_object"] = _kubectl(
+                readers, "-n", namespace, "get", "scaledobjects.keda.sh", owner, "-o", "json"
+            )
         own = {"app.kubernetes.io/component": "server"} | {POD_LABELS[k]: v for k, v in own_labels(hpa).items()}
         if not selector and len(own) > len(POD_LABELS):
             selector = ",".join(f"{key}={value}" for key, value in own.items())
     if selector:
-        found["pods"] = _kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json")
+        found["pods"] = _kubectl(readers, "-n", namespace, "get", "pods", "-l", selector, "-o", "json")
     if metrics_url:
-        found["metrics"] = _metrics(metrics_url.removesuffix("/").removesuffix("/metrics"))
+        found["metrics"] = _metrics(readers, metrics_url.removesuffix("/").removesuffix("/metrics"))
     signal = Evidence(metric=metric, namespace=namespace, **found).signal
     if prometheus:
         base = prometheus.rstrip("/")
-        found["targets"] = _json(f"{base}/api/v1/targets")
-        found["rules"] = _json(f"{base}/api/v1/rules")
+        found["targets"] = _json(readers, f"{base}/api/v1/targets")
+        found["rules"] = _json(readers, f"{base}/api/v1/rules")
         if signal.query:
-            found["series"] = _json(f"{base}/api/v1/query?query={quote(signal.query)}")
+            found["series"] = _json(readers, f"{base}/api/v1/query?query={quote(signal.query)}")
     if hpa_name and signal.kind in APIS:
-        found[APIS[signal.kind].document] = _kubectl("get", "--raw", signal.path(namespace, quote(selector or "")))
+        found[APIS[signal.kind].document] = _kubectl(
+            readers, "get", "--raw", signal.path(namespace, quote(selector or ""))
+        )
     return Evidence(metric=metric, namespace=namespace, **found)
 
 
@@ -87,16 +114,16 @@ def _parsed(text: str) -> Any:
         return {"error": text[-500:]} if is_error else None
 
 
-def _metrics(url: str) -> Any:
+def _metrics(readers: Readers, url: str) -> Any:
     try:
-        return health.read_metrics(url)
+        return readers.read_metrics(url)
     except LaunchError as error:
         return {"error": error.message}
 
 
-def _json(url: str) -> Any:
+def _json(readers: Readers, url: str) -> Any:
     try:
-        return health.read_json(url)
+        return readers.read_json(url)
     except LaunchError as error:
         answer = error.__cause__
         if isinstance(answer, HTTPError):  # Prometheus says in the body what it minds
@@ -105,12 +132,11 @@ def _json(url: str) -> Any:
         return {"error": error.message}
 
 
-def _kubectl(*arguments: str) -> Any:
-    program = shutil.which("kubectl", path=os.environ.get("PATH", os.defpath))
-    if not program:
+def _kubectl(readers: Readers, *arguments: str) -> Any:
+    if not readers.kubectl:
         return {"error": "kubectl is not on PATH"}
     try:
-        done = run(Command(argv=(program, *arguments)), timeout_s=KUBECTL_TIMEOUT_S, tail_lines=None)
+        done = run(Command(argv=(readers.kubectl, *arguments)), timeout_s=KUBECTL_TIMEOUT_S, tail_lines=None)
     except (OSError, TimeoutError) as error:
         return {"error": str(error)}
     text = "\n".join(done.tail)

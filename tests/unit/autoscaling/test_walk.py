@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from trtbuild.autoscaling.evidence import APIS, FRONT_METRICS, RELABELINGS, RENAMED, Evidence, Hop, walk
 from trtbuild.cli import run
-from trtbuild.signal_path import APIS, FRONT_METRICS, RELABELINGS, RENAMED, Evidence, Hop, walk
 
 METRIC = "triton:demand:ratio"
 # What kubectl 1.32 prints; the third is its answer while the adapter's pod is down.
