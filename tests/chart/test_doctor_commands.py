@@ -8,7 +8,8 @@ import shlex
 import pytest
 
 from tests.chart.helm import CHART, CI, Rendered, ci_values, render
-from trtbuild.autoscaling.evidence import POD_LABELS, RELABELINGS, own_labels
+from trtbuild.autoscaling.evidence import POD_LABELS, own_labels
+from trtbuild.autoscaling.prometheus import RELABELINGS
 from trtbuild.cli.doctor import autoscaling
 
 PAGES = ("README.md", "docs/kubernetes.md")

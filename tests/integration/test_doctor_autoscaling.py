@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trtbuild.autoscaling.evidence import FRONT_METRICS
+from trtbuild.autoscaling.prometheus import FRONT_METRICS
 from trtbuild.cli import run
 
 pytestmark = [

@@ -11,15 +11,8 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
 
-from trtbuild.autoscaling.evidence import (
-    APIS,
-    DOCUMENTS,
-    POD_LABELS,
-    Evidence,
-    is_missing,
-    own_labels,
-    scaled_object_of,
-)
+from trtbuild.autoscaling.evidence import DOCUMENTS, POD_LABELS, Evidence, own_labels, scaled_object_of
+from trtbuild.autoscaling.signal import APIS, is_missing
 from trtbuild.errors import LaunchError, SpecError
 from trtbuild.process import Command, run
 
