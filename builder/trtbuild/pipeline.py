@@ -197,6 +197,7 @@ def provision(spec: Spec, ctx: Context) -> Provisioned:
             engine_info=info,
             tokenizer_dir=entry.path / "tokenizer",
             layout=spec.repository.layout,
+            decoupled=spec.repository.decoupled,
             max_queue_size=spec.repository.max_queue_size,
         )
         repository = provide_repository(spec, plan, model, ctx.store.root)

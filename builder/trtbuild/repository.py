@@ -76,6 +76,7 @@ class ServedModel:
         engine_info: The engine's limits.
         tokenizer_dir: Directory with ``tokenizer.json`` and its companions.
         layout: ``minimal``, or ``full`` for the models of NVIDIA's own templates beside the front.
+        decoupled: Whether the models that take text may stream; without it each request has exactly one response.
         max_queue_size: Requests that may wait before new ones are refused; 0 for no limit.
     """
 
@@ -84,6 +85,7 @@ class ServedModel:
     engine_info: EngineInfo
     tokenizer_dir: Path
     layout: str = "minimal"
+    decoupled: bool = True
     max_queue_size: int = 0
 
 
@@ -210,9 +212,7 @@ def _render_model(model: ServedModel, names: Mapping[str, str]) -> Files:
     _check_tokenizer(model)
     # The ensemble calls the engine model inside the server, and nothing of ours is in its requests.
     is_open = model.layout == "full"
-    engine_variables = {
-        **model.engine_template.variables, "name": names[_ENGINE], "allow_direct_requests": is_open
-    }  # fmt: skip
+    engine_variables = {**_engine_variables(model), "name": names[_ENGINE], "allow_direct_requests": is_open}
     files = _render_directory(model.engine_template.directory, names[_ENGINE], engine_variables)
     engine = _parse(files, names[_ENGINE])
     variables = _front_variables(model, names, engine)
@@ -220,11 +220,27 @@ def _render_model(model: ServedModel, names: Mapping[str, str]) -> Files:
     for template, name in names.items():
         if template == _ENGINE:
             continue
-        files.update(_render_directory(template, name, {**variables, "name": name}))
+        # Triton's ensembles are decoupled when a step is, and the engine always streams.
+        source = "tensorrt_llm_bls" if template == "ensemble" and not model.decoupled else template
+        files.update(_render_directory(source, name, {**variables, "name": name, "template": template}))
         configs[name] = _parse(files, name)
     for config in configs.values():
         _check_ensemble(config, configs)
     return files
+
+
+def _engine_variables(model: ServedModel) -> dict[str, JsonValue]:
+    """Return the variables of the engine's template; in the full layout whole answers begin with the prompt.
+
+    That is upstream's default, and its clients cut the prompt off. Streams never begin with it, so the front model,
+    which always streams, sees no difference.
+    """
+    variables = dict(model.engine_template.variables)
+    parameters = variables.get("parameters")
+    if model.layout == "full" and isinstance(parameters, list):
+        others = [pair for pair in parameters if isinstance(pair, list) and pair[0] != "exclude_input_in_output"]
+        variables["parameters"] = [*others, ["exclude_input_in_output", "false"]]
+    return variables
 
 
 def _check_tokenizer(model: ServedModel) -> None:
@@ -266,9 +282,19 @@ def _front_variables(model: ServedModel, names: Mapping[str, str], engine: Any) 
         "engine_batch_size": engine.max_batch_size,
         "engine_inputs": _tensors(engine.input),
         "engine_outputs": _tensors(engine.output),
+        "upstream_inputs": _upstream_inputs(),
+        "decoupled": model.decoupled,
         "tokenizer_dir": str(model.tokenizer_dir),
         "max_input_len": str(info.max_input_len),
     }
+
+
+@functools.cache
+def _upstream_inputs() -> dict[str, JsonValue]:
+    """Return the inputs of TensorRT-LLM's own models by name, from the table that the models check requests with."""
+    document = json.loads((TEMPLATES / _SHARED / "upstream_inputs.json").read_text(encoding="utf-8"))
+    inputs: dict[str, JsonValue] = document["inputs"]
+    return inputs
 
 
 def _tensors(tensors: Any) -> dict[str, JsonValue]:

@@ -196,6 +196,13 @@ OPTIONS: tuple[Option, ...] = (
         help="minimal: front model and engine. full: also preprocessing, postprocessing, ensemble, tensorrt_llm_bls.",
     ),
     Option(
+        name="decoupled",
+        kind="bool",
+        default=True,
+        section="repository",
+        help="Models that take text may stream. Without it each request has one response, and KServe's infer works.",
+    ),
+    Option(
         name="add_to_repository",
         kind="bool",
         default=False,
@@ -389,6 +396,7 @@ class RepositorySpec:
     served_name: str | None = None
     repository: Path | None = None
     layout: str = "minimal"
+    decoupled: bool = True
     add_to_repository: bool = False
     max_queue_size: int = 0
     kv_cache_free_gpu_mem_fraction: float | None = None

@@ -29,6 +29,7 @@
   "served_name" $sku.servedName
   "repository" "/var/run/trtbuild/repository/models"
   "layout" $sku.server.layout
+  "decoupled" $sku.server.decoupled
   "max_queue_size" (int $sku.server.maxQueueSize)
   "enable_kv_cache_reuse" $sku.server.enableKvCacheReuse
   "enable_chunked_context" $sku.server.enableChunkedContext

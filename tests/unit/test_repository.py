@@ -94,6 +94,7 @@ def test_the_front_model_knows_its_engine(make_model: Callable[..., ServedModel]
         "max_seq_len": "128",
         "default_max_tokens": "16",
         "engine_knows_front": "true",
+        "echoes_prompt": "false",
         "export_metrics": "true",
     }
     assert {path for path in files if path.startswith("chat/1/trtbuild_front/")} > {
@@ -120,11 +121,20 @@ def test_the_full_layout_has_upstream_s_models(make_model: Callable[..., ServedM
         "tensorrt_llm",
         "postprocessing",
     ]
-    inputs = {tensor.name for tensor in ensemble.input}
-    assert {"text_input", "max_tokens", "seed", "stream"} <= inputs
-    assert "top_k" not in inputs  # this engine has none
+    steps = {step.model_name: step for step in ensemble.ensemble_scheduling.step}
+    assert steps["tensorrt_llm"].input_map["seed"] == steps["preprocessing"].output_map["OUT_SEED"]
+    assert steps["preprocessing"].input_map["top_k"] == "top_k"  # this engine has none: a value is refused
     assert files["tensorrt_llm_bls/1/model.py"] == files["chat/1/model.py"]
     assert "ensemble/1/" in files
+
+
+def test_models_with_one_response_are_no_ensembles(make_model: Callable[..., ServedModel]) -> None:
+    """An ensemble is decoupled when a step is, and the engine always streams."""
+    _, files = render_repository([make_model(layout="full", decoupled=False)])
+    for name in ("chat", "ensemble", "tensorrt_llm_bls"):
+        config = _parse(files, name)
+        assert (config.model_transaction_policy.decoupled, config.backend) == (False, "python"), name
+    assert "image_input" not in {tensor.name for tensor in _parse(files, "ensemble").input}
 
 
 def test_equal_models_give_equal_bytes_and_no_new_version(

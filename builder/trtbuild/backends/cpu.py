@@ -47,6 +47,7 @@ _SCALAR_INPUTS: tuple[tuple[str, str], ...] = (
     ("seed", "TYPE_UINT64"),
     ("return_log_probs", "TYPE_BOOL"),
     ("return_perf_metrics", "TYPE_BOOL"),
+    ("exclude_input_in_output", "TYPE_BOOL"),
     ("stop", "TYPE_BOOL"),
     ("streaming", "TYPE_BOOL"),
 )

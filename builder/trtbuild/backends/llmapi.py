@@ -44,7 +44,7 @@ _SCALARS = frozenset(
     {
         "end_id", "pad_id", "beam_width", "temperature", "runtime_top_k", "runtime_top_p", "len_penalty",
         "repetition_penalty", "presence_penalty", "frequency_penalty", "min_tokens", "seed", "return_log_probs",
-        "return_perf_metrics", "stop", "streaming",
+        "return_perf_metrics", "exclude_input_in_output", "stop", "streaming",
     }
 )  # fmt: skip
 _HINT = "remove the entry (trtbuild store rm) and build it again"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from trtbuild.spec import EngineSpec, HostInfo, Spec
 
 VALUES_OPTIONS = (
-    "served_name", "layout", "max_queue_size", "kv_cache_free_gpu_mem_fraction", "enable_kv_cache_reuse",
-    "enable_chunked_context", "batch_scheduler_policy", "template_parameter",
+    "served_name", "layout", "decoupled", "max_queue_size", "kv_cache_free_gpu_mem_fraction",
+    "enable_kv_cache_reuse", "enable_chunked_context", "batch_scheduler_policy", "template_parameter",
 )  # fmt: skip
 """Options of the repository that end up in what ``--values`` prints."""
 

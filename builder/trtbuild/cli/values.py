@@ -90,6 +90,7 @@ def _server_values(spec: Spec) -> dict[str, object]:
     asked, plain = spec.repository, RepositorySpec()
     names = {
         "layout": "layout",
+        "decoupled": "decoupled",
         "maxQueueSize": "max_queue_size",
         "kvCacheFreeGpuMemFraction": "kv_cache_free_gpu_mem_fraction",
         "enableKvCacheReuse": "enable_kv_cache_reuse",

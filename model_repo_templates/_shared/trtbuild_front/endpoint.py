@@ -6,7 +6,9 @@ Python model is a child process of the server, so the command line is its parent
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 ENVIRONMENT_NAME = "TRTBUILD_GRPC_ENDPOINT"
 DEFAULT_PORT = 8001
@@ -57,3 +59,12 @@ def find_endpoint(parameter: str, environment: Mapping[str, str], server_argumen
         raise ValueError(f"the server's gRPC speaks TLS only: {_HINT}")
     host = options.get("grpc-address", "")
     return "127.0.0.1" if host in _EVERY_ADDRESS else host.strip("[]"), int(options.get("grpc-port") or DEFAULT_PORT)
+
+
+def server_arguments() -> list[str]:
+    """Return the command line of the server: this process is its child."""
+    try:
+        raw = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return raw.decode(errors="replace").split("\0")

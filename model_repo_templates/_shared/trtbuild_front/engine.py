@@ -200,6 +200,9 @@ def prepare(
         inputs[key] = np.array([value], _INPUT_TYPES.get(key, np.float32))
     if "return_perf_metrics" in contract.inputs:
         inputs["return_perf_metrics"] = np.array([True])
+    inputs.update(request.for_engine)
+    if "exclude_input_in_output" in contract.inputs:
+        inputs["exclude_input_in_output"] = np.array([True])
     echo_ids = tuple(ids) if request.is_prompt_echoed and request.text is not None else ()
     request_id = secrets.token_hex(8)
     body = _encode(inputs, contract, request_id, request.return_log_probs)

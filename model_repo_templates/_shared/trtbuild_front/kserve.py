@@ -26,6 +26,7 @@ _DATATYPES = {
     "float32": "FP32",
 }
 _NUMPY_TYPES = {datatype: np.dtype(name) for name, datatype in _DATATYPES.items()}
+_SENT_ONLY = {"float16": "FP16"}
 
 
 @dataclass(slots=True)
@@ -73,7 +74,9 @@ def encode_request(
     raw = bytearray()
     for name, value in inputs.items():
         is_text = value.dtype == np.object_
-        tensor = _field(1, name.encode()) + _field(2, b"BYTES" if is_text else _DATATYPES[value.dtype.name].encode())
+        kind = value.dtype.name
+        datatype = "BYTES" if is_text else _DATATYPES.get(kind) or _SENT_ONLY[kind]
+        tensor = _field(1, name.encode()) + _field(2, datatype.encode())
         tensor += _field(3, b"".join(_varint(size) for size in value.shape))
         message += _field(5, tensor)
         raw += _field(7, _strings(value) if is_text else value.tobytes())

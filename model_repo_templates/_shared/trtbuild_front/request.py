@@ -13,13 +13,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trtbuild_front import upstream
 from trtbuild_front.faults import RequestError
 from trtbuild_front.limits import MAX_MESSAGES_BYTES, MAX_TEXT_BYTES, MAX_WORD_BYTES, MAX_WORDS, MAX_WORDS_BYTES
+from trtbuild_front.parameters import check_parameters
 
 DEFAULT_MAX_TOKENS = 16
 _LARGEST_SINGLE = float(np.finfo(np.float32).max)
 _LARGEST = 2**31 - 1  # the engine counts in 32 bits
 _SPELLINGS = (("min_tokens", "min_length"), ("seed", "random_seed"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How requests to a model are to be understood.
+
+    Attributes:
+        inputs: Names of the model's inputs; parameters with other names are refused. None accepts any parameter.
+        is_decoupled: Whether the model may send several responses, which streaming needs.
+        echoes_prompt: Whether whole answers begin with the prompt unless ``exclude_input_in_output`` is true.
+            Source: TensorRT-LLM, docs of ``exclude_input_in_output`` (default false); streams never begin with it.
+    """
+
+    inputs: frozenset[str] | None = None
+    is_decoupled: bool = True
+    echoes_prompt: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +58,7 @@ class GenerationRequest:
         return_log_probs: Whether log probabilities are wanted.
         return_perf_metrics: Whether the times of arrival, scheduling, first and last token are wanted.
         is_prompt_echoed: Whether the answer begins with the prompt.
+        for_engine: Further inputs that the engine model takes as they are (LoRA, guided decoding ...).
     """
 
     text: str | None = None
@@ -55,17 +74,22 @@ class GenerationRequest:
     return_log_probs: bool = False
     return_perf_metrics: bool = False
     is_prompt_echoed: bool = False
+    for_engine: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Number:
-    """A numeric input: the engine's name for it and its legal range."""
+    """A numeric input: the engine's name for it and its legal range; ``unset_at`` and below mean "not said"."""
 
     engine_name: str
     low: float
     high: float = math.inf
     is_low_open: bool = False
     is_integer: bool = False
+    unset_at: float = -math.inf
+
+    def is_unset(self, value: float) -> bool:
+        return self.unset_at > -math.inf and value <= self.unset_at
 
     def check(self, name: str, value: float) -> int | float:
         above = value > self.low if self.is_low_open else value >= self.low
@@ -80,7 +104,8 @@ class _Number:
 _SAMPLING = {
     "temperature": _Number("temperature", 0.0),
     "top_k": _Number("runtime_top_k", 0, _LARGEST, is_integer=True),
-    "top_p": _Number("runtime_top_p", 0.0, 1.0, is_low_open=True),
+    # Source: TensorRT-LLM, inflight_batcher_llm/src/utils.cc getSamplingConfigFromTensors: top_p <= 0 is reset.
+    "top_p": _Number("runtime_top_p", 0.0, 1.0, is_low_open=True, unset_at=0.0),
     "repetition_penalty": _Number("repetition_penalty", 0.0, is_low_open=True),
     "presence_penalty": _Number("presence_penalty", -2.0, 2.0),
     "frequency_penalty": _Number("frequency_penalty", -2.0, 2.0),
@@ -172,35 +197,48 @@ class _Inputs:
         return () if array is None else read_words(name, array)
 
 
-def parse_request(values: Mapping[str, npt.NDArray[Any]]) -> GenerationRequest:
+def parse_request(
+    values: Mapping[str, npt.NDArray[Any]], dialect: Dialect | None = None, parameters: str = ""
+) -> GenerationRequest:
     """Return the request that is in the inputs of the front model (any shapes with the right number of elements).
 
+    Args:
+        values: The inputs.
+        dialect: How they are meant.
+        parameters: The request parameters, as the Python backend hands them over.
+
     Raises:
-        RequestError: An input is missing, twice there or out of range; the message names it.
+        RequestError: An input is missing, unknown, twice there or out of range; the message names it.
     """
+    dialect = dialect or Dialect()
+    if dialect.inputs is not None:
+        check_parameters(parameters, dialect.inputs)
+    upstream.refuse(values, upstream.NEVER_SERVED)
     inputs = _Inputs(values)
     text, messages = inputs.text("text_input", MAX_TEXT_BYTES), inputs.text("messages", MAX_MESSAGES_BYTES)
+    if messages is not None and text == "":  # clients that fill every mandatory input
+        text = None
     if (text is None) == (messages is None):
         got = "neither" if text is None else "both"
         raise RequestError(f"expected text_input or messages, got {got}; send one of the two")
     sampling = {
         number.engine_name: number.check(name, value)
         for name, number in _SAMPLING.items()
-        if (value := inputs.number(name)) is not None
+        if (value := inputs.number(name)) is not None and not number.is_unset(value)
     }
-    for name in ("beam_width", "num_return_sequences"):
-        if (count := inputs.integer(name, 1)) not in {None, 1}:
-            raise RequestError(f"{name}: this server does no beam search; expected 1, got {count}")
-    for name in ("return_context_logits", "return_generation_logits"):
-        if inputs.flag(name, False):
-            raise RequestError(f"{name}: this model answers with text and log probabilities, not with logits")
+    stream = inputs.flag("stream", False)
+    if stream and not dialect.is_decoupled:
+        raise RequestError(
+            "stream: this model is served with decoupled: false and answers once; leave stream out, or serve it with "
+            "decoupled: true"
+        )
     end_id = inputs.integer("end_id", -1)
     pad_id = inputs.integer("pad_id", -1)
     return GenerationRequest(
         text=text,
         messages=messages,
         max_tokens=inputs.integer("max_tokens", 1),
-        stream=inputs.flag("stream", False),
+        stream=stream,
         sampling=sampling,
         min_tokens=inputs.integer("min_tokens", 0) or 0,
         stop_words=inputs.words("stop_words"),
@@ -209,8 +247,15 @@ def parse_request(values: Mapping[str, npt.NDArray[Any]]) -> GenerationRequest:
         pad_id=pad_id,
         return_log_probs=inputs.flag("return_log_probs", False),
         return_perf_metrics=inputs.flag("return_perf_metrics", False),
-        is_prompt_echoed=not inputs.flag("exclude_input_in_output", True),
+        is_prompt_echoed=_is_echoed(inputs, dialect, stream),
+        for_engine=upstream.for_engine(values),
     )
+
+
+def _is_echoed(inputs: _Inputs, dialect: Dialect, stream: bool) -> bool:
+    if dialect.echoes_prompt:
+        return not stream and not inputs.flag("exclude_input_in_output", False)
+    return not inputs.flag("exclude_input_in_output", True)
 
 
 def as_inputs(**values: object) -> dict[str, npt.NDArray[Any]]:

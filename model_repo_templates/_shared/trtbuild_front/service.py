@@ -24,7 +24,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
@@ -37,7 +37,7 @@ from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, R
 from trtbuild_front.generation import Generation, Reply, Writer
 from trtbuild_front.http2 import Connection
 from trtbuild_front.lanes import Lanes
-from trtbuild_front.request import parse_request
+from trtbuild_front.request import Dialect, parse_request
 from trtbuild_front.text import TextModel, size_bytes
 
 _IDLE_S = 0.25
@@ -76,11 +76,13 @@ class Settings:
         slots: Requests the engine computes at once.
         max_waiting: Requests that may wait beside them; 0 for no limit.
         default_max_tokens: Used when a request with ``text_input`` does not say.
+        dialect: How requests are to be understood.
     """
 
     slots: int
     max_waiting: int
     default_max_tokens: int
+    dialect: Dialect = field(default_factory=Dialect)
 
 
 def end_process(reason: str) -> None:
@@ -209,7 +211,7 @@ class Service:
         """The server is not ending after all."""
         self._drain_until_s = None
 
-    def submit(self, values: Mapping[str, npt.NDArray[Any]], reply: Reply) -> None:
+    def submit(self, values: Mapping[str, npt.NDArray[Any]], reply: Reply, parameters: str = "") -> None:
         """Take a request; every answer, errors too, goes to ``reply``. Returns at once."""
         if self._stopping.is_set() or self._drain_until_s is not None:
             reply.fail(OverloadError(_SHUTTING_DOWN))
@@ -223,7 +225,7 @@ class Service:
         account = None
         try:
             account = self.accounting.arrive(self._now_s())
-            request = parse_request(values)
+            request = parse_request(values, self._settings.dialect, parameters)
             size = check_size(request, self._text, self._contract)
             generation = Generation(ticket=ticket, request=request, reply=reply, account=account)
             self._live[ticket] = generation

@@ -2,7 +2,8 @@
 
 It decides what its tensors hold. It does not know Triton.
 
-Source: TensorRT-LLM, ``triton_backend/all_models/inflight_batcher_llm/{preprocessing,postprocessing}/config.pbtxt``.
+Source: TensorRT-LLM, ``triton_backend/all_models/inflight_batcher_llm/{preprocessing,postprocessing}``: config.pbtxt
+and 1/model.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trtbuild_front import upstream
 from trtbuild_front.engine import word_list
 from trtbuild_front.faults import RequestError
 from trtbuild_front.limits import MAX_TEXT_BYTES
@@ -62,7 +64,7 @@ def tokenize(
     *,
     adds_special_tokens: bool = True,
     most_tokens: int = MAX_TEXT_BYTES,
-) -> dict[str, Int32]:
+) -> dict[str, npt.NDArray[Any]]:
     """Return the outputs of ``preprocessing`` for inputs with a batch dimension.
 
     Args:
@@ -72,8 +74,10 @@ def tokenize(
         most_tokens: Longest prompt that the engine takes.
 
     Raises:
-        RequestError: A prompt is empty, too long or no text; or there are too many stop or bad words.
+        RequestError: A prompt is empty, too long or no text; there are too many stop or bad words; or the request asks
+            for what the engine cannot do.
     """
+    upstream.refuse(inputs, upstream.INPUTS)
     rows = inputs["QUERY"].shape[0]
     prompts = [_prompt(row, text, most_tokens, adds_special_tokens) for row in inputs["QUERY"]]
     stops = [[_word(word, text) for word in row] for row in _words(inputs, "STOP_WORDS_DICT", rows)]
@@ -95,7 +99,25 @@ def tokenize(
         "BAD_WORDS_IDS": _word_lists(bad),
         "OUT_END_ID": end_ids,
         "OUT_PAD_ID": pad_ids,
+        **_renamed(inputs, rows),
     }
+
+
+_SPELLINGS = (("OUT_SEED", "SEED", "RANDOM_SEED"), ("OUT_MIN_TOKENS", "MIN_TOKENS", "MIN_LENGTH"))
+
+
+def _renamed(inputs: Mapping[str, npt.NDArray[Any]], rows: int) -> dict[str, npt.NDArray[Any]]:
+    """Return what the engine has under one name and clients under two, and whether answers leave out the prompt.
+
+    Source: ``exclude_input_in_output`` is false unless set (TensorRT-LLM, triton_backend docs and tests).
+    """
+    out: dict[str, npt.NDArray[Any]] = {"OUT_EXCLUDE_INPUT": inputs.get("EXCLUDE_INPUT", np.zeros((rows, 1), np.bool_))}
+    for name, new, old in _SPELLINGS:
+        if new in inputs and old in inputs:
+            raise RequestError(f"{new.lower()} and {old.lower()} are two spellings of one input; send one of them")
+        if new in inputs or old in inputs:
+            out[name] = inputs[new] if new in inputs else inputs[old]
+    return out
 
 
 def _word(word: str, text: TextModel) -> tuple[int, ...]:
@@ -105,10 +127,10 @@ def _word(word: str, text: TextModel) -> tuple[int, ...]:
 def detokenize(
     tokens: Int32, lengths: Int32, text: TextModel, *, skips_special_tokens: bool = True
 ) -> npt.NDArray[Any]:
-    """Return the text of each sequence, in the shape of ``lengths``."""
-    out = np.empty(lengths.shape, np.object_)
+    """Return the text of each sequence of the batch, one after another: ``bytes[sequences]``, as upstream does."""
+    out = np.empty(lengths.size, np.object_)
     rows = tokens.reshape(lengths.size, -1) if lengths.size else tokens
     for at, (ids, length) in enumerate(zip(rows.tolist(), lengths.reshape(-1).tolist(), strict=True)):
         part = ids[:length]
-        out.reshape(-1)[at] = text.decode(part, skips_special_tokens=skips_special_tokens).encode()
+        out[at] = text.decode(part, skips_special_tokens=skips_special_tokens).encode()
     return out

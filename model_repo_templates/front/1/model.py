@@ -1,7 +1,7 @@
 """The front model as Triton sees it: inputs to arrays, answers to tensors, books to metrics.
 
 It decides nothing about requests; ``trtbuild_front.service`` does. Parameters are those of ``config.pbtxt``. With a
-batch dimension (``max_batch_size: 1``) its tensors have the shapes of TensorRT-LLM's BLS template.
+batch dimension (``max_batch_size: 1``) its tensors have the shapes of what TensorRT-LLM's BLS model sends.
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import text
-from trtbuild_front.endpoint import find_endpoint
+from trtbuild_front.endpoint import find_endpoint, server_arguments
 from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
 from trtbuild_front.exporter import Exporter, Kind, Series
 from trtbuild_front.faults import ClientGoneError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
 from trtbuild_front.http2 import Connection
+from trtbuild_front.parameters import are_headers_forwarded
+from trtbuild_front.request import Dialect
 from trtbuild_front.service import Service, Settings
+
+_COUNTS = ("num_input_tokens", "num_output_tokens")
+"""Outputs of TensorRT-LLM's models that are sent when ``return_<name>`` asks for them."""
 
 _TICK_S = 0.2
 _TICKS_PER_DISTRIBUTION = 5  # dozens of series that nobody scales on: once a second is enough
@@ -42,22 +47,29 @@ class TritonReply:
     Seen with Triton 2.51: signal 11 in TRITONBACKEND_ResponseFactoryIsCancelled, once in some ten thousand requests.
     """
 
-    def __init__(self, request: Any, has_batch_dimension: bool) -> None:
+    def __init__(self, request: Any, has_batch_dimension: bool, counts: frozenset[str] = frozenset()) -> None:
         self._lock = threading.Lock()
         self._is_over = False
         self._sender = request.get_response_sender()
         self._wanted = frozenset(request.requested_output_names())
         self._lead = (1,) if has_batch_dimension else ()
+        self._counts = counts
 
     def send(self, piece: Piece) -> None:
         """Send one piece of text; the one with a finish reason ends the request."""
         is_last = bool(piece.finish_reason)
-        outputs = [self._strings("text_output", piece.text), self._strings("finish_reason", piece.finish_reason)]
+        # Without batch dimension in any case, as upstream's postprocessing answers and its clients read it.
+        # Source: TensorRT-LLM, all_models/inflight_batcher_llm/postprocessing/1/model.py, 0.9 to 1.2.
+        outputs = [self._strings("text_output", piece.text, ()), self._strings("finish_reason", piece.finish_reason)]
+        outputs += [self._numbers(name, (0,), np.int32) for name in ("batch_index", "sequence_index")]
         if piece.log_probs:
             outputs.append(self._numbers("output_log_probs", piece.log_probs, np.float32, beams=self._lead))
         if is_last:
             outputs.append(self._numbers("prompt_tokens", (piece.prompt_tokens,), np.int32))
             outputs.append(self._numbers("completion_tokens", (piece.completion_tokens,), np.int32))
+            for name, count in zip(_COUNTS, (piece.prompt_tokens, piece.completion_tokens), strict=True):
+                if name in self._counts:
+                    outputs.append(self._numbers(name, (count,), np.int32))
             if piece.cum_log_prob is not None:
                 outputs.append(self._numbers("cum_log_probs", (piece.cum_log_prob,), np.float32))
             outputs += [
@@ -92,10 +104,10 @@ class TritonReply:
             except pb_utils.TritonModelException as error:
                 raise ClientGoneError(str(error)) from error
 
-    def _strings(self, name: str, value: str) -> Any:
+    def _strings(self, name: str, value: str, lead: tuple[int, ...] | None = None) -> Any:
         if name not in self._wanted:
             return None
-        array = np.empty((*self._lead, 1), np.object_)
+        array = np.empty((*(self._lead if lead is None else lead), 1), np.object_)
         array[...] = value.encode()
         return pb_utils.Tensor(name, array)
 
@@ -124,15 +136,6 @@ class TritonSeries:
         self._families.clear()
 
 
-def _server_arguments() -> list[str]:
-    """Return the command line of the server: this process is its child."""
-    try:
-        raw = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-    except OSError:
-        return []
-    return raw.decode(errors="replace").split("\0")
-
-
 def _owned(array: Any) -> Any:
     """Return an array that outlives its request; strings have been copied already."""
     return array if array.dtype == np.object_ else array.copy()
@@ -155,12 +158,20 @@ class TritonPythonModel:
             max_seq_len=int(values["max_seq_len"]),
             secret=os.environ.get(SECRET_VARIABLE, "") if values.get("engine_knows_front") == "true" else "",
         )
+        arguments = server_arguments()
+        inputs = frozenset(tensor["name"] for tensor in config["input"])
+        dialect = Dialect(
+            inputs=None if are_headers_forwarded(arguments) else inputs,
+            is_decoupled=bool(config.get("model_transaction_policy", {}).get("decoupled", False)),
+            echoes_prompt=values["echoes_prompt"] == "true",
+        )
         settings = Settings(
+            dialect=dialect,
             slots=int(values["slots"]),
             max_waiting=int(values["max_queue_size"]),
             default_max_tokens=int(values["default_max_tokens"]),
         )
-        host, port = find_endpoint(values.get("grpc_endpoint", ""), os.environ, _server_arguments())
+        host, port = find_endpoint(values.get("grpc_endpoint", ""), os.environ, arguments)
         model = text.load(Path(values["tokenizer_dir"]))
         self._service = Service(
             text=model, contract=contract, settings=settings, connect=lambda: Connection(host, port)
@@ -190,9 +201,10 @@ class TritonPythonModel:
         """Queue the requests and return."""
         for request in requests:
             values = {tensor.name(): _owned(tensor.as_numpy()) for tensor in request.inputs()}
-            reply = TritonReply(request, self._has_batch_dimension)
+            counts = frozenset(name for name in _COUNTS if np.any(values.get(f"return_{name}", False)))
+            reply = TritonReply(request, self._has_batch_dimension, counts)
             try:
-                self._service.submit(values, reply)
+                self._service.submit(values, reply, request.parameters())
             except ClientGoneError as error:
                 pb_utils.Logger.log_verbose(f"an answer could not be delivered: {error}")
 

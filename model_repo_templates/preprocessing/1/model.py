@@ -13,7 +13,9 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import text
+from trtbuild_front.endpoint import server_arguments
 from trtbuild_front.faults import EngineError, RequestError
+from trtbuild_front.parameters import are_headers_forwarded, check_parameters
 from trtbuild_front.steps import tokenize
 
 
@@ -27,6 +29,8 @@ class TritonPythonModel:
         self._text = text.load(Path(parameters["tokenizer_dir"]), with_template=False)
         self._most_tokens = int(parameters["max_input_len"])
         self._adds_special_tokens = parameters["add_special_tokens"] == "true"
+        known = {tensor["name"] for tensor in config["input"]} | set(parameters["ensemble_inputs"].split(","))
+        self._known_names = None if are_headers_forwarded(server_arguments()) else known
         self._has_batch_dimension = int(config.get("max_batch_size", 0)) > 0
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -38,6 +42,8 @@ class TritonPythonModel:
         if not self._has_batch_dimension:
             inputs = {name: value[np.newaxis] for name, value in inputs.items()}
         try:
+            if self._known_names is not None:
+                check_parameters(request.parameters(), self._known_names)
             outputs = tokenize(
                 inputs, self._text, adds_special_tokens=self._adds_special_tokens, most_tokens=self._most_tokens
             )

@@ -154,7 +154,10 @@ class Answer:
 _TYPES = {
     **dict.fromkeys(("temperature", "runtime_top_p", "repetition_penalty", "presence_penalty"), ("FP32", np.float32)),
     **dict.fromkeys(("streaming", "stop", "return_log_probs", "return_perf_metrics"), ("BOOL", np.bool_)),
-    "seed": ("UINT64", np.uint64),
+    **dict.fromkeys(("exclude_input_in_output", "return_num_input_tokens"), ("BOOL", np.bool_)),
+    **dict.fromkeys(("return_num_output_tokens", "return_context_logits"), ("BOOL", np.bool_)),
+    "return_generation_logits": ("BOOL", np.bool_),
+    **dict.fromkeys(("seed", "random_seed"), ("UINT64", np.uint64)),
 }
 
 

@@ -49,7 +49,32 @@ def test_without_streaming_one_response_holds_everything(server: Server, referen
 
 def test_log_probs_and_times_are_sent_only_when_asked_for(server: Server) -> None:
     answer = ask(server, input_ids=PROMPT, request_output_len=2)
-    assert set(answer.tensors) == {"output_ids", "sequence_length"}
+    assert set(answer.tensors) == {"output_ids", "sequence_length", "batch_index", "sequence_index"}
+
+
+def test_the_prompt_comes_first_when_it_is_not_excluded_and_counts_come_when_asked_for(server: Server) -> None:
+    plain = ask(server, input_ids=PROMPT, request_output_len=2).tokens
+    asked = {"exclude_input_in_output": False, "return_num_input_tokens": True, "return_num_output_tokens": True}
+    whole = ask(server, input_ids=PROMPT, request_output_len=2, **asked)
+    assert whole.tokens == [*PROMPT, *plain]
+    assert int(whole.tensors["sequence_length"].item()) == len(PROMPT) + 2
+    counts = [int(whole.tensors[name].item()) for name in ("num_input_tokens", "num_output_tokens")]
+    assert counts == [len(PROMPT), 2]
+    assert ask(server, input_ids=PROMPT, request_output_len=2, streaming=True, **asked).tokens == plain
+
+
+def test_older_spellings_and_values_that_ask_for_nothing(server: Server) -> None:
+    plain = ask(server, input_ids=PROMPT, request_output_len=4).tokens
+    nothing = {"num_return_sequences": 1, "beam_width": 0, "runtime_top_p": -1.0, "return_context_logits": False}
+    assert ask(server, input_ids=PROMPT, request_output_len=4, **nothing).tokens == plain
+    draws = [
+        ask(server, input_ids=PROMPT, request_output_len=16, runtime_top_p=1.0, temperature=5.0, **seed).tokens
+        for seed in ({"seed": 7}, {"random_seed": 7}, {"random_seed": 8})
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    end = plain[0]
+    assert ask(server, input_ids=PROMPT, request_output_len=4, end_id=end).tokens == []
+    assert len(ask(server, input_ids=PROMPT, request_output_len=4, end_id=end, min_length=2).tokens) >= 2
 
 
 def test_padding_after_input_lengths_is_not_part_of_the_prompt(server: Server, reference: dict[str, Any]) -> None:
@@ -75,6 +100,10 @@ def test_padding_after_input_lengths_is_not_part_of_the_prompt(server: Server, r
         pytest.param({"repetition_penalty": 0.0}, "repetition_penalty", id="repetition penalty"),
         pytest.param({"presence_penalty": 9.0}, "presence_penalty: expected -2 to 2", id="presence penalty"),
         pytest.param({"beam_width": 4}, "no beam search", id="beam search"),
+        pytest.param({"num_return_sequences": 2}, "num_return_sequences: this engine", id="several sequences"),
+        pytest.param({"return_context_logits": True}, "return_context_logits: this engine", id="context logits"),
+        pytest.param({"return_generation_logits": True}, "returns no logits", id="generation logits"),
+        pytest.param({"seed": 1, "random_seed": 1}, "two spellings of one input", id="both spellings"),
         pytest.param(
             {"bad_words_list": word_list([5, 6]), "presence_penalty": 0.5},
             "takes no presence_penalty",

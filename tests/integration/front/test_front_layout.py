@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,18 +85,19 @@ def _text(results: list[Any]) -> str:
 def test_a_client_of_nvidia_s_templates_works_unchanged(full_server: RunningServer, model: str, stream: bool) -> None:
     results = _ask(
         full_server, model, text_input=PROMPT, max_tokens=24, stream=stream, bad_words=[""], stop_words=[""],
-        temperature=1.0,
+        temperature=1.0, exclude_input_in_output=True,
     )  # fmt: skip
     assert _text(results) == _echo(PROMPT, 24)
     assert (len(results) > 5) == stream
-    assert results[0].as_numpy("text_output").shape == (1, 1)
+    assert results[0].as_numpy("text_output").shape == (1,)
 
 
 @pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
 def test_stop_words_and_end_ids_end_it_too(full_server: RunningServer, model: str) -> None:
-    text = _text(_ask(full_server, model, text_input="abc STOP def", max_tokens=60, stop_words=["P"]))
+    options: dict[str, Any] = {"max_tokens": 60, "exclude_input_in_output": True}
+    text = _text(_ask(full_server, model, text_input="abc STOP def", stop_words=["P"], **options))
     assert text.startswith("abc STO") and "def" not in text
-    assert _text(_ask(full_server, model, text_input="abc<|end|>def", max_tokens=60)) == "abc"
+    assert _text(_ask(full_server, model, text_input="abc<|end|>def", **options)) == "abc"
 
 
 @pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
@@ -106,7 +108,7 @@ def test_over_http_too(full_server: RunningServer, model: str) -> None:
 
 
 def test_the_bls_model_refuses_what_it_cannot_do(full_server: RunningServer) -> None:
-    with pytest.raises(InferenceServerException, match="not with logits"):
+    with pytest.raises(InferenceServerException, match="return_generation_logits: this model has no logits"):
         _ask(full_server, "tensorrt_llm_bls", text_input="a", max_tokens=1, return_generation_logits=True)
 
 
@@ -125,7 +127,41 @@ def test_the_steps_can_be_called_alone(full_server: RunningServer) -> None:
     sizes.set_data_from_numpy(lengths)
     output = client.infer("postprocessing", [tokens, sizes]).as_numpy("OUTPUT")
     client.close()
-    assert output.tolist() == [[b"abc"], [PROMPT.encode()]]
+    assert output.tolist() == [b"abc", PROMPT.encode()]  # one dimension, as upstream's
+
+
+@pytest.mark.parametrize(
+    ("new", "old"), [pytest.param("seed", "random_seed"), pytest.param("min_tokens", "min_length")]
+)
+def test_both_spellings_reach_an_engine_that_has_one(full_server: RunningServer, new: str, old: str) -> None:
+    """The stand-in has the new names only; preprocessing renames the old ones."""
+    body = {"text_input": "abc", "max_tokens": 3}
+    for sent, is_seen in (({new: 7}, True), ({old: 7}, True), ({}, False)):
+        status, text = full_server.post("ensemble/generate", {**body, **sent})
+        assert status == 200, text
+        assert (new in full_server.records()[-1]["inputs"]) == is_seen
+    status, text = full_server.post("ensemble/generate", {**body, new: 7, old: 7})
+    assert status == 400 and f"{new} and {old} are two spellings" in text
+
+
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
+def test_what_this_engine_cannot_do_is_refused_by_name(full_server: RunningServer, model: str) -> None:
+    body = {"text_input": "abc", "max_tokens": 1}
+    for name, value in {"lora_task_id": 3, "guided_decoding_guide_type": "json", "beam_width": 2}.items():
+        status, text = full_server.post(f"{model}/generate", {**body, name: value})
+        assert status == 400 and f"{name}: " in text, text
+    nothing = {"lora_task_id": 0, "guided_decoding_guide_type": "", "beam_width": 1, "num_return_sequences": 1}
+    status, text = full_server.post(f"{model}/generate", {**body, **nothing})
+    assert status == 200, text
+
+
+@pytest.mark.parametrize("model", ["chat", "ensemble", "tensorrt_llm_bls"])
+def test_a_typing_error_is_no_parameter(full_server: RunningServer, model: str) -> None:
+    status, text = full_server.post(f"{model}/generate", {"text_input": "abc", "max_tokens": 1, "top_kk": 3})
+    assert status == 400 and "top_kk: this model has no such input; did you mean top_k?" in text
+    nested = {"text_input": "abc", "max_tokens": 1, "parameters": {"seed": 3}}  # the server makes an input of it
+    status, text = full_server.post(f"{model}/generate", nested)
+    assert status == 200, text
 
 
 def test_several_models_are_served_and_counted_apart(full_server: RunningServer) -> None:
@@ -135,3 +171,11 @@ def test_several_models_are_served_and_counted_apart(full_server: RunningServer)
         lambda: full_server.metric("trtbuild_requests_total", outcome="ok", model="second") == 1, "counted"
     )
     assert full_server.metric("trtbuild_requests_total", outcome="ok", model="chat") == before
+
+
+def test_messages_alone_are_a_request_though_text_is_mandatory(full_server: RunningServer) -> None:
+    """Programs that fill mandatory inputs only, as triton_cli does, need one; the server only counts inputs."""
+    messages = json.dumps([{"role": "user", "content": "abc"}])
+    alone = full_server.generate(messages=messages, max_tokens=3)
+    assert full_server.generate(messages=messages, text_input="", max_tokens=3) == alone
+    assert full_server.generate(text_input="abc")["finish_reason"]

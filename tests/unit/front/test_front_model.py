@@ -109,7 +109,7 @@ LAST = Piece(
     ("has_batch", "shapes"),
     [
         pytest.param(False, {"text_output": (1,), "output_log_probs": (2,), "cum_log_probs": (1,)}, id="plain"),
-        pytest.param(True, {"text_output": (1, 1), "output_log_probs": (1, 1, 2), "cum_log_probs": (1, 1)}, id="batch"),
+        pytest.param(True, {"text_output": (1,), "output_log_probs": (1, 1, 2), "cum_log_probs": (1, 1)}, id="batch"),
     ],
 )
 def test_the_last_piece_has_everything(model: Any, has_batch: bool, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ _MOMENTARY = frozenset({"trtbuild_engine_up", "active", "waiting", "scheduled", 
 
 _SECRET_VARIABLE = "TRTBUILD_ENGINE_SECRET"  # noqa: S105 - the variable's name
 _SECRET_PARAMETER = "trtbuild_engine_secret"  # noqa: S105 - the parameter's name
+_COUNTS = ("num_input_tokens", "num_output_tokens")
+_ZERO = np.zeros((1, 1), np.int32)
 _TIMES = ("first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
 
 
@@ -63,7 +65,10 @@ class Pending:
     Attributes:
         sender: Where responses go.
         outputs: Names of the tensors the client wants.
+        echo: Tokens that its only response begins with: the prompt, unless ``exclude_input_in_output``.
         tokens: Arrived and not sent yet; with ``streaming`` off, all of them.
+        counts: Which of the outputs ``num_input_tokens`` and ``num_output_tokens`` were asked for.
+        sent: Number of tokens generated and sent.
         is_unwanted: Its client has gone or stopped it, and the engine was told.
         end: The engine's last event, once it is there.
     """
@@ -75,10 +80,13 @@ class Pending:
     outputs: frozenset[str]
     is_streaming: bool
     wants_times: bool
+    counts: frozenset[str]
     arrival_ns: int
+    echo: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     cumulated: float = 0.0
+    sent: int = 0
     is_unwanted: bool = False
     end: dict[str, Any] | None = None
 
@@ -93,8 +101,8 @@ class _Inputs:
         tensor = pb_utils.get_input_tensor_by_name(self._request, name)
         return None if tensor is None else tensor.as_numpy()
 
-    def number(self, name: str, default: Any, low: float, high: float) -> Any:
-        """Return a scalar as a Python number, or ``default``.
+    def number(self, name: str, default: Any, low: float, high: float, *, is_raised: bool = False) -> Any:
+        """Return a scalar as a Python number, or ``default``; with ``is_raised``, ``low`` for anything below.
 
         Raises:
             InvalidRequestError: It is not one number between ``low`` and ``high``.
@@ -105,13 +113,26 @@ class _Inputs:
         value = values.reshape(-1)[0].item()
         if values.size != 1:
             raise InvalidRequestError(f"{name}: expected one value, got {values.size}")
+        value = low if is_raised and value < low else value
         if not low <= value <= high:  # also refuses NaN
             raise InvalidRequestError(f"{name}: expected {_plain(low)} to {_plain(high)}, got {_plain(value)}")
         return value
 
-    def flag(self, name: str) -> bool:
+    def flag(self, name: str, default: bool = False) -> bool:
         values = self.array(name)
-        return bool(values is not None and values.size and values.reshape(-1)[0])
+        return default if values is None or not values.size else bool(values.reshape(-1)[0])
+
+    def spelling(self, name: str, older: str) -> str:
+        """Return under which of its two names an input was sent.
+
+        Raises:
+            InvalidRequestError: Under both.
+        """
+        if self.array(older) is None:
+            return name
+        if self.array(name) is not None:
+            raise InvalidRequestError(f"{name} and {older} are two spellings of one input; send one of them")
+        return older
 
     def words(self, name: str) -> list[list[int]]:
         """Return a word list of TensorRT-LLM's form: ``int32[2, n]``, ids one after the other, then where each ends.
@@ -165,8 +186,13 @@ def read_options(inputs: _Inputs) -> dict[str, Any]:
     new = inputs.number("request_output_len", None, 1, 2**31 - 1)
     if new is None:
         raise InvalidRequestError("request_output_len: missing")
-    if inputs.number("beam_width", 1, 0, 2**31 - 1) > 1:
-        raise InvalidRequestError("beam_width: this engine has no beam search, expected 1")
+    for name in ("beam_width", "num_return_sequences"):
+        if inputs.number(name, 1, 0, 2**31 - 1) > 1:
+            raise InvalidRequestError(f"{name}: this engine has no beam search, expected 1")
+    for name in ("return_context_logits", "return_generation_logits"):
+        if inputs.flag(name):
+            raise InvalidRequestError(f"{name}: this engine returns no logits; leave {name} out")
+    min_tokens = inputs.number(inputs.spelling("min_tokens", "min_length"), 0, 0, 2**31 - 1)
     options = {
         "input_ids": flat[:used],
         "request_output_len": new,
@@ -175,7 +201,7 @@ def read_options(inputs: _Inputs) -> dict[str, Any]:
         "frequency_penalty": inputs.number("frequency_penalty", 0.0, -2.0, 2.0),
         "log_probs": inputs.flag("return_log_probs"),
         "stop_words": inputs.words("stop_words_list"),
-        "min_tokens": min(inputs.number("min_tokens", 0, 0, 2**31 - 1), new),
+        "min_tokens": min(min_tokens, new),
     }
     end_id = inputs.number("end_id", -1, -(2**31), 2**31 - 1)
     if end_id >= 0:
@@ -188,13 +214,13 @@ def read_options(inputs: _Inputs) -> dict[str, Any]:
 def _sampling(inputs: _Inputs) -> dict[str, Any]:
     """Return how tokens are chosen, with TensorRT-LLM's meaning of absent and zero values.
 
-    Nothing, ``top_k`` 1, or ``temperature`` 0 is greedy; ``top_k`` 0 is no limit; ``top_p`` 0 is no limit beside a
-    ``top_k``. Without a seed each request draws its own.
+    Nothing, ``top_k`` 1, or ``temperature`` 0 is greedy; ``top_k`` 0 is no limit; ``top_p`` 0 or less is no limit
+    beside a ``top_k``. Without a seed each request draws its own.
     """
     temperature = inputs.number("temperature", 1.0, 0.0, 1e6)
     top_k = inputs.number("runtime_top_k", 0, 0, 2**31 - 1)
-    top_p = inputs.number("runtime_top_p", 0.0, 0.0, 1.0)
-    seed = inputs.number("seed", None, 0, 2**64 - 1)
+    top_p = inputs.number("runtime_top_p", 0.0, 0.0, 1.0, is_raised=True)
+    seed = inputs.number(inputs.spelling("seed", "random_seed"), None, 0, 2**64 - 1)
     if top_k == 1 or temperature == 0.0 or (top_k == 0 and top_p == 0.0):
         return {"sample": False}
     return {
@@ -227,6 +253,7 @@ class TritonPythonModel:
         self._labels = {"model": args["model_name"], "version": args["model_version"]}
         self._directory = Path(args["model_repository"], args["model_version"])
         self._max_queue_size = int(self._parameters.get("max_queue_size", "0"))
+        self._excludes_input = self._parameters.get("exclude_input_in_output", "true") == "true"
         self._cancel_period_s = int(self._parameters.get("cancellation_check_period_ms", "100")) / 1000
         self._log = pb_utils.Logger
         self._lock = threading.Lock()
@@ -314,6 +341,8 @@ class TritonPythonModel:
             sender.send(flags=_FINAL)
             return
         options = read_options(inputs)
+        is_streaming = inputs.flag("streaming")
+        is_echoed = not is_streaming and not inputs.flag("exclude_input_in_output", self._excludes_input)
         with self._work:
             refusal = self._refusal()
             if not refusal:
@@ -324,8 +353,10 @@ class TritonPythonModel:
                     sender=sender,
                     options={"key": key, **options},
                     outputs=frozenset(request.requested_output_names()),
-                    is_streaming=inputs.flag("streaming"),
+                    is_streaming=is_streaming,
+                    echo=options["input_ids"] if is_echoed else [],
                     wants_times=inputs.flag("return_perf_metrics"),
+                    counts=frozenset(name for name in _COUNTS if inputs.flag(f"return_{name}")),
                     arrival_ns=time.monotonic_ns(),
                 )
                 self._tell({"submit": self._pending[key].options})
@@ -535,21 +566,41 @@ def _send_part(pending: Pending, tokens: list[int], log_probs: list[float], end:
         return
     if not tokens and end is None:
         return
+    pending.sent += len(tokens)
+    outputs = _outputs(pending, tokens, log_probs)
+    if end is not None:
+        outputs.update(_last_outputs(pending, end))
+    tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items() if name in pending.outputs]
+    response = pb_utils.InferenceResponse(output_tensors=tensors)
+    _send(pending.sender, response, _FINAL if end is not None else 0)
+
+
+def _outputs(pending: Pending, tokens: list[int], log_probs: list[float]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return what every response holds."""
+    sequence = pending.echo + tokens
     outputs = {
-        "output_ids": np.array([[tokens]], np.int32),
-        "sequence_length": np.array([[len(tokens)]], np.int32),
+        "output_ids": np.array([[sequence]], np.int32),
+        "sequence_length": np.array([[len(sequence)]], np.int32),
+        "batch_index": _ZERO,
+        "sequence_index": _ZERO,
     }
     if pending.options["log_probs"]:
         pending.cumulated += sum(log_probs)
         outputs["cum_log_probs"] = np.array([[pending.cumulated]], np.float32)
-        outputs["output_log_probs"] = np.array([[log_probs]], np.float32)
-    if end is not None and pending.wants_times:
-        outputs["arrival_time_ns"] = np.array([[pending.arrival_ns]], np.int64)
+        if log_probs or not pending.is_streaming:  # the end of a stream may come without a token
+            outputs["output_log_probs"] = np.array([[log_probs]], np.float32)
+    return outputs
+
+
+def _last_outputs(pending: Pending, end: dict[str, Any]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Yield what only the last response holds, as far as the client asked for it."""
+    for name, count in zip(_COUNTS, (len(pending.options["input_ids"]), pending.sent), strict=True):
+        if name in pending.counts:
+            yield name, np.array([[count]], np.int32)
+    if pending.wants_times:
+        yield "arrival_time_ns", np.array([[pending.arrival_ns]], np.int64)
         for name, value in zip(_TIMES, end["times"], strict=True):
-            outputs[name] = np.array([[value]], np.int64)
-    tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items() if name in pending.outputs]
-    response = pb_utils.InferenceResponse(output_tensors=tensors)
-    _send(pending.sender, response, _FINAL if end is not None else 0)
+            yield name, np.array([[value]], np.int64)
 
 
 def _send_error(sender: Any, message: str, code: Any) -> None:
