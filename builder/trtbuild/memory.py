@@ -1,8 +1,9 @@
 """How much memory and room an engine needs, line by line. Pure arithmetic on catalog facts.
 
 It decides the formulas and their constants and names a source for each. It does not decide what to build; the plan
-compares these numbers with a machine. Weight and key/value bytes are exact for the layout TensorRT-LLM gives the ranks;
-activations, runtime buffers and host memory are estimates that lean to the high side, and the lines say which is which.
+compares these numbers with a machine. Weight and key/value bytes are exact for the layout TensorRT-LLM gives the
+ranks, where the catalog counts a model's parameters exactly; activations, runtime buffers and host memory are estimates
+that lean to the high side, and the lines say which is which.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trtbuild.catalog import ModelInfo, Preset, count_parameters
+from trtbuild.catalog import Block, BlockCounts, ModelInfo, ParameterCounts, Preset, Storage, count_parameters
 from trtbuild.errors import SpecError
 from trtbuild.log import format_bytes
 
@@ -60,6 +61,10 @@ the graph and its kernels."""
 
 TOKENIZER_BYTES = 32 * MIB
 """Tokenizer and configuration files of a snapshot; the largest tokenizer.json of the catalog (Gemma 2) has 17 MB."""
+
+STATE_BYTES = 4
+"""Bytes of a value of a state-space mixer's state. Source: the models' mamba_ssm_dtype and mamba_ssm_cache_dtype,
+float32 where they say anything; a release that keeps it in 16 bits needs half of it."""
 
 TOOL_BYTES = 4 * GIB
 """Host memory of one Python process with torch, TensorRT and tensorrt_llm loaded. Estimate."""
@@ -128,6 +133,10 @@ class Layout:
         kv_cache_dtype: ``auto`` for the compute type, ``int8`` or ``fp8``.
         tp_size: Ranks that share each layer.
         pp_size: Groups of ranks that share the layers.
+        storage: How a checkpoint that is quantized already stores its weights, which are loaded as they are.
+        shares_tied_head: A tied lm_head is the embedding table in memory too. Engines hold it twice: those of
+            Qwen2.5-0.5B are as large as two copies make them, in 16, 8 and 4 bits.
+        has_windowed_cache: The runtime keeps no more of the cache of a layer than its attention window.
     """
 
     dtype: str
@@ -135,6 +144,9 @@ class Layout:
     kv_cache_dtype: str = "auto"
     tp_size: int = 1
     pp_size: int = 1
+    storage: Storage | None = None
+    shares_tied_head: bool = False
+    has_windowed_cache: bool = False
 
     @property
     def world_size(self) -> int:
@@ -160,7 +172,8 @@ class GpuMemory:
         weights_bytes: Weights of the rank with the most.
         activation_bytes: Activations.
         runtime_bytes: Context, decoder and communication buffers.
-        kv_bytes_per_token: Key/value cache of one token on the rank with the most layers.
+        kv_bytes_per_token: Key/value cache of one token on the rank with the most of it, without regard to windows.
+        sequence_bytes: Cache of one sequence of the longest length there, windows regarded.
         gpu_bytes: Total memory of the GPU.
         kv_pool_bytes: Memory the runtime will give to the key/value cache; 0 when nothing is left.
         kv_tokens: Tokens that fit there.
@@ -173,6 +186,7 @@ class GpuMemory:
     activation_bytes: int
     runtime_bytes: int
     kv_bytes_per_token: int
+    sequence_bytes: int
     gpu_bytes: int
     kv_pool_bytes: int
     kv_tokens: int
@@ -183,12 +197,12 @@ class GpuMemory:
     @property
     def fits(self) -> bool:
         """At least one sequence of the longest length can be served."""
-        return self.kv_tokens >= self.max_seq_len
+        return self.kv_pool_bytes >= max(self.sequence_bytes, 1)
 
     @property
     def full_sequences(self) -> int:
         """Sequences of the longest length that fit at once."""
-        return self.kv_tokens // self.max_seq_len
+        return self.kv_pool_bytes // max(self.sequence_bytes, 1)
 
     @property
     def missing_bytes(self) -> int:
@@ -196,7 +210,7 @@ class GpuMemory:
         if self.fits:
             return 0
         fixed = self.weights_bytes + self.activation_bytes + self.runtime_bytes
-        needed = fixed + math.ceil(self.max_seq_len * self.kv_bytes_per_token / KV_FRACTION)
+        needed = fixed + math.ceil(max(self.sequence_bytes, 1) / KV_FRACTION)
         return max(needed - self.gpu_bytes, 1)
 
 
@@ -233,17 +247,29 @@ def stage_layers(layers: int, pp_size: int) -> tuple[int, ...]:
     return tuple(base + (1 if stage < extra else 0) for stage in range(pp_size))
 
 
-def rank_kv_heads(model: ModelInfo, tp_size: int) -> int:
+def rank_kv_heads(kv_heads: int, tp_size: int) -> int:
     """Return the key/value heads a rank holds: a share, or a copy of one when there are more ranks than heads.
 
     Source: tensorrt_llm/layers/attention.py, num_attention_kv_heads.
     """
-    return math.ceil(model.kv_heads / tp_size)
+    return math.ceil(kv_heads / tp_size)
+
+
+def _rank_cache_width(block: Block, tp_size: int) -> int:
+    """Return the values of a layer's key/value cache per token on a rank; a latent is whole on every one."""
+    if block.latent is not None:
+        return block.latent.cache_width
+    return 2 * rank_kv_heads(block.kv_heads, tp_size) * block.head_dim
 
 
 def kv_bytes_per_token(model: ModelInfo, value_bytes: int = 2) -> int:
     """Return the key/value cache bytes of one token over the whole model, without copies."""
-    return 2 * model.layers * model.kv_heads * model.head_dim * value_bytes
+    return sum(block.cache_width for block in model.blocks) * value_bytes
+
+
+def _packed_bytes(weights: int, bits: int, group_size: int, scale_bytes: int) -> int:
+    size = math.ceil(weights * bits / 8)
+    return size + (math.ceil(weights / group_size) * scale_bytes if group_size else 0)
 
 
 def matrix_bytes(weights: int, layout: Layout) -> int:
@@ -251,59 +277,106 @@ def matrix_bytes(weights: int, layout: Layout) -> int:
     preset = layout.preset
     if preset.bits == 16:
         return weights * layout.dtype_bytes
-    size = math.ceil(weights * preset.bits / 8)
-    if preset.group_size:
-        size += math.ceil(weights / preset.group_size) * preset.group_scale_bytes
-    return size
+    return _packed_bytes(weights, preset.bits, preset.group_size, preset.group_scale_bytes)
+
+
+def _rank_block_bytes(block: Block, counts: BlockCounts, layout: Layout) -> int:
+    """Return the bytes of one layer on one rank."""
+    tp = layout.tp_size
+    if block.latent is None and block.kv_heads:
+        kv = math.ceil(counts.kv * rank_kv_heads(block.kv_heads, tp) / block.kv_heads)
+    else:
+        kv = math.ceil(counts.kv / tp)
+    experts = math.ceil(counts.experts / tp)
+    rest = math.ceil((counts.q + counts.o + counts.mixer + counts.mlp + counts.experts) / tp) - experts
+    rest += kv + counts.latent
+    others = (counts.router + counts.bias + counts.norm) * layout.dtype_bytes
+    stored = layout.storage
+    if stored is None:
+        return matrix_bytes(experts + rest, layout) + others
+    packed = experts + rest if stored.parts == "matrices" else experts
+    plain = (experts + rest - packed) * layout.dtype_bytes
+    return _packed_bytes(packed, stored.bits, stored.group_size, stored.scale_bytes) + plain + others
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageWeights:
-    """Bytes of the weights of one rank of a pipeline stage, by part."""
+    """Bytes of the weights of one rank of a pipeline stage, by part.
 
-    layers: int
-    layer_bytes: int
+    Attributes:
+        block_bytes: Each layer.
+        embedding_bytes: Embedding and position tables.
+        head_bytes: lm_head and the final norm.
+        tower_bytes: What is around the decoder, such as a vision tower; an estimate.
+    """
+
+    block_bytes: tuple[int, ...]
     embedding_bytes: int
     head_bytes: int
+    tower_bytes: int = 0
+
+    @property
+    def layers(self) -> int:
+        """Layers of the stage."""
+        return len(self.block_bytes)
 
     @property
     def total(self) -> int:
         """All weights of the rank."""
-        return self.layers * self.layer_bytes + self.embedding_bytes + self.head_bytes
+        return sum(self.block_bytes) + self.embedding_bytes + self.head_bytes + self.tower_bytes
 
 
 def stage_weights(model: ModelInfo, layout: Layout) -> tuple[StageWeights, ...]:
     """Return the weights of one rank of every pipeline stage.
 
-    Matrices are cut over ``tp_size``, key/value heads copied when there are fewer than ranks; norms, biases and routers
-    are on every rank. The embedding table is whole on every rank of the first stage (converters shard it only with
-    --use_parallel_embedding), lm_head is cut on the last one. A tied lm_head shares the table's memory only where both
-    are whole and on the same rank.
+    Matrices are cut over ``tp_size``, key/value heads copied when there are fewer than ranks; norms, biases, routers
+    and what compresses a latent are on every rank. The embedding table is whole on every rank of the first stage
+    (converters shard it only with --use_parallel_embedding), lm_head is cut on the last one. A tied lm_head shares the
+    table's memory only where the layout says so and both are whole and on the same rank.
+
+    Weights that are quantized in a way config.json does not tell (``listed_bytes`` of a checkpoint without ``storage``)
+    are taken as what the listing has beyond the tables, spread over the layers: an estimate.
 
     Source: tensorrt_llm/models/modeling_utils.py; release notes 0.16.0 (embedding sharing is automatic when possible).
     """
-    counts = count_parameters(model)
-    tp, value = layout.tp_size, layout.dtype_bytes
-    kv = math.ceil(counts.kv * rank_kv_heads(model, tp) / model.kv_heads)
-    layer = matrix_bytes(math.ceil((counts.q + counts.o + counts.mlp) / tp) + kv, layout)
-    layer += (counts.router + counts.bias + counts.norm) * value
-    head = math.ceil(model.vocab_size / tp) * model.hidden_size
-    if model.tied_embeddings and layout.world_size == 1:
-        head = 0
-    elif not model.tied_embeddings and layout.tp_size == 1:
-        head = counts.lm_head
-    stages = []
+    counts, value = count_parameters(model), layout.dtype_bytes
+    blocks = [_rank_block_bytes(b, c, layout) for b, c in zip(model.blocks, counts.blocks, strict=True)]
+    blocks = _listed_blocks(model, layout, counts, blocks)
+    tables = (counts.embedding + counts.positions) * value
+    head = _head_weights(model, layout, counts)
+    stages, done = [], 0
     for stage, layers in enumerate(stage_layers(model.layers, layout.pp_size)):
         is_first, is_last = stage == 0, stage == layout.pp_size - 1
         stages.append(
             StageWeights(
-                layers=layers,
-                layer_bytes=layer,
-                embedding_bytes=(counts.embedding + counts.positions) * value if is_first else 0,
+                block_bytes=tuple(blocks[done : done + layers]),
+                embedding_bytes=tables if is_first else 0,
                 head_bytes=(head + counts.final_norm) * value if is_last else 0,
+                tower_bytes=model.tower_parameters * value if is_first else 0,
             )
         )
+        done += layers
     return tuple(stages)
+
+
+def _head_weights(model: ModelInfo, layout: Layout, counts: ParameterCounts) -> int:
+    if model.tied_embeddings and layout.shares_tied_head and layout.world_size == 1:
+        return 0
+    if not model.tied_embeddings and layout.tp_size == 1:
+        return counts.lm_head
+    return math.ceil(model.vocab_size / layout.tp_size) * model.hidden_size
+
+
+def _listed_blocks(model: ModelInfo, layout: Layout, counts: ParameterCounts, blocks: list[int]) -> list[int]:
+    """Return the layers' bytes scaled to what the listing says, where nothing else tells how they are stored."""
+    if not model.listed_bytes or (model.is_exact and not model.pre_quantized) or model.storage is not None:
+        return blocks
+    if layout.preset.bits != 16:
+        return blocks
+    whole = sum(block.total for block in counts.blocks) * layout.dtype_bytes
+    around = (counts.embedding + counts.positions + counts.lm_head + model.tower_parameters) * layout.dtype_bytes
+    share = max(model.listed_bytes - around, 0) / whole
+    return [math.ceil(block * share) for block in blocks]
 
 
 def checkpoint_bytes(model: ModelInfo, layout: Layout) -> int:
@@ -320,36 +393,86 @@ def gpu_memory(
     activations = _activation_line(model, layout, limits)
     runtime = tuple(_runtime_lines(model, layout, limits))
     runtime_bytes = sum(line.size_bytes for line in runtime)
-    # The stage with the most layers has the least room per token, the one with the most weights the least room: taking
-    # the worst of both is exact for one stage and on the safe side for more.
-    per_token = 2 * max(s.layers for s in stages) * rank_kv_heads(model, layout.tp_size) * model.head_dim
-    per_token *= layout.kv_bytes
+    # The stage with the largest cache needs the most per token, the one with the most weights leaves the least room:
+    # taking the worst of both is exact for one stage and on the safe side for more.
+    cache = max(_stage_caches(model, layout, limits), key=lambda cache: cache.sequence_bytes)
     free = gpu_bytes - fullest.total - activations.size_bytes - runtime_bytes
     pool = max(int(free * kv_fraction), 0)
-    kv_lines = _kv_lines(model, layout, limits, per_token=per_token, free=free, pool=pool, kv_fraction=kv_fraction)
+    kv_lines = _kv_lines(model, limits, cache=cache, free=free, pool=pool, kv_fraction=kv_fraction)
     return GpuMemory(
         weights_bytes=fullest.total,
         activation_bytes=activations.size_bytes,
         runtime_bytes=runtime_bytes,
-        kv_bytes_per_token=per_token,
+        kv_bytes_per_token=cache.token_bytes,
+        sequence_bytes=cache.sequence_bytes,
         gpu_bytes=gpu_bytes,
         kv_pool_bytes=pool,
-        kv_tokens=pool // per_token,
+        kv_tokens=pool // max(cache.token_bytes, 1),
         max_seq_len=limits.max_seq_len,
         max_batch_size=limits.max_batch_size,
         lines=(*_weight_lines(model, layout, fullest), activations, *runtime, *kv_lines),
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _StageCache:
+    """The key/value cache of one rank of a stage.
+
+    Attributes:
+        token_bytes: Of one token, in layers without regard to their windows.
+        sequence_bytes: Of one sequence of the longest length.
+        formula: How ``token_bytes`` comes about.
+        windows: Layers whose window is shorter than the longest sequence.
+    """
+
+    token_bytes: int
+    sequence_bytes: int
+    formula: str
+    windows: int
+
+
+def _stage_caches(model: ModelInfo, layout: Layout, limits: Limits) -> Iterator[_StageCache]:
+    done = 0
+    for layers in stage_layers(model.layers, layout.pp_size):
+        token, sequence, windows = 0, 0, 0
+        kinds: dict[str, int] = {}
+        for block in model.blocks[done : done + layers]:
+            size = _rank_cache_width(block, layout.tp_size) * layout.kv_bytes
+            if not size:
+                continue
+            is_short = layout.has_windowed_cache and 0 < block.window_tokens < limits.max_seq_len
+            token, windows = token + size, windows + is_short
+            sequence += size * (block.window_tokens if is_short else limits.max_seq_len)
+            kind = _cache_words(block, layout)
+            kinds[kind] = kinds.get(kind, 0) + 1
+        done += layers
+        formula = " + ".join(kind.format(layers=count) for kind, count in kinds.items()) or "no layer has one"
+        yield _StageCache(token_bytes=token, sequence_bytes=sequence, formula=formula, windows=windows)
+
+
+def _cache_words(block: Block, layout: Layout) -> str:
+    if block.latent is not None:
+        return f"{{layers}} layers x {block.latent.cache_width} latent values x {layout.kv_bytes} B"
+    heads = rank_kv_heads(block.kv_heads, layout.tp_size)
+    return f"2 x {{layers}} layers x {heads} kv heads x {block.head_dim} x {layout.kv_bytes} B"
+
+
 def _weight_lines(model: ModelInfo, layout: Layout, stage: StageWeights) -> Iterator[Line]:
     preset = layout.preset.name if layout.preset.bits != 16 else layout.dtype
+    if model.pre_quantized and layout.preset.bits == 16:
+        preset = f"{model.pre_quantized} as published"
     copies = layout.tp_size // model.kv_heads if layout.tp_size > model.kv_heads else 1
     copied = f", each of {model.kv_heads} kv heads on {copies} ranks" if copies > 1 else ""
+    sizes = {size: stage.block_bytes.count(size) for size in stage.block_bytes}
+    if len(sizes) == 1:
+        layers = f"{stage.layers} of {model.layers} layers x {stage.block_bytes[0]:,} B"
+    else:
+        layers = f"{stage.layers} of {model.layers} layers of {len(sizes)} sizes, up to {max(sizes):,} B"
     yield Line(
         label="layers",
-        formula=f"{stage.layers} of {model.layers} layers x {stage.layer_bytes:,} B "
-        f"({preset}, tp {layout.tp_size}{copied})",
-        size_bytes=stage.layers * stage.layer_bytes,
+        formula=f"{layers} ({preset}, tp {layout.tp_size}{copied})",
+        size_bytes=sum(stage.block_bytes),
+        is_exact=model.is_exact and (not model.pre_quantized or model.storage is not None),
     )
     if stage.embedding_bytes:
         yield Line(
@@ -358,11 +481,20 @@ def _weight_lines(model: ModelInfo, layout: Layout, stage: StageWeights) -> Iter
             size_bytes=stage.embedding_bytes,
         )
     if stage.head_bytes:
-        tied = "shared with the embedding; the final norm" if model.tied_embeddings and layout.world_size == 1 else ""
+        is_shared = model.tied_embeddings and layout.shares_tied_head and layout.world_size == 1
+        tied = "shared with the embedding; the final norm" if is_shared else ""
         cut = (
             f"{model.vocab_size:,} / tp {layout.tp_size} x {model.hidden_size:,} x {layout.dtype_bytes} B and the norm"
         )
-        yield Line(label="lm_head", formula=tied or cut, size_bytes=stage.head_bytes)
+        twice = ", a copy of the tied embedding" if model.tied_embeddings else ""
+        yield Line(label="lm_head", formula=tied or cut + twice, size_bytes=stage.head_bytes)
+    if stage.tower_bytes:
+        yield Line(
+            label="around the decoder",
+            formula=f"vision tower, about {model.tower_parameters:,} x {layout.dtype_bytes} B, whole on each rank",
+            size_bytes=stage.tower_bytes,
+            is_exact=False,
+        )
 
 
 def _activation_line(model: ModelInfo, layout: Layout, limits: Limits) -> Line:
@@ -392,6 +524,14 @@ def _runtime_lines(model: ModelInfo, layout: Layout, limits: Limits) -> Iterator
         size_bytes=slots * (DECODER_VOCABULARIES * model.vocab_size + limits.max_seq_len) * 4,
         is_exact=False,
     )
+    if state := sum(block.state_values for block in model.blocks):
+        share = math.ceil(state / layout.world_size)
+        yield Line(
+            label="recurrent state",
+            formula=f"{limits.max_batch_size:,} slots x {share:,} values x {STATE_BYTES} B",
+            size_bytes=limits.max_batch_size * share * STATE_BYTES,
+            is_exact=False,
+        )
     if layout.world_size > 1:
         formula, size = f"NCCL {format_bytes(NCCL_BYTES)}", NCCL_BYTES
         if layout.tp_size > 1:
@@ -401,29 +541,27 @@ def _runtime_lines(model: ModelInfo, layout: Layout, limits: Limits) -> Iterator
 
 
 def _kv_lines(
-    model: ModelInfo, layout: Layout, limits: Limits, *, per_token: int, free: int, pool: int, kv_fraction: float
+    model: ModelInfo, limits: Limits, *, cache: _StageCache, free: int, pool: int, kv_fraction: float
 ) -> Iterator[Line]:
-    heads = rank_kv_heads(model, layout.tp_size)
-    layers = max(stage_layers(model.layers, layout.pp_size))
+    is_exact = model.is_exact
     yield Line(
-        label="key/value cache per token",
-        formula=f"2 x {layers} layers x {heads} kv heads x {model.head_dim} x {layout.kv_bytes} B",
-        size_bytes=per_token,
+        label="key/value cache per token", formula=cache.formula, size_bytes=cache.token_bytes, is_exact=is_exact
     )
-    yield Line(
-        label="one longest sequence",
-        formula=f"{limits.max_seq_len:,} tokens x {per_token:,} B",
-        size_bytes=limits.max_seq_len * per_token,
-    )
+    longest = f"{limits.max_seq_len:,} tokens x {cache.token_bytes:,} B"
+    if cache.windows:
+        longest = f"{limits.max_seq_len:,} tokens, {cache.windows} layers keep their window only"
+    yield Line(label="one longest sequence", formula=longest, size_bytes=cache.sequence_bytes, is_exact=is_exact)
     yield Line(
         label="all slots at that length",
-        formula=f"{limits.max_batch_size:,} x {limits.max_seq_len:,} tokens x {per_token:,} B",
-        size_bytes=limits.max_batch_size * limits.max_seq_len * per_token,
+        formula=f"{limits.max_batch_size:,} x {cache.sequence_bytes:,} B",
+        size_bytes=limits.max_batch_size * cache.sequence_bytes,
+        is_exact=is_exact,
     )
+    tokens, sequences = pool // max(cache.token_bytes, 1), pool // max(cache.sequence_bytes, 1)
     yield Line(
         label="key/value cache pool",
-        formula=f"{kv_fraction:g} x {format_bytes(max(free, 0))} free: {pool // per_token:,} tokens, "
-        f"{pool // per_token // limits.max_seq_len} longest sequences",
+        formula=f"{kv_fraction:g} x {format_bytes(max(free, 0))} free: {tokens:,} tokens, "
+        f"{sequences} longest sequences",
         size_bytes=pool,
         is_exact=False,
     )
@@ -450,8 +588,8 @@ def host_room(model: ModelInfo, layout: Layout, *, workers: int = 1, is_calibrat
     ranks = f"{layout.world_size} ranks"
     second = "a quantized copy" if is_calibrated else f"{workers} x {format_bytes(rank)} of a rank"
     lines = (
-        Line(label="disk: snapshot", formula="published weights and tokenizer", size_bytes=snapshot),
-        Line(label="disk: checkpoint", formula=f"weights of {ranks}", size_bytes=checkpoint),
+        snapshot_line(model),
+        Line(label="disk: checkpoint", formula=f"weights of {ranks}", size_bytes=checkpoint, is_exact=model.is_exact),
         Line(label="disk: engine", formula=f"{ENGINE_OVERHEAD:g} x checkpoint", size_bytes=engine, is_exact=False),
         Line(
             label="host memory: conversion",
@@ -481,6 +619,23 @@ def host_room(model: ModelInfo, layout: Layout, *, workers: int = 1, is_calibrat
         shm_bytes=shm,
         lines=lines,
     )
+
+
+def snapshot_line(model: ModelInfo) -> Line:
+    """Return the line of the download: as listed by the hub, else as counted."""
+    known = "as listed" if model.listed_bytes else "as counted" if model.are_sizes_known else "estimated"
+    return Line(
+        label="disk: snapshot",
+        formula=f"published weights, {known}, and tokenizer",
+        size_bytes=model.stored_bytes + TOKENIZER_BYTES,
+        is_exact=model.are_sizes_known,
+    )
+
+
+def estimate_warning(model: ModelInfo) -> str:
+    """Return what to say of a model whose weights are not counted exactly."""
+    how = "taken from the listing of its files" if model.listed_bytes else "estimated from config.json"
+    return f"the sizes of {model.architecture} are not known exactly; its weights are {how}, memory figures may be off"
 
 
 def build_workers(model: ModelInfo, layout: Layout, *, gpus: int, host_memory_bytes: int) -> int:

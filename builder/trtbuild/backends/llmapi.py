@@ -79,6 +79,8 @@ class LlmApiBackend:
             kv_cache_dtype=spec.kv_cache_dtype,
             tp_size=spec.tp_size,
             pp_size=spec.pp_size,
+            storage=model.info.storage,
+            shares_tied_head=True,
         )
         batch, seq, inputs, tokens = choose_limits(spec, model.info)
         shape = EngineShape(
@@ -103,7 +105,7 @@ class LlmApiBackend:
             sku=gpu_label(gpu),
             key=_key(model, shape),
             steps=("link SNAPSHOT into ENGINE/model", "write ENGINE/model.yaml and ENGINE/config.json"),
-            arithmetic=memory.text_lines(need.lines),
+            arithmetic=memory.text_lines((*need.lines, memory.snapshot_line(model.info))),
             budget=_budget(model.info, layout),
             warnings=tuple(_warnings(spec, model.info, architecture, gpu)),
         )
@@ -314,8 +316,8 @@ def _unsupported(version: str, architecture: GpuArchitecture, gpu: GpuInfo) -> s
 
 
 def _refuse_too_big(model: ModelInfo, need: memory.GpuMemory, gpu: GpuInfo) -> None:
-    # Checkpoints that are quantized already are smaller than this arithmetic says, by a factor nobody told us.
-    if need.fits or model.pre_quantized:
+    # Without a listing, how much smaller a quantized checkpoint is may not be known; then this arithmetic is no reason.
+    if need.fits or (model.pre_quantized and not model.are_sizes_known):
         return
     raise HostError(
         f"{model.name} does not fit {gpu_label(gpu)}: about {format_bytes(need.missing_bytes)} per GPU are missing",
@@ -341,8 +343,13 @@ def _warnings(spec: EngineSpec, model: ModelInfo, architecture: GpuArchitecture 
             f"config.json has {missed} in rope_parameters only, where transformers 5 writes it; a TensorRT-LLM that "
             "reads it with transformers 4 takes a default, and answers are wrong"
         )
-    if model.pre_quantized:
-        yield f"{model.name} is quantized already ({model.pre_quantized}); the memory figures are those without that"
+    if model.pre_quantized and not model.are_sizes_known:
+        yield (
+            f"{model.name} is quantized already ({model.pre_quantized}) in a way that config.json does not tell; the "
+            "memory figures are those without that"
+        )
+    elif not model.is_exact:
+        yield memory.estimate_warning(model)
 
 
 def _budget(model: ModelInfo, layout: memory.Layout) -> Budget:

@@ -310,7 +310,7 @@ def _too_big(
         f"{model.name} as {layout.preset.name if layout.preset.bits != 16 else layout.dtype} with "
         f"--tp {layout.tp_size} --pp {layout.pp_size} does not fit {target.product}: {format_bytes(fixed)} per GPU "
         f"before the key/value cache of one sequence of {limits.max_seq_len} tokens "
-        f"({format_bytes(limits.max_seq_len * gpu.kv_bytes_per_token)}), and {format_bytes(gpu.gpu_bytes)} are there"
+        f"({format_bytes(gpu.sequence_bytes)}), and {format_bytes(gpu.gpu_bytes)} are there"
     )
     if target.architecture is None:
         return HostError(message, hint="use more GPUs (--tp), --quantization, or smaller limits")
@@ -389,7 +389,7 @@ def _warnings(
             "whether it can compute with these types is not checked"
         )
     if not model.is_exact:
-        yield f"the weights of {model.architecture} are estimated; memory figures may be off"
+        yield memory.estimate_warning(model)
     expected = target.release.tensorrt
     found = host.versions.get("tensorrt")
     if found and not expected.startswith(found) and not found.startswith(expected):

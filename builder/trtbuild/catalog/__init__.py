@@ -6,6 +6,8 @@ does that with these facts. Files are read on first use and kept, so importing t
 
 from __future__ import annotations
 
+from trtbuild.catalog.blocks import Block, Latent
+from trtbuild.catalog.checkpoints import Storage
 from trtbuild.catalog.complaints import Complaint, Diagnosis, complaints, diagnose
 from trtbuild.catalog.models import (
     ModelInfo,
@@ -13,7 +15,7 @@ from trtbuild.catalog.models import (
     find_model,
     models,
 )
-from trtbuild.catalog.parameters import ParameterCounts, count_parameters, exact_architectures
+from trtbuild.catalog.parameters import BlockCounts, ParameterCounts, count_parameters, exact_architectures
 from trtbuild.catalog.skus import (
     GpuArchitecture,
     GpuSku,
@@ -49,17 +51,21 @@ from trtbuild.catalog.trtllm import (
 __all__ = [
     "EXAMPLES_DIR",
     "BackendParameter",
+    "Block",
+    "BlockCounts",
     "BuildOption",
     "Complaint",
     "Diagnosis",
     "Family",
     "GpuArchitecture",
     "GpuSku",
+    "Latent",
     "ModelInfo",
     "ParameterCounts",
     "Preset",
     "ProductLabel",
     "QuantizeTool",
+    "Storage",
     "TensorInfo",
     "TrtLlmRelease",
     "closest_models",

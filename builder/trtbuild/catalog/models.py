@@ -10,11 +10,13 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
+from trtbuild.catalog.blocks import Block, Frame, expert_count, read_blocks, window_pattern
+from trtbuild.catalog.checkpoints import Storage, read_storage, stored_bytes
 from trtbuild.catalog.loading import load
-from trtbuild.catalog.parameters import count_parameters, exact_architectures
+from trtbuild.catalog.parameters import count_parameters, exact_architectures, next_token_parameters
 from trtbuild.errors import SpecError
 from trtbuild.untrusted import Fields, shown
 
@@ -40,7 +42,7 @@ class ModelInfo:
         heads: Query heads.
         kv_heads: Key/value heads.
         hidden_size: Width of the residual stream.
-        intermediate_size: Width of the MLP (of one expert).
+        intermediate_size: Width of the MLP (of one expert); where layers differ, of the widest.
         head_dim: Width of one head.
         vocab_size: Rows of the embedding table.
         context_tokens: Longest sequence the model was made for.
@@ -52,11 +54,16 @@ class ModelInfo:
         experts: Experts per layer; 0 for a dense model.
         experts_per_token: Experts a token visits.
         sliding_window_tokens: Attention window of (some) layers.
+        tower_parameters: Weights around the decoder, such as a vision tower's; an estimate.
+        own_blocks: The layers, where they are not all what the fields above say.
         attention_bias: Biases on the attention's matrices beyond what the architecture always has.
+        qk_norm: Norms on the heads of q and k beyond what the architecture always has.
         embedding_size: Width of the embedding table; differs from hidden_size only in some OPT models.
         final_norm: There is a norm after the last layer.
         new_decoder_architecture: Falcon 40B and later: two norms per layer.
         pre_quantized: ``quant_method`` of already quantized weights, or "".
+        storage: How those weights are stored, where config.json says it in a known way.
+        listed_bytes: Bytes of the weight files by the hub's listing or in the directory; 0 while nobody has looked.
         safetensors: The hub has safetensors, not only pickles.
         rope_type: How rotary positions are scaled, as config.json names it (``su`` is ``longrope``): ``default``,
             ``linear``, ``dynamic``, ``yarn``, ``llama3``, ``longrope``, ``mrope``; "" when it says nothing.
@@ -88,11 +95,16 @@ class ModelInfo:
     experts: int = 0
     experts_per_token: int = 0
     sliding_window_tokens: int = 0
+    tower_parameters: int = 0
+    own_blocks: tuple[Block, ...] = field(default=(), repr=False)
     attention_bias: bool = False
+    qk_norm: bool = False
     embedding_size: int = 0
     final_norm: bool = True
     new_decoder_architecture: bool = False
     pre_quantized: str = ""
+    storage: Storage | None = None
+    listed_bytes: int = 0
     safetensors: bool = True
     rope_type: str = ""
     original_context_tokens: int = 0
@@ -106,26 +118,52 @@ class ModelInfo:
         if not self.stored_parameters:
             object.__setattr__(self, "stored_parameters", self.parameters)
 
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The decoder layers, each with its own shape."""
+        if self.own_blocks:
+            return self.own_blocks
+        alike = Block(
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            inner=self.intermediate_size,
+            experts=self.experts,
+        )
+        windows = window_pattern(self.architecture, self.layers, self.sliding_window_tokens)
+        return tuple(replace(alike, window_tokens=window) for window in windows)
+
+    @property
+    def are_sizes_known(self) -> bool:
+        """The bytes of the weights are counted exactly or listed, not estimated."""
+        return bool(self.listed_bytes) or (self.is_exact and (not self.pre_quantized or self.storage is not None))
+
     @property
     def stored_bytes(self) -> int:
-        """Bytes of the published weight files, without their headers (a few KiB per file)."""
-        return self.stored_parameters * _DTYPE_BYTES[self.dtype]
+        """Bytes of the published weight files, without their headers (a few KiB per file).
+
+        As listed, else as counted: an estimate unless :attr:`are_sizes_known`.
+        """
+        if self.listed_bytes:
+            return self.listed_bytes
+        value_bytes = _DTYPE_BYTES[self.dtype]
+        if self.storage is None:
+            return self.stored_parameters * value_bytes
+        return stored_bytes(count_parameters(self), self.stored_parameters, self.storage, value_bytes)
 
     @classmethod
     def from_hf_config(cls, model_id: str, config: Mapping[str, Any]) -> ModelInfo:
         """Return the facts of a model from its parsed config.json.
 
         Reads the spellings of transformers 4 and 5 (``torch_dtype`` and ``dtype``), and the ``text_config`` of models
-        that wrap a decoder.
+        that wrap a decoder, where what it leaves out is what its class in transformers has by default.
 
         Raises:
             SpecError: No architecture or a size is missing or not a positive number.
         """
-        text = config.get("text_config")
-        merged = {**config, **text} if isinstance(text, Mapping) and "num_hidden_layers" not in config else config
-        # transformers lists the class of the whole model at the top; the wrapped decoder may have none of its own.
-        architectures = text.get("architectures") if isinstance(text, Mapping) and merged is not config else None
-        architectures = architectures or config.get("architectures")
+        merged = _decoder_part(config)
+        # TensorRT-LLM goes by the class of the whole model, at the top; a wrapped decoder may have one of its own.
+        architectures = config.get("architectures") or merged.get("architectures")
         if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
             raise SpecError(
                 f"{model_id}: config.json names no architecture (architectures: {shown(architectures)})",
@@ -136,13 +174,64 @@ class ModelInfo:
                 f"{model_id}: config.json: architectures: expected the name of a class, got {shown(architectures[0])}",
                 hint="expected a decoder such as LlamaForCausalLM; is this the directory of a text-generation model?",
             )
-        model = _read_shape(model_id, architectures[0], merged)
+        model, unknown = _read_shape(model_id, architectures[0], merged)
+        counts = count_parameters(model)
         return replace(
             model,
-            parameters=count_parameters(model).total,
-            stored_parameters=count_parameters(model).total,
-            is_exact=architectures[0] in exact_architectures(),
+            parameters=counts.total + model.tower_parameters,
+            stored_parameters=counts.total + model.tower_parameters + next_token_parameters(model, counts, merged),
+            is_exact=architectures[0] in exact_architectures() and not unknown,
         )
+
+
+_CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma3_text": {
+        "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131_072,
+        "sliding_window": 4096, "tie_word_embeddings": True,
+    },
+    "llama": {
+        "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "max_position_embeddings": 2048,
+    },
+    "mistral": {
+        "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096,
+    },
+}  # fmt: skip
+"""What a wrapped decoder has where its ``text_config`` does not say, by ``model_type``.
+
+Source: transformers 4.50 to 4.57, configuration_gemma3.py (Gemma3TextConfig), configuration_llama.py,
+configuration_mistral.py: the defaults of ``__init__``.
+"""
+
+
+def _decoder_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the keys that describe the decoder: those of ``text_config`` where the model wraps one."""
+    text = config.get("text_config")
+    if not isinstance(text, Mapping) or "num_hidden_layers" in config:
+        return config
+    kind = text.get("model_type")
+    return {**(_CLASS_DEFAULTS.get(kind, {}) if isinstance(kind, str) else {}), **config, **text}
+
+
+def _tower_parameters(values: Mapping[str, Any], where: str, hidden: int) -> int:
+    """Return about how many weights a vision tower and its projection have; 0 without one.
+
+    Source: transformers, modeling_siglip.py and modeling_pixtral.py: layers of four attention matrices and an MLP of
+    two (pixtral: three); patches and positions are looked up in tables.
+    """
+    given = values.get("vision_config")
+    if not isinstance(given, Mapping):
+        return 0
+    config = Fields(f"{where}: vision_config", given)
+    width = config.size("hidden_size", "embed_dim", default=1152)
+    inner = config.size("intermediate_size", default=4 * width)
+    layers = config.size("num_hidden_layers", "depth", default=27, limit=_LAYERS_LIMIT)
+    patch, image = config.size("patch_size", default=14), config.size("image_size", default=0)
+    matrices = 3 if given.get("model_type") == "pixtral" else 2
+    tables = 3 * patch * patch * width + (image // patch) ** 2 * width
+    return layers * (4 * width * width + matrices * width * inner) + tables + width * hidden
 
 
 def rope_settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -172,7 +261,8 @@ def rope_settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return settings
 
 
-def _read_shape(model_id: str, architecture: str, values: Mapping[str, Any]) -> ModelInfo:
+def _read_shape(model_id: str, architecture: str, values: Mapping[str, Any]) -> tuple[ModelInfo, tuple[str, ...]]:
+    """Return the shape, and the keys that say something about the layers which is not known here."""
     where = f"{model_id}: config.json"
     config = Fields(where, values)
     hidden = config.size("hidden_size", "n_embd", "d_model")
@@ -187,14 +277,11 @@ def _read_shape(model_id: str, architecture: str, values: Mapping[str, Any]) -> 
         kv_heads = 1 if config.flag("multi_query", True) else heads
     else:
         kv_heads = config.size("num_key_value_heads", "num_kv_heads", default=heads, limit=_HEADS_LIMIT)
-    experts = config.size("num_local_experts", "num_experts", default=0, limit=_HEADS_LIMIT)
-    inner_names: tuple[str, ...] = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
-    if experts:
-        inner_names = ("moe_intermediate_size", *inner_names)
+    experts = expert_count(config, values)
     quantization = config.object("quantization_config")
     dtype = (config.text("dtype") or config.text("torch_dtype")).removeprefix("torch.") or "float32"
     rope = rope_settings(values, where)
-    return ModelInfo(
+    model = ModelInfo(
         name=model_id,
         model_id=model_id,
         architecture=architecture,
@@ -203,35 +290,57 @@ def _read_shape(model_id: str, architecture: str, values: Mapping[str, Any]) -> 
         heads=heads,
         kv_heads=kv_heads,
         hidden_size=hidden,
-        intermediate_size=config.size(*inner_names, default=4 * hidden),
+        intermediate_size=config.size(*_INNER_NAMES, default=4 * hidden),
         head_dim=config.size("head_dim", default=hidden // heads),
         vocab_size=config.size("vocab_size"),
         context_tokens=config.size("max_position_embeddings", "n_positions", "seq_length", default=2048),
         tied_embeddings=config.flag("tie_word_embeddings", architecture in _TIED_BY_DEFAULT),
         dtype=dtype if dtype in _DTYPE_BYTES else "bfloat16",
         experts=experts,
-        experts_per_token=config.size("num_experts_per_tok", default=1) if experts else 0,
-        sliding_window_tokens=_sliding_window(config, architecture),
+        experts_per_token=config.size("num_experts_per_tok", "experts_per_token", default=1) if experts else 0,
         attention_bias=config.flag("attention_bias"),
+        qk_norm=config.flag("use_qk_norm"),
+        tower_parameters=_tower_parameters(values, where, hidden),
         embedding_size=config.size("word_embed_proj_dim", default=hidden),
         final_norm=config.flag("do_layer_norm_before", True),
         new_decoder_architecture=new_falcon,
         pre_quantized=_quantization(quantization) if quantization else "",
+        storage=read_storage(quantization),
         rope_type=rope["rope_type"],
         original_context_tokens=Fields(where, rope).size("original_max_position_embeddings", default=0),
         has_remote_code=bool({"AutoConfig", "AutoModelForCausalLM"} & set(config.object("auto_map"))),
         config=values,
     )
+    return _with_blocks(model, config, values)
 
 
-def _sliding_window(config: Fields, architecture: str) -> int:
-    """Return the attention window, 0 for none.
+_INNER_NAMES = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
-    Qwen writes one into every config and switches it off with ``use_sliding_window``, whose default is false.
-    Source: transformers, models/qwen2/configuration_qwen2.py.
-    """
-    is_on = config.flag("use_sliding_window", not architecture.startswith("Qwen"))
-    return config.size("sliding_window", default=0) if is_on else 0
+
+def _with_blocks(model: ModelInfo, config: Fields, values: Mapping[str, Any]) -> tuple[ModelInfo, tuple[str, ...]]:
+    """Return the model with its layers, and the fields of all of them as what they have in common, or the widest."""
+    base = Block(
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        inner=model.intermediate_size,
+        is_gated_attention=model.architecture.startswith(_GATED_ATTENTION),
+    )
+    frame = Frame(architecture=model.architecture, layers=model.layers, hidden_size=model.hidden_size, block=base)
+    blocks, unknown = read_blocks(frame, config, values)
+    widest = max(blocks, key=lambda block: block.inner * max(block.experts, 1))
+    attention = max(blocks, key=lambda block: block.kv_heads)
+    model = replace(
+        model,
+        intermediate_size=widest.inner or model.intermediate_size,
+        kv_heads=attention.kv_heads or model.kv_heads,
+        sliding_window_tokens=max(block.window_tokens for block in blocks),
+    )
+    return (model if blocks == model.blocks else replace(model, own_blocks=blocks)), unknown
+
+
+_GATED_ATTENTION = ("Qwen3Next", "Qwen3_5")
+"""Architectures whose query matrix has a gate beside it. Source: transformers, modeling_qwen3_next.py."""
 
 
 def _quantization(settings: Mapping[str, Any]) -> str:
