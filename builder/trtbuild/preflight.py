@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trtbuild.errors import LaunchError
-from trtbuild.feasibility import engine_mismatches
 from trtbuild.log import format_bytes
 from trtbuild.plan import EngineInfo
+from trtbuild.plan.feasibility import engine_mismatches
 from trtbuild.spec import HostInfo, JsonValue
 
 SHM_BASE_BYTES = 64 << 20

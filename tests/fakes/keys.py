@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.fakes.machines import COMMIT, gpu_host, resolved
 from trtbuild import backends
-from trtbuild.memory import GIB
 from trtbuild.plan import BuildPlan, ResolvedModel
+from trtbuild.plan.memory import GIB
 from trtbuild.spec import CpuInfo, EngineSpec, HostInfo
 
 DATASET = "abisee/cnn_dailymail@" + "a" * 40

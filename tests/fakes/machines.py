@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from trtbuild import catalog
-from trtbuild.memory import GIB
 from trtbuild.plan import ResolvedModel
+from trtbuild.plan.memory import GIB
 from trtbuild.spec import CpuInfo, GpuInfo, HostInfo
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from trtbuild import catalog, feasibility, host
+from trtbuild import catalog, host
+from trtbuild.plan import feasibility
 from trtbuild.process import Command, run
 from trtbuild.spec import CpuInfo, GpuInfo, HostInfo
 

@@ -14,8 +14,8 @@ from trtbuild.backends.cpu_families import COVERED, GRAPH_VERSION, read_decoder,
 from trtbuild.catalog import ModelInfo
 from trtbuild.errors import HostError, SpecError
 from trtbuild.log import format_bytes
-from trtbuild.memory import GIB, MIB, TOKENIZER_BYTES, Line, kv_bytes_per_token
 from trtbuild.plan import Budget, BuildPlan, EngineKey, EngineShape, ResolvedModel
+from trtbuild.plan.memory import GIB, MIB, TOKENIZER_BYTES, Line, kv_bytes_per_token
 from trtbuild.spec import CpuInfo, EngineSpec, HostInfo, JsonValue, closest
 
 BLOCK_TOKENS = 32

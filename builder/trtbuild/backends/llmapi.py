@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trtbuild import feasibility, log, memory, untrusted
+from trtbuild import log, untrusted
 from trtbuild.backends.tensorrt_llm_plan import LLMAPI_SINCE, choose_limits, gpu_label
 from trtbuild.catalog import GpuArchitecture, ModelInfo, gpu_architecture, parse_version, preset, trtllm_releases
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
@@ -28,6 +28,8 @@ from trtbuild.plan import (
     EngineShape,
     EngineTemplate,
     ResolvedModel,
+    feasibility,
+    memory,
 )
 from trtbuild.spec import EngineSpec, GpuInfo, HostInfo, JsonValue, RepositorySpec, closest
 

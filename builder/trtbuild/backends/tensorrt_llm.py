@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trtbuild import feasibility, log, process, untrusted
+from trtbuild import log, process, untrusted
 from trtbuild.backends import tensorrt_llm_commands as commands
 from trtbuild.backends.tensorrt_llm_engine import (
     check_checkpoint,
@@ -25,8 +25,8 @@ from trtbuild.backends.tensorrt_llm_plan import find_target, make_plan, split_ca
 from trtbuild.catalog import GpuArchitecture, TensorInfo, diagnose, trtllm
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.log import format_bytes
-from trtbuild.memory import kv_fraction
-from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel
+from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, feasibility
+from trtbuild.plan.memory import kv_fraction
 from trtbuild.process import Command, Completed
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, RepositorySpec
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from trtbuild import feasibility, memory
 from trtbuild.backends import tensorrt_llm_commands as commands
 from trtbuild.backends.tensorrt_llm_options import (
     check_build_options,
@@ -32,7 +31,7 @@ from trtbuild.catalog import (
 )
 from trtbuild.errors import HostError, SpecError
 from trtbuild.log import format_bytes
-from trtbuild.plan import Budget, BuildPlan, EngineKey, EngineShape, ResolvedModel
+from trtbuild.plan import Budget, BuildPlan, EngineKey, EngineShape, ResolvedModel, feasibility, memory
 from trtbuild.spec import EngineSpec, GpuInfo, HostInfo, JsonValue
 
 DEFAULT_BATCH_SIZE = 128

@@ -99,8 +99,8 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
     from trtbuild import catalog
     from trtbuild.backends.tensorrt_llm_plan import choose_limits
     from trtbuild.cli.views.products import echo_products, products_document
-    from trtbuild.memory import Limits
-    from trtbuild.survey import COLUMNS, survey
+    from trtbuild.plan.memory import Limits
+    from trtbuild.plan.survey import COLUMNS, survey
 
     model, release = _model_info(spec), catalog.trtllm(_release(version))
     batch, seq, _, tokens = choose_limits(spec.engine, model)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trtbuild.catalog import ModelInfo, trtllm
-from trtbuild.memory import TOOL_BYTES
+from trtbuild.plan.memory import TOOL_BYTES
 from trtbuild.spec import RepositorySpec
 
 if TYPE_CHECKING:

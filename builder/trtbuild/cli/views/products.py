@@ -14,8 +14,8 @@ from trtbuild.log import format_bytes
 
 if TYPE_CHECKING:
     from trtbuild.catalog import ModelInfo
-    from trtbuild.memory import Limits
-    from trtbuild.survey import SkuFit
+    from trtbuild.plan.memory import Limits
+    from trtbuild.plan.survey import SkuFit
 
 _ROOM_HEADING = ("GPU MEMORY", "TYPE", "DISK", "HOST RAM", "SHM")
 
@@ -49,7 +49,7 @@ def echo_products(
         quantizations: The columns.
         asked_model: The model as it was typed, for the commands.
     """
-    from trtbuild.survey import MAX_GPUS
+    from trtbuild.plan.survey import MAX_GPUS
 
     echo_folded(
         f"{model.model_id}, {model.parameters:,} parameters; TensorRT-LLM {version}; up to "

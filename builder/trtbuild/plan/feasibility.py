@@ -19,7 +19,7 @@ from trtbuild.catalog import (
     preset,
     trtllm_versions,
 )
-from trtbuild.memory import GpuMemory, Layout, Limits, gpu_memory
+from trtbuild.plan.memory import GpuMemory, Layout, Limits, gpu_memory
 from trtbuild.spec import HostInfo, JsonValue
 
 # What to offer instead of a preset that a GPU or a family lacks: about the same size first.

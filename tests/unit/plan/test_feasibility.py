@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.machines import gpu_host
-from trtbuild import catalog, feasibility
+from trtbuild import catalog
 from trtbuild.catalog import GpuSku, ModelInfo
-from trtbuild.memory import GIB, Layout, Limits
+from trtbuild.plan import feasibility
+from trtbuild.plan.memory import GIB, Layout, Limits
 from trtbuild.spec import HostInfo
 
 RELEASE = catalog.trtllm("1.2.1")

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtbuild import catalog, memory
+from trtbuild import catalog
 from trtbuild.catalog import ModelInfo
-from trtbuild.memory import GIB, MIB, Layout, Limits
+from trtbuild.plan import memory
+from trtbuild.plan.memory import GIB, MIB, Layout, Limits
 
 MODELS = catalog.models()
 PLAIN = catalog.preset("none")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from trtbuild.catalog import GpuSku, ModelInfo, TrtLlmRelease, preset, skus
-from trtbuild.feasibility import Fit, choose_dtype, smallest_fit
-from trtbuild.memory import HostRoom, Layout, Limits, host_room
+from trtbuild.plan.feasibility import Fit, choose_dtype, smallest_fit
+from trtbuild.plan.memory import HostRoom, Layout, Limits, host_room
 
 COLUMNS = ("none", "fp8", "int8-weight-only", "int4-awq", "nvfp4")
 """Quantizations shown: unquantized, and one of each width and kind that GPUs differ in."""
