@@ -1,0 +1,88 @@
+"""What the pipeline asks of an engine backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from trtbuild.plan.values import BuildPlan, EngineInfo, ResolvedModel
+from trtbuild.spec import EngineSpec, HostInfo, JsonValue, RepositorySpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineTemplate:
+    """The ``tensorrt_llm`` model of a repository, as a backend wants it rendered.
+
+    Attributes:
+        directory: Directory below ``model_repo_templates``, e.g. ``tensorrt_llm/cpu``.
+        variables: Jinja variables of its ``config.pbtxt.j2`` and other ``*.j2`` files.
+    """
+
+    directory: str
+    variables: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Availability:
+    """Whether a backend can work here.
+
+    Attributes:
+        is_available: It can build and serve on this machine.
+        reason: Why, or why not and what to do; one or two sentences.
+    """
+
+    is_available: bool
+    reason: str
+
+
+class Backend(Protocol):
+    """An engine backend. ``availability`` and ``plan`` are pure; ``build`` and ``inspect`` touch the world."""
+
+    @property
+    def name(self) -> str:
+        """``cpu``, ``tensorrt_llm`` or ``llmapi``."""
+
+    def availability(self, host: HostInfo) -> Availability:
+        """Say whether this backend can work on ``host``."""
+
+    def plan(self, spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPlan:
+        """Decide every open choice and refuse the impossible before any byte is downloaded.
+
+        Raises:
+            SpecError: The combination cannot be built anywhere.
+            HostError: It cannot be built on this host.
+        """
+
+    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:
+        """Refuse, before anything is downloaded, what would only show after the build.
+
+        Raises:
+            SpecError: Something the request names is missing, or a template parameter is illegal.
+            HostError: A tool is missing.
+        """
+
+    def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:
+        """Build the engine from a complete snapshot into the empty ``engine_dir``.
+
+        ``work_dir`` is scratch space on the same file system (checkpoints, logs); the caller removes it.
+
+        Raises:
+            ConvertError: Conversion or quantization failed.
+            BuildError: The compiler failed or the engine is incomplete.
+        """
+
+    def inspect(self, engine_dir: Path) -> EngineInfo:
+        """Read an engine directory and check that it is complete.
+
+        Raises:
+            BuildError: Something the server will need is missing or unreadable.
+        """
+
+    def template(self, info: EngineInfo, engine_dir: Path, spec: RepositorySpec) -> EngineTemplate:
+        """Return how the engine is served.
+
+        Raises:
+            SpecError: A template parameter is unknown or illegal.
+        """
