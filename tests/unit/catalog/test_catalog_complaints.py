@@ -38,6 +38,73 @@ LINES = [
     ("paged-context", "FP8 Paged Context FMHA only works with fp8 quantization workflow currently."),
     ("blackwell-quantization", "RuntimeError: INT8/INT4 quantization is not supported on SM>=100."),
     ("cross-cache", "Assertion failed: Do not set crossKvCacheFraction for decoder-only model"),
+    (
+        "attention-types",
+        "[TensorRT-LLM][ERROR] Assertion failed: FMHA kernels are not found (cpp/tensorrt_llm/kernels/fmhaDispatcher.cpp)",
+    ),
+    (
+        "fp8-attention",
+        "what():  [TensorRT-LLM][ERROR] Assertion failed: FP8 FMHA cannot be enabled except on Ada or Hopper or Blackwell "
+        "Arch. (/code/tensorrt_llm/cpp/tensorrt_llm/common/attentionOp.cpp:2357)",
+    ),
+    (
+        "fp8-attention",
+        "what():  [TensorRT-LLM][ERROR] Assertion failed: getIdx() should not be used with entry 17",
+    ),
+    (
+        "reuse-without-paged-context",
+        "[TensorRT-LLM][ERROR] Assertion failed: When KV cache block reuse is set, model has to be built with paged context "
+        "FMHA support (cpp/tensorrt_llm/batch_manager/trtGptModelInflightBatching.cpp:140)",
+    ),
+    ("reuse-with-windows", "[TensorRT-LLM][ERROR] Assertion failed: decoderFinishedEvent must be nullopt"),
+    (
+        "cache-less-engine",
+        "what():  [TensorRT-LLM][ERROR] Assertion failed: KV-cache-less is only supported for context "
+        "(/app/tensorrt_llm/cpp/tensorrt_llm/plugins/gptAttentionPlugin/gptAttentionPlugin.cpp:1019)",
+    ),
+    (
+        "cache-less-engine",
+        'model_instance_state.cc:1117] "Failed updating TRT LLM statistics: Internal - Failed to find Max KV cache blocks in '
+        'metrics."',
+    ),
+    (
+        "cache-too-small",
+        "E1128 16:31:49.479096 227 backend_model.cc:634] ERROR: Failed to create instance: unexpected error when creating "
+        "modelInstanceState: maxTokensInPagedKvCache must be large enough to process at least 1 sequence to completion "
+        "(i.e. must be larger than beam_width * tokensPerBlock * maxBlocksPerSeq)",
+    ),
+    (
+        "undefined-symbol",
+        "ImportError: /usr/local/lib/python3.12/dist-packages/tensorrt_llm/libs/libth_common.so: undefined symbol: "
+        "_ZNK5torch8autograd4Node4nameEv",
+    ),
+    ("awq-groups", "NotImplementedError: Weight shape 384 of each TP tp=2 is not divisible for block size 128"),
+    ("llm-api-architecture", "ValueError: Unknown architecture for AutoModelForCausalLM: Gemma2ForCausalLM"),
+    (
+        "llm-api-quantization",
+        "NotImplementedError: Unsupported quantization_config: {'bits': 4, 'quant_method': 'gptq', 'group_size': 128}.",
+    ),
+    ("config-without-key", "AttributeError: 'Gemma3Config' object has no attribute 'num_attention_heads'"),
+    ("meta-tensor", "NotImplementedError: Cannot copy out of meta tensor; no data!"),
+    (
+        "engine-config-type",
+        "UNAVAILABLE: Internal: unexpected error when creating modelInstanceState: [json.exception.type_error.302] type must "
+        "be array, but is number",
+    ),
+    (
+        "engine-config-key",
+        "UNAVAILABLE: Internal: unexpected error when creating modelInstanceState: [json.exception.out_of_range.403] key "
+        "'use_context_fmha_for_generation' not found",
+    ),
+    (
+        "engine-unreadable",
+        "[TensorRT-LLM][ERROR] Assertion failed: Failed to deserialize cuda engine (cpp/tensorrt_llm/runtime/tllmRuntime.cpp)",
+    ),
+    (
+        "several-responses",
+        "generate expects model to produce exactly 1 response, use generate stream for model that may generate various "
+        "number of responses",
+    ),
     ("no-kernel-image", "CUDA error: no kernel image is available for execution on the device"),
     ("missing-library", "ImportError: libnvinfer.so.10: cannot open shared object file: No such file or directory"),
     ("bindings", "ModuleNotFoundError: No module named 'tensorrt_llm.bindings'"),
@@ -149,6 +216,17 @@ FAILED = [
 def test_the_log_of_a_healthy_server_says_nothing() -> None:
     assert catalog.diagnose(1, HEALTHY) is None
     assert catalog.diagnose(1, [*HEALTHY, *FAILED]) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[TensorRT-LLM][INFO] [json.exception.out_of_range.403] key 'layer_types' not found",
+        "[TensorRT-LLM][INFO] [json.exception.type_error.302] type must be string, but is null",
+    ],
+)
+def test_what_every_good_start_prints_explains_nothing(line: str) -> None:
+    assert catalog.diagnose(1, [line]) is None
 
 
 def test_the_error_is_reported_and_not_the_warning_of_every_start() -> None:
