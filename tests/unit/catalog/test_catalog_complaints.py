@@ -40,11 +40,13 @@ LINES = [
     ("cross-cache", "Assertion failed: Do not set crossKvCacheFraction for decoder-only model"),
     (
         "attention-types",
-        "[TensorRT-LLM][ERROR] Assertion failed: FMHA kernels are not found (cpp/tensorrt_llm/kernels/fmhaDispatcher.cpp)",
+        "[TensorRT-LLM][ERROR] Assertion failed: FMHA kernels are not found "
+        "(cpp/tensorrt_llm/kernels/fmhaDispatcher.cpp)",
     ),
     (
         "fp8-attention",
-        "what():  [TensorRT-LLM][ERROR] Assertion failed: FP8 FMHA cannot be enabled except on Ada or Hopper or Blackwell "
+        "what():  [TensorRT-LLM][ERROR] Assertion failed: FP8 FMHA cannot be enabled except on Ada or Hopper or "
+        "Blackwell "
         "Arch. (/code/tensorrt_llm/cpp/tensorrt_llm/common/attentionOp.cpp:2357)",
     ),
     (
@@ -53,7 +55,8 @@ LINES = [
     ),
     (
         "reuse-without-paged-context",
-        "[TensorRT-LLM][ERROR] Assertion failed: When KV cache block reuse is set, model has to be built with paged context "
+        "[TensorRT-LLM][ERROR] Assertion failed: When KV cache block reuse is set, model has to be built with "
+        "paged context "
         "FMHA support (cpp/tensorrt_llm/batch_manager/trtGptModelInflightBatching.cpp:140)",
     ),
     ("reuse-with-windows", "[TensorRT-LLM][ERROR] Assertion failed: decoderFinishedEvent must be nullopt"),
@@ -64,12 +67,14 @@ LINES = [
     ),
     (
         "cache-less-engine",
-        'model_instance_state.cc:1117] "Failed updating TRT LLM statistics: Internal - Failed to find Max KV cache blocks in '
+        'model_instance_state.cc:1117] "Failed updating TRT LLM statistics: Internal - Failed to find Max KV cache '
+        "blocks in "
         'metrics."',
     ),
     (
         "cache-too-small",
-        "E1128 16:31:49.479096 227 backend_model.cc:634] ERROR: Failed to create instance: unexpected error when creating "
+        "E1128 16:31:49.479096 227 backend_model.cc:634] ERROR: Failed to create instance: unexpected error when "
+        "creating "
         "modelInstanceState: maxTokensInPagedKvCache must be large enough to process at least 1 sequence to completion "
         "(i.e. must be larger than beam_width * tokensPerBlock * maxBlocksPerSeq)",
     ),
@@ -88,17 +93,20 @@ LINES = [
     ("meta-tensor", "NotImplementedError: Cannot copy out of meta tensor; no data!"),
     (
         "engine-config-type",
-        "UNAVAILABLE: Internal: unexpected error when creating modelInstanceState: [json.exception.type_error.302] type must "
+        "UNAVAILABLE: Internal: unexpected error when creating modelInstanceState: [json.exception.type_error.302] "
+        "type must "
         "be array, but is number",
     ),
     (
         "engine-config-key",
-        "UNAVAILABLE: Internal: unexpected error when creating modelInstanceState: [json.exception.out_of_range.403] key "
+        "UNAVAILABLE: Internal: unexpected error when creating modelInstanceState: "
+        "[json.exception.out_of_range.403] key "
         "'use_context_fmha_for_generation' not found",
     ),
     (
         "engine-unreadable",
-        "[TensorRT-LLM][ERROR] Assertion failed: Failed to deserialize cuda engine (cpp/tensorrt_llm/runtime/tllmRuntime.cpp)",
+        "[TensorRT-LLM][ERROR] Assertion failed: Failed to deserialize cuda engine "
+        "(cpp/tensorrt_llm/runtime/tllmRuntime.cpp)",
     ),
     (
         "several-responses",
