@@ -162,6 +162,7 @@ def make_plan(spec: EngineSpec, ctx: Context) -> tuple[Backend, BuildPlan]:
     """
     with log.get().stage("plan"):
         model = resolve_model(spec, ctx)
+        _check_model_files(model, ctx)
         spec = _pin_calibration(spec, ctx)
         backend = choose_backend(spec.backend, ctx.host)
         plan = backend.plan(spec, model, ctx.host)
@@ -169,6 +170,21 @@ def make_plan(spec: EngineSpec, ctx: Context) -> tuple[Backend, BuildPlan]:
             log.get().warning("plan_warning", warning)
         log.get().bind(key=plan.key.short)
     return backend, plan
+
+
+def _check_model_files(model: ResolvedModel, ctx: Context) -> None:
+    """Say what nobody could serve from as early as it can be known: from a directory, or by the hub's listing.
+
+    Raises:
+        FetchError: There is no tokenizer that the server can read.
+    """
+    if model.directory is not None:
+        fetch.check_tokenizer(model.directory)
+        _warn_of_template(model.directory)
+        return
+    files = RepoCache(ctx.hf_cache, model.model_id).read_tree(model.revision)
+    if files is not None:
+        fetch.check_tokenizer_names(model.model_id, [file.path for file in files])
 
 
 def _pin_calibration(spec: EngineSpec, ctx: Context) -> EngineSpec:
@@ -306,6 +322,8 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
         with sink.stage("fetch"):
             staging.set_phase("fetch")
             snapshot = _fetch(spec.engine, plan, ctx)
+            if plan.model.directory is None:  # of a directory it was said with the plan
+                _warn_of_template(snapshot)
             durations["fetch_s"] = round(time.monotonic() - started, 3)
         with sink.stage("build"), _told_well(needs, staging, ctx), _timing_cache(plan, staging, ctx):
             staging.set_phase("build")
@@ -372,11 +390,20 @@ def _timing_cache(plan: BuildPlan, staging: Staging, ctx: Context) -> Iterator[N
 def _fetch(spec: EngineSpec, plan: BuildPlan, ctx: Context) -> Path:
     model = plan.model
     if model.directory is not None:
-        return fetch.local_snapshot(model.directory, allow_pickle=spec.allow_pickle)
+        directory = fetch.local_snapshot(model.directory, allow_pickle=spec.allow_pickle)
+        fetch.check_tokenizer(directory)
+        return directory
     resolved = fetch.resolve(model.model_id, model.revision, hub=ctx.hub, cache=ctx.hf_cache)
     return fetch.snapshot(
-        resolved, cache=ctx.hf_cache, hub=ctx.hub, allow_pickle=spec.allow_pickle, allow_code=spec.trust_remote_code
-    )
+        resolved, cache=ctx.hf_cache, hub=ctx.hub, allow_pickle=spec.allow_pickle, allow_code=spec.trust_remote_code,
+        check=fetch.check_tokenizer,
+    )  # fmt: skip
+
+
+def _warn_of_template(directory: Path) -> None:
+    """Say before the build what the server would say after it: a chat template that does not compile."""
+    if fault := fetch.template_fault(directory):
+        log.get().warning("chat_template", f"{fault}; the server will refuse messages and take text_input only")
 
 
 def copy_tokenizer(snapshot: Path, target: Path) -> None:

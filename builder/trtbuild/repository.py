@@ -38,6 +38,10 @@ from trtbuild.spec import JsonValue
 if TYPE_CHECKING:
     import jinja2
 
+_CONVERT = (
+    "with transformers, AutoTokenizer.from_pretrained(MODEL).save_pretrained(DIRECTORY) writes one; "
+    "copy the model's other files there too and build from DIRECTORY"
+)
 TEMPLATES = Path(__file__).resolve().parent / "_templates"
 DEFAULT_MAX_TOKENS = 16
 """Tokens generated when a request with ``text_input`` does not say; as in OpenAI's completions endpoint."""
@@ -250,12 +254,16 @@ def _check_tokenizer(model: ServedModel) -> None:
     if (directory / "tokenizer.model").is_file():
         raise RepositoryError(
             f"{directory} holds a tokenizer.model (SentencePiece) and no tokenizer.json, which the server needs",
-            hint="with transformers, AutoTokenizer.from_pretrained(MODEL).save_pretrained(DIRECTORY) converts it; "
-            "copy the model's other files there too and build from DIRECTORY",
+            hint=_CONVERT,
+        )
+    if not model.tokenizer_dir.is_dir():
+        raise RepositoryError(
+            f"there is no directory {directory}",
+            hint="the engine's entry is incomplete: trtbuild store verify names it; building again repairs it",
         )
     raise RepositoryError(
         f"{directory} holds no tokenizer.json",
-        hint="the engine's entry is incomplete: trtbuild store verify names it; building again repairs it",
+        hint=f"the model that it was built from has none: {_CONVERT}",
     )
 
 

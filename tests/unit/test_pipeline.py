@@ -34,6 +34,7 @@ from trtbuild.spec import CpuInfo, EngineSpec, HostInfo, RepositorySpec, Spec, p
 from trtbuild.store import Store
 from trtbuild.store.beacon import current_owner
 
+TOKENIZER = '{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}'
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -127,7 +128,7 @@ def model(tmp_path: Path) -> Path:
     directory = tmp_path / "Tiny Model"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(CONFIG))
-    (directory / "tokenizer.json").write_text("{}")
+    (directory / "tokenizer.json").write_text(TOKENIZER)
     (directory / "README.md").write_text("not needed by a server")
     (directory / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     return directory

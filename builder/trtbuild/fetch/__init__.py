@@ -9,12 +9,15 @@ from trtbuild.fetch.hub import Hub, RemoteFile, Resolved, cache_directory, is_co
 from trtbuild.fetch.local import hash_directory, local_snapshot
 from trtbuild.fetch.resolve import find_cached, resolve
 from trtbuild.fetch.snapshot import load_config, missing_bytes, read_config, snapshot
+from trtbuild.fetch.tokenizer import check_tokenizer, check_tokenizer_names, template_fault
 
 __all__ = [
     "Hub",
     "RemoteFile",
     "Resolved",
     "cache_directory",
+    "check_tokenizer",
+    "check_tokenizer_names",
     "find_cached",
     "hash_directory",
     "is_commit",
@@ -24,4 +27,5 @@ __all__ = [
     "read_config",
     "resolve",
     "snapshot",
+    "template_fault",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ def snapshot(
     allow_pickle: bool = False,
     allow_code: bool = False,
     tuning: Tuning | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Return the directory of a complete snapshot, downloading what is missing.
 
@@ -50,20 +51,25 @@ def snapshot(
         allow_pickle: Take pickled weights when there are no safetensors.
         allow_code: Also take the model's own Python files.
         tuning: Parallelism, intervals and patience.
+        check: Looks at the snapshot before its weights are downloaded; raises what it minds.
 
     Raises:
         FetchError: Gated, not found, no network, wrong content, full disk, ...
     """
     repo = RepoCache(cache, resolved.model_id)
     wanted = _Wanted(repo, resolved, allow_pickle=allow_pickle, allow_code=allow_code)
-    if not wanted.is_complete():
+    check = check or _no_check
+    if wanted.is_complete():
+        check(repo.snapshot(resolved.commit))
+    else:
         if hub.is_offline:
             raise offline_error(resolved.model_id, resolved.revision, repo.root)
         with _client(hub, tuning) as client:
             wanted.resolved = list_files(resolved, client=client, cache=repo.root)
             _check_sizes(wanted.first(), resolved.model_id)
-            if wanted.has_index():
+            if wanted.has_index() or check is not _no_check:
                 _bring(client, repo, wanted.resolved, wanted.first())
+            check(repo.snapshot(resolved.commit))
             _bring(client, repo, wanted.resolved, wanted.all())
         remove_abandoned(repo)
         repo.remove_temporaries(before=time.time() - ABANDONED_S)
@@ -72,6 +78,10 @@ def snapshot(
     directory = repo.snapshot(resolved.commit)
     check_metadata(directory, [file.path for file in wanted.first()])
     return directory
+
+
+def _no_check(directory: Path) -> None:
+    """Mind nothing."""
 
 
 def missing_bytes(

@@ -15,6 +15,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
@@ -30,6 +31,18 @@ from trtbuild_front.limits import MAX_DEPTH, MAX_DIGITS, MAX_MESSAGES, MAX_TEXT_
 _EXPECTED = 'a JSON list such as [{"role": "user", "content": "Hello"}]'
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+def template_source(directory: Path, config: Mapping[str, Any]) -> str | None:
+    """Return the chat template: the file wins over ``tokenizer_config.json``; of several named ones, ``default``."""
+    path = directory / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -5,6 +5,9 @@ from inside the interpreter, and a thread cannot be stopped; a process can. It d
 time a conversation gets. ``rendering.py`` starts it, asks it and gives up on it.
 
 Run as ``python -I -S renderer.py DIRECTORY...`` with the directories of its modules and a socket as standard input.
+``--check MODEL`` before the directories only compiles the template of a model directory; what is wrong with it is
+written to standard output, as JSON, and the exit status is 1.
+
 Messages in both directions: four bytes with the length, big endian, then so many bytes. The first one to it is JSON,
 ``{"source": ..., "special_tokens": ...}``, every other one eight bytes with the longest prompt wanted and the
 conversation. Its answers begin with ``+`` (then the prompt, UTF-8) or ``-`` (then the reason, UTF-8).
@@ -20,6 +23,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 NICENESS = 5  # tokens of other requests first
 
@@ -88,9 +92,33 @@ def serve(connection: socket.socket) -> int:
     return 0
 
 
+def check(directory: Path) -> int:
+    """Compile the template of a model; return the exit status."""
+    from trtbuild_front.chat import ChatTemplate, template_source
+    from trtbuild_front.limits import MAX_TEMPLATE_BYTES, RENDER_CPU_S, RENDERER_MEMORY_BYTES
+
+    _close_off(RENDERER_MEMORY_BYTES)
+    _limit_processor_time(RENDER_CPU_S)
+    path = directory / "tokenizer_config.json"
+    try:
+        config = json.loads(path.read_bytes()) if path.is_file() else {}
+        source = template_source(directory, config if isinstance(config, dict) else {})
+        if source is not None and len(source) > MAX_TEMPLATE_BYTES:
+            raise ValueError(f"the chat template has {len(source)} characters; expected at most {MAX_TEMPLATE_BYTES}")
+        if source is not None:
+            ChatTemplate(source, {})
+    except (OSError, ValueError, RecursionError) as error:
+        sys.stdout.write(json.dumps({"fault": str(error)}) + "\n")
+        return 1
+    return 0
+
+
 def main() -> int:
     """Take the directories of the command line into the path and serve standard input."""
-    sys.path[:0] = sys.argv[1:]
+    is_check = sys.argv[1:2] == ["--check"]
+    sys.path[:0] = sys.argv[3:] if is_check else sys.argv[1:]
+    if is_check:
+        return check(Path(sys.argv[2]))
     with socket.socket(fileno=os.dup(0)) as connection, suppress(ConnectionError):
         return serve(connection)
     return 0

@@ -18,6 +18,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
+from trtbuild_front.chat import template_source
 from trtbuild_front.detokenizer import Detokenizer, Vocabulary, vocabulary_of
 from trtbuild_front.faults import EngineError, RequestError
 from trtbuild_front.limits import (
@@ -56,18 +57,6 @@ def _token_ids(value: object) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,)
     return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
-
-
-def _template_source(directory: Path, config: dict[str, Any]) -> str | None:
-    """Return the chat template: the file wins over ``tokenizer_config.json``; of several named ones, ``default``."""
-    path = directory / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
 
 
 def size_bytes(text: str) -> int:
@@ -290,7 +279,7 @@ def load(directory: Path, *, with_template: bool = True) -> TextModel:
     if not end_ids and "eos_token" in texts and (number := tokenizer.token_to_id(texts["eos_token"])) is not None:
         end_ids = (number,)
     pad_ids = _token_ids(generation.get("pad_token_id")) or _token_ids(model.get("pad_token_id"))
-    source = _template_source(directory, config) if with_template else None
+    source = template_source(directory, config) if with_template else None
     parts = json.loads(tokenizer.to_str())
     vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     return TextModel(

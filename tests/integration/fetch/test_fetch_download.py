@@ -404,3 +404,16 @@ def test_an_unknown_snapshot_is_not_invented(hub: HubStub, client: Client) -> No
     ghost = Resolved(model_id="org/model", revision="f" * 40, commit="f" * 40)
     with pytest.raises(FetchError, match="has no branch, tag or commit 'ffff"):
         snapshot(ghost, cache=client.cache, hub=client.hub, tuning=client.tuning)
+
+
+def test_what_the_caller_minds_is_known_before_the_weights_are_downloaded(hub: HubStub, client: Client) -> None:
+    hub.add_repo("org/model", small_model())
+
+    def mind(directory: Path) -> None:
+        assert (directory / "tokenizer.json").is_file()
+        assert not (directory / "model.safetensors").exists()
+        raise FetchError("minded", hint="none")
+
+    with pytest.raises(FetchError, match="minded"):
+        snapshot(client.resolve(), hub=client.hub, cache=client.cache, check=mind)
+    assert not [request for request in hub.requests if "safetensors" in request.path]
