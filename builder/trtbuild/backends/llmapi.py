@@ -31,6 +31,7 @@ from trtbuild.plan import (
     feasibility,
     memory,
 )
+from trtbuild.plan.rope import unread_rope
 from trtbuild.spec import EngineSpec, GpuInfo, HostInfo, JsonValue, RepositorySpec, closest
 
 TEMPLATE = "tensorrt_llm/llmapi"
@@ -340,7 +341,7 @@ def _warnings(spec: EngineSpec, model: ModelInfo, architecture: GpuArchitecture 
             f"{model.name} scales rotary positions by {model.rope_type!r}; the LLM API of the releases known here has "
             f"{', '.join(_ROPE_TYPES)} and may not load the model"
         )
-    if missed := feasibility.unread_rope(model):
+    if missed := unread_rope(model):
         yield (
             f"config.json has {missed} in rope_parameters only, where transformers 5 writes it; a TensorRT-LLM that "
             "reads it with transformers 4 takes a default, and answers are wrong"

@@ -10,7 +10,7 @@ import pytest
 
 from trtbuild import catalog
 from trtbuild.catalog import ModelInfo
-from trtbuild.memory import Layout, Limits, gpu_memory, host_room, kv_bytes_per_token
+from trtbuild.plan.memory import Layout, Limits, gpu_memory, host_room, kv_bytes_per_token
 
 DATA = json.loads((Path(__file__).parents[2] / "data" / "published_sizes.json").read_text(encoding="utf-8"))
 MODELS = DATA["models"]

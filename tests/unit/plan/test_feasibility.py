@@ -13,6 +13,8 @@ from trtbuild import catalog
 from trtbuild.catalog import GpuSku, ModelInfo
 from trtbuild.plan import feasibility
 from trtbuild.plan.memory import GIB, Layout, Limits
+from trtbuild.plan.problem import Problem
+from trtbuild.plan.rope import rope_problem
 from trtbuild.spec import HostInfo
 
 RELEASE = catalog.trtllm("1.2.1")
@@ -42,7 +44,7 @@ def first_problem(
     kv_cache_dtype: str = "auto",
     tp_size: int = 1,
     pp_size: int = 1,
-) -> feasibility.Problem | None:
+) -> Problem | None:
     layout = Layout(
         dtype=dtype,
         preset=catalog.preset(quantization),
@@ -335,4 +337,4 @@ def test_positions_that_an_engine_would_compute_otherwise(
 def test_every_model_of_the_catalog_has_positions_that_its_engine_computes() -> None:
     for model in catalog.models():
         if (family := catalog.find_family(RELEASE, model.architecture)) is not None:
-            assert feasibility.rope_problem(model, family) is None, model.name
+            assert rope_problem(model, family) is None, model.name

@@ -1,0 +1,72 @@
+"""How much memory and room an engine needs, line by line. Pure arithmetic on catalog facts."""
+
+from trtbuild.plan.memory.cache import KV_FRACTION, STATE_BYTES, kv_bytes_per_token, kv_fraction
+from trtbuild.plan.memory.gpu import (
+    ACTIVATION_HIDDEN_WIDTHS,
+    ACTIVATION_INNER_WIDTHS,
+    DECODER_VOCABULARIES,
+    NCCL_BYTES,
+    RUNTIME_BASE_BYTES,
+    GpuMemory,
+    gpu_memory,
+)
+from trtbuild.plan.memory.host import (
+    ENGINE_BASE_BYTES,
+    ENGINE_OVERHEAD,
+    SHM_BASE_BYTES,
+    SHM_RANK_BYTES,
+    TOKENIZER_BYTES,
+    TOOL_BYTES,
+    HostRoom,
+    build_workers,
+    estimate_warning,
+    host_room,
+    snapshot_line,
+)
+from trtbuild.plan.memory.layout import DTYPE_BYTES, GIB, MIB, Layout, Limits, Line, text_lines
+from trtbuild.plan.memory.weights import (
+    StageWeights,
+    checkpoint_bytes,
+    matrix_bytes,
+    rank_kv_heads,
+    stage_layers,
+    stage_weights,
+)
+
+__all__ = [
+    "ACTIVATION_HIDDEN_WIDTHS",
+    "ACTIVATION_INNER_WIDTHS",
+    "DECODER_VOCABULARIES",
+    "DTYPE_BYTES",
+    "ENGINE_BASE_BYTES",
+    "ENGINE_OVERHEAD",
+    "GIB",
+    "KV_FRACTION",
+    "MIB",
+    "NCCL_BYTES",
+    "RUNTIME_BASE_BYTES",
+    "SHM_BASE_BYTES",
+    "SHM_RANK_BYTES",
+    "STATE_BYTES",
+    "TOKENIZER_BYTES",
+    "TOOL_BYTES",
+    "GpuMemory",
+    "HostRoom",
+    "Layout",
+    "Limits",
+    "Line",
+    "StageWeights",
+    "build_workers",
+    "checkpoint_bytes",
+    "estimate_warning",
+    "gpu_memory",
+    "host_room",
+    "kv_bytes_per_token",
+    "kv_fraction",
+    "matrix_bytes",
+    "rank_kv_heads",
+    "snapshot_line",
+    "stage_layers",
+    "stage_weights",
+    "text_lines",
+]
