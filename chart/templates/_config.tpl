@@ -55,6 +55,9 @@
 {{- $_ := set $config $option (int64 $value) }}
 {{- end }}
 {{- end }}
+{{- if $sku.server.openApis }}
+{{- $_ := set $config "open_api" $sku.server.openApis }}
+{{- end }}
 {{- if not (kindIs "invalid" $sku.server.kvCacheFreeGpuMemFraction) }}
 {{- $_ := set $config "kv_cache_free_gpu_mem_fraction" $sku.server.kvCacheFreeGpuMemFraction }}
 {{- end }}
