@@ -26,13 +26,21 @@ def _code(names: Iterable[str]) -> str:
 
 def versions() -> str:
     """Return the supported releases, newest last, and below them the refused ones."""
+
+    def tags(release: catalog.TrtLlmRelease) -> str:
+        return ", ".join(tag + (" †" if catalog.open_advisories(tag) else "") for tag in release.triton)
+
     rows = [
-        (f"`{r.version}`", ", ".join(r.triton), r.tensorrt, r.cuda, r.python, "yes" if r.has_llmapi else "no")
+        (f"`{r.version}`", tags(r), r.tensorrt, r.cuda, r.python, "yes" if r.has_llmapi else "no")
         for r in catalog.trtllm_releases()
     ]
     refused = [f"{entry['version']} ({', '.join(entry['triton'])})" for entry in load("trtllm")["refused"]]
     head = ("TensorRT-LLM", "Triton images", "TensorRT", "CUDA", "Python", "upstream's llmapi template")
-    return f"{_table(head, rows)}\n\nKnown and refused: {', '.join(refused)}."
+    holes = (
+        f"†: an image with known holes of its server ([images.md](images.md)); the first without them is "
+        f"`{catalog.first_safe_image()}`. Engines are built again for its TensorRT-LLM."
+    )
+    return f"{_table(head, rows)}\n\n{holes}\n\nKnown and refused: {', '.join(refused)}."
 
 
 def presets() -> str:

@@ -18,6 +18,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from trtbuild import catalog
 from trtbuild.errors import SpecError
 from trtbuild.spec import RESTRICTED_APIS, ServerSpec
 
@@ -84,6 +85,29 @@ def foreign_addresses(spec: ServerSpec) -> tuple[str, ...]:
     arguments = server_arguments(spec)
     named = [spec.host, *(arguments[name] for name in ("http-address", "grpc-address") if name in arguments)]
     return tuple(dict.fromkeys(address for address in named if not address.startswith(_LOOPBACK)))
+
+
+def exposure_warnings(spec: ServerSpec, version: str, *, is_wheel: bool) -> Iterator[str]:
+    """Yield what is said of a server with known holes before it starts, and what to do.
+
+    Args:
+        spec: Where it will listen.
+        version: Its release or version, "" when unknown.
+        is_wheel: It is the CPU server of the wheel, of which there is no newer one.
+    """
+    found = catalog.open_advisories(version)
+    if not found:
+        return
+    addresses = ", ".join(foreign_addresses(spec))
+    where = (
+        f"listens on {addresses}, not for networks you do not trust" if addresses else "listens on this machine only"
+    )
+    remedy = f"serve from {catalog.first_safe_image(version)} or newer"
+    if is_wheel:
+        remedy = "there is no newer CPU server" + (
+            ": leave --host at 127.0.0.1, or let only trusted clients reach it" if addresses else "; keep it so"
+        )
+    yield f"Triton {version} has known holes and {where}: {catalog.describe(found)}; {remedy}"
 
 
 def endpoint_warnings(spec: ServerSpec, environ: Mapping[str, str]) -> Iterator[str]:

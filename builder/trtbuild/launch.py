@@ -6,22 +6,19 @@ server is PID 1 of its container and receives SIGTERM itself. Waiting and health
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import platform
 import shutil
 import socket
-import stat
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from trtbuild import access, process
+from trtbuild import access, catalog, process, wheel_backend
 from trtbuild.access import Secrets
 from trtbuild.errors import HostError, LaunchError
 from trtbuild.process import Command
@@ -88,16 +85,28 @@ def find_server(search_path: str) -> Server:
     )
 
 
+def server_version(server: Server, versions: Mapping[str, str]) -> str:
+    """Return the release (``25.07``) or the version (``2.59.1``) of a server, "" when nothing tells it.
+
+    Args:
+        server: What :func:`find_server` returned.
+        versions: Those of :class:`~trtbuild.spec.HostInfo`: NVIDIA's images announce theirs in the environment.
+    """
+    if server.kind == "wheel":
+        return catalog.wheel_release(versions.get("triton_wheel", ""))
+    return versions.get("triton_image") or versions.get("triton") or ""
+
+
 def prepare_server(server: Server, *, cache_dir: Path, search_path: str, library_path: str = "") -> Server:
     """Return ``server`` ready to be started; for the wheel, lay out its Python backend under ``cache_dir``.
 
-    The wheel ships one Python backend stub per Python version outside of the backend directory, and site-packages may
-    be read-only, so both are copied side by side once. The stub ignores PYTHONPATH and takes the packages of
+    The wheel's Python backend and the stub of this Python version are copied side by side once, and compared with the
+    wheel at every start (see ``wheel_backend``). The stub ignores PYTHONPATH and takes the packages of
     the ``python3`` on PATH, so this interpreter's directory comes first there; its libpython must be found, too.
 
     Args:
         server: What :func:`find_server` returned.
-        cache_dir: A writable directory; the layout goes to ``<cache_dir>/triton-<digest>``.
+        cache_dir: A writable directory; the layout goes to ``<cache_dir>/triton-py<version>-<uid>-<digest>``.
         search_path: PATH of this process.
         library_path: LD_LIBRARY_PATH of this process.
 
@@ -124,7 +133,9 @@ def prepare_server(server: Server, *, cache_dir: Path, search_path: str, library
         )
     libraries = [_libpython_directory(), root.parent.parent / "nvidia_pytriton.libs"]
     env["LD_LIBRARY_PATH"] = os.pathsep.join([*(str(d) for d in libraries if d), *filter(None, [library_path])])
-    return replace(server, backend_directory=_lay_out_backend(root, stub, cache_dir), env=env)
+    sources = [*(path for path in (root / "backends" / "python").iterdir() if path.is_file()), stub]
+    backends = wheel_backend.lay_out(sources, stub.name, cache_dir, label=f"triton-py{version}-{os.geteuid()}")
+    return replace(server, backend_directory=backends, env=env)
 
 
 def server_command(
@@ -263,39 +274,3 @@ def _libpython_directory() -> Path | None:
         f"the server's Python backend needs {name}, which is not installed",
         hint=f"apt-get install libpython{version} (Debian, Ubuntu), or use a Python built with --enable-shared",
     )
-
-
-def _lay_out_backend(root: Path, stub: Path, cache_dir: Path) -> Path:
-    """Copy the wheel's Python backend and the matching stub to one directory; return the backends directory."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    sources = [*(p for p in (root / "backends" / "python").iterdir() if p.is_file()), stub]
-    stamp = "-".join(f"{p.stat().st_size}.{int(p.stat().st_mtime)}" for p in sorted(sources))
-    final = cache_dir / f"triton-py{version}-{_digest(stamp)}"
-    if (final / "python" / stub.name).exists():
-        return final
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".triton-", dir=cache_dir))
-        (staging / "python").mkdir()
-        for source in sources:
-            copied = Path(shutil.copy2(source, staging / "python" / source.name))
-            copied.chmod(copied.stat().st_mode | stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
-        (staging / "python" / stub.name).chmod(0o755)
-        staging.chmod(0o755)
-        try:
-            staging.rename(final)
-        except OSError:  # another process was faster; its copy is the same
-            shutil.rmtree(staging, ignore_errors=True)
-            if not (final / "python" / stub.name).exists():
-                raise
-    except OSError as error:
-        raise LaunchError(
-            f"cannot lay out the server's Python backend under {cache_dir}: {error.strerror or error}",
-            hint="pass a writable --store DIRECTORY",
-        ) from error
-    return final
-
-
-def _digest(text: str) -> str:
-    """Return 12 stable hex digits for ``text``."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

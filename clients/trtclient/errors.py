@@ -32,7 +32,7 @@ _HINTS: dict[FailureKind, str] = {
     "connect": "is the server running, and is this its port? trtbuild health ready",
     "disconnected": "the server ended or was restarted; its log says why",
     "invalid": "correct the request and repeat it",
-    "not_found": "check the model's name; curl -X POST URL/v2/repository/index lists what is served",
+    "not_found": "check the model's name; curl URL/v2/models/stats lists what is served",
     "overloaded": "the server is busy; try again later",
     "timeout": "the server is slow or stuck; wait longer with --timeout",
     "protocol": "is this the right port and --api?",

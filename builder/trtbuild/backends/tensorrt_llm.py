@@ -22,7 +22,7 @@ from trtbuild.backends.tensorrt_llm_engine import (
 )
 from trtbuild.backends.tensorrt_llm_options import backend_parameters
 from trtbuild.backends.tensorrt_llm_plan import find_target, make_plan, split_calibration
-from trtbuild.catalog import GpuArchitecture, TensorInfo, diagnose, trtllm
+from trtbuild.catalog import GpuArchitecture, TensorInfo, diagnose, safe_image_since, trtllm
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.log import format_bytes
 from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, feasibility
@@ -119,7 +119,7 @@ class TensorRtLlmBackend:
         if found is None:
             raise HostError(
                 f"the conversion script is not there: tried {', '.join(map(str, tried))}",
-                hint=f"run inside {commands.release_of(plan).images[-1]}, which ships them, or set "
+                hint=f"run inside {safe_image_since(commands.release_of(plan).version)[1]}, which ships them, or set "
                 "TRTBUILD_TRTLLM_EXAMPLES to the examples directory of that version's source",
             )
         return found

@@ -24,6 +24,8 @@ from trtbuild.catalog import (
     find_sku,
     gpu_architecture,
     image_name,
+    image_warning,
+    open_advisories,
     parse_version,
     preset,
     trtllm,
@@ -80,7 +82,8 @@ def find_target(host: HostInfo, world_size: int) -> Target:
     if "trtllm-build" not in host.tools:
         last = trtllm_releases()[-1].images[-1]
         own = release.images[-1]
-        where = own if own == last else f"{own}, or {last}, the last image with it"
+        is_offered = own != last and not open_advisories(release.triton[-1])
+        where = f"{own}, or {last}, the last image with it" if is_offered else last
         llmapi = ", or use --backend llmapi" if parse_version(version) >= parse_version(LLMAPI_SINCE) else ""
         raise HostError(
             f"TensorRT-LLM {version} is installed, but trtllm-build is not on PATH",
@@ -387,6 +390,8 @@ def _warnings(
             f"{target.product} (compute capability {target.gpu.compute_capability}) is not in the catalog; "
             "whether it can compute with these types is not checked"
         )
+    if unsafe := image_warning(target.release):
+        yield unsafe
     if not model.is_exact:
         yield memory.estimate_warning(model)
     expected = target.release.tensorrt

@@ -6,6 +6,17 @@ does that with these facts. Files are read on first use and kept, so importing t
 
 from __future__ import annotations
 
+from trtbuild.catalog.advisories import (
+    Advisory,
+    advisories,
+    describe,
+    first_safe_image,
+    image_warning,
+    is_known_version,
+    open_advisories,
+    safe_image_since,
+    wheel_release,
+)
 from trtbuild.catalog.blocks import Block, Latent
 from trtbuild.catalog.checkpoints import Storage
 from trtbuild.catalog.complaints import Complaint, Diagnosis, complaints, diagnose
@@ -50,6 +61,7 @@ from trtbuild.catalog.trtllm import (
 
 __all__ = [
     "EXAMPLES_DIR",
+    "Advisory",
     "BackendParameter",
     "Block",
     "BlockCounts",
@@ -68,27 +80,35 @@ __all__ = [
     "Storage",
     "TensorInfo",
     "TrtLlmRelease",
+    "advisories",
     "closest_models",
     "closest_skus",
     "complaints",
     "count_parameters",
+    "describe",
     "diagnose",
     "exact_architectures",
     "find_family",
     "find_model",
     "find_sku",
+    "first_safe_image",
     "gpu_architecture",
     "image_name",
+    "image_warning",
+    "is_known_version",
     "mig_memory_mib",
     "models",
     "normalize_product",
+    "open_advisories",
     "parse_product",
     "parse_version",
     "preset",
     "presets",
     "retired_build_options",
+    "safe_image_since",
     "skus",
     "trtllm",
     "trtllm_releases",
     "trtllm_versions",
+    "wheel_release",
 ]

@@ -305,9 +305,11 @@ def _refusal(version: str) -> HostError:
 
 
 def _use_an_image() -> str:
-    entries = load("trtllm")["releases"]
-    first, last = image_name(entries[0]["triton"][0]), image_name(entries[-1]["triton"][-1])
-    return f"run in one of the images {first} to {last}"
+    # Not from the first supported one on: what is recommended has no known hole.
+    from trtbuild.catalog.advisories import first_safe_image
+
+    last = image_name(load("trtllm")["releases"][-1]["triton"][-1])
+    return f"run in one of the images {first_safe_image()} to {last}"
 
 
 def _release(entry: Mapping[str, Any], *, installed: str) -> TrtLlmRelease:

@@ -36,6 +36,7 @@ def doctor(ctx: click.Context, store: Path | None, output: str, log_format: str,
     host = inspect_host(os.environ)
     checks = backend_checks(host)
     server = server_check()
+    version, risk = server_risk(host.versions)
     directories = {
         "store": store or default_store(os.environ),
         "HF cache": Path(os.environ.get("TRTBUILD_HF_CACHE") or default_hf_cache(os.environ)),
@@ -45,11 +46,11 @@ def doctor(ctx: click.Context, store: Path | None, output: str, log_format: str,
         echo_json({
             "host": asdict(host) | {"versions": dict(host.versions), "tools": dict(host.tools)},
             "backends": {name: {"works": ok, "reason": reason} for name, ok, reason in checks},
-            "server": {"works": server[0], "reason": server[1]},
+            "server": {"works": server[0], "reason": server[1], "version": version or None, "risk": risk or None},
             "directories": {n: {"path": str(p), "writable": ok, "reason": why} for n, (p, ok, why) in rooms.items()},
         })  # fmt: skip
     else:
-        click.echo("\n".join(doctor_lines(host, checks, server, rooms)))
+        click.echo("\n".join(doctor_lines(host, checks, server, rooms, risk)))
     if not any(ok for _, ok, _ in checks) or not server[0]:
         raise HostError(
             "this machine cannot build and serve", hint="pip install 'trtbuild[cpu]', or run in NVIDIA's Triton image"
@@ -143,6 +144,26 @@ def server_check() -> tuple[bool, str]:
     )
 
 
+def server_risk(versions: Mapping[str, str]) -> tuple[str, str]:
+    """Return the release of the server that was found, and what strangers could do with it; both may be ""."""
+    from trtbuild import catalog, launch
+
+    try:
+        server = launch.find_server(os.environ.get("PATH", os.defpath))
+    except TrtBuildError:
+        return "", ""
+    version = launch.server_version(server, versions)
+    if not catalog.is_known_version(version):
+        return version, "its version is not known; what strangers can do with servers before 25.07: docs/security.md"
+    found = catalog.open_advisories(version)
+    if not found:
+        return version, ""
+    instead = "there is no newer CPU server, keep it from networks you do not trust"
+    if server.kind == "native":
+        instead = f"the first image without them is {catalog.first_safe_image(version)}"
+    return version, f"Triton {version} has known holes: {catalog.describe(found)}; {instead}"
+
+
 def directory_check(path: Path) -> tuple[bool, str]:
     """Return whether a directory can be written, or made, and its room or what is in the way. Writes nothing."""
     import shutil
@@ -168,6 +189,7 @@ def doctor_lines(
     checks: list[tuple[str, bool, str]],
     server: tuple[bool, str],
     rooms: Mapping[str, tuple[Path, bool, str]],
+    risk: str = "",
 ) -> list[str]:
     """Return the report as people read it."""
     lines = [
@@ -191,4 +213,6 @@ def doctor_lines(
     for name, ok, reason in checks:
         lines.append(f"{'yes' if ok else 'no ':<4}{name:<14}{reason}")
     lines.append(f"{'yes' if server[0] else 'no ':<4}{'tritonserver':<14}{server[1]}")
+    if risk:
+        lines.append(f"{'!':<4}{'tritonserver':<14}{risk}")
     return lines

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trtbuild import log
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
 from trtbuild.console.tables import echo_folded
 from trtbuild.errors import SpecError
@@ -103,6 +104,8 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
     from trtbuild.plan.survey import COLUMNS, survey
 
     model, release = _model_info(spec), catalog.trtllm(_release(version))
+    if unsafe := catalog.image_warning(release):
+        log.get().warning("plan_warning", unsafe)
     batch, seq, _, tokens = choose_limits(spec.engine, model)
     limits = Limits(max_batch_size=batch, max_seq_len=seq, max_num_tokens=tokens)
     asked = spec.engine.quantization
@@ -136,6 +139,8 @@ def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, val
     model = ResolvedModel(model_id=info.model_id, revision=UNRESOLVED, source="hub", info=info)
     engine = replace(spec.engine, backend="tensorrt_llm") if spec.engine.backend == "auto" else spec.engine
     made = backends.get(engine.backend).plan(engine, model, imagined_host(sku, engine, _release(version)))
+    if unsafe := catalog.image_warning(catalog.trtllm(_release(version))):
+        log.get().warning("plan_warning", unsafe)
     if values:
         from trtbuild.cli.values import values_file
 

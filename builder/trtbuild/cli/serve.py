@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trtbuild import log
+from trtbuild.cli.config import default_store
 from trtbuild.cli.health import server_url
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
+from trtbuild.errors import SpecError
 from trtbuild.spec import ServerSpec, Spec
 
 if TYPE_CHECKING:
@@ -90,8 +93,6 @@ def refuse_equal_ports(server: ServerSpec) -> None:
     Raises:
         SpecError: Two ports are the same (0 is a different one each time).
     """
-    from trtbuild.errors import SpecError
-
     seen: dict[int, str] = {}
     for name in ("http_port", "grpc_port", "metrics_port"):
         port = getattr(server, name)
@@ -142,11 +143,17 @@ def serving_command(spec: Spec, ctx: Context, done: Provisioned, *, is_real: boo
     from trtbuild import access, launch
 
     search_path = os.environ.get("PATH", os.defpath)
-    # A store may be read-only (a ReadOnlyMany claim); the repository was written here, so its neighbourhood is not.
-    shared, own = ctx.store.root / "servers", done.repository.parent / ".servers"
+    found = launch.find_server(search_path)
+    if is_real:
+        version = launch.server_version(found, ctx.host.versions)
+        for text in (
+            *access.exposure_warnings(spec.server, version, is_wheel=found.kind == "wheel"),
+            *access.endpoint_warnings(spec.server, os.environ),
+        ):
+            log.get().warning("exposure", text)
     server = launch.prepare_server(
-        launch.find_server(search_path),
-        cache_dir=shared if os.access(ctx.store.root, os.W_OK) else own,
+        found,
+        cache_dir=server_directory(ctx.store.root, done.repository),
         search_path=search_path,
         library_path=os.environ.get("LD_LIBRARY_PATH", ""),
     )
@@ -164,6 +171,20 @@ def serving_command(spec: Spec, ctx: Context, done: Provisioned, *, is_real: boo
         is_root=os.geteuid() == 0,
     )
     return command, ports
+
+
+def server_directory(store: Path, repository: Path) -> Path:
+    """Return where the copy of the CPU server's Python backend goes: a program, so not where others may write.
+
+    A store may be shared by a group, or read-only (a ReadOnlyMany claim); the repository was written here, so its
+    neighbourhood is writable.
+    """
+    from trtbuild import wheel_backend
+
+    candidates = [store / "servers"]
+    with contextlib.suppress(SpecError):  # no home directory
+        candidates.append(default_store(os.environ) / "servers")
+    return wheel_backend.choose_directory([*candidates, repository.parent / ".servers"])
 
 
 def server_log(ctx: Context, name: str) -> Path:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trtbuild.catalog import ModelInfo, trtllm
+from trtbuild.catalog import ModelInfo, image_warning, trtllm
 from trtbuild.plan.memory import TOOL_BYTES
 from trtbuild.spec import RepositorySpec
 
@@ -69,6 +69,8 @@ def values_file(spec: Spec, made: BuildPlan, sku: GpuSku, *, version: str) -> st
         f"--tp {shape.tp_size} --pp {shape.pp_size} --values\n"
         f"# image: built from {trtllm(version).images[-1]}\n"
     )
+    if unsafe := image_warning(trtllm(version)):
+        heading += f"# WARNING: {unsafe}\n"
     gated = _gated_note(made.model.info)
     return heading + gated + yaml.safe_dump(values, sort_keys=False, default_flow_style=False)
 

@@ -16,6 +16,7 @@ from trtbuild.catalog import (
     find_family,
     parse_version,
     preset,
+    safe_image_since,
     trtllm_versions,
 )
 from trtbuild.plan.memory import GpuMemory, Layout, Limits, gpu_memory
@@ -125,7 +126,7 @@ def release_problem(release: TrtLlmRelease, architecture: GpuArchitecture, produ
     if since and key < parse_version(since):
         return Problem(
             reason=f"TensorRT-LLM {release.installed} does not know {architecture.name} GPUs such as {product}",
-            remedy=f"an image with TensorRT-LLM {since} or later",
+            remedy=_image_since(since),
             is_host=True,
         )
     return None
@@ -146,7 +147,7 @@ def family_problem(
         known = ", ".join(sorted(name for item in release.families for name in item.architectures))
         return Problem(
             reason=f"TensorRT-LLM {release.installed} cannot convert {model.architecture}; it converts {known}",
-            remedy=f"an image with TensorRT-LLM {later} or later" if later else "--backend llmapi, or another model",
+            remedy=_image_since(later) if later else "--backend llmapi, or another model",
             is_host=bool(later),
         )
     if problem := rope_problem(model, family):
@@ -217,8 +218,14 @@ def _uneven_problem(release: TrtLlmRelease, model: ModelInfo, pp_size: int) -> P
     return Problem(
         reason=f"--pp {pp_size}: {model.name} has {model.layers} layers, and TensorRT-LLM {release.installed} drops "
         "those that an even cut leaves over",
-        remedy=f"--pp {near}, or an image with TensorRT-LLM {later} or later",
+        remedy=f"--pp {near}, or {_image_since(later)}",
     )
+
+
+def _image_since(version: str) -> str:
+    """Return the oldest image that is recommended for what came with a TensorRT-LLM version."""
+    safe, image = safe_image_since(version)
+    return f"an image with TensorRT-LLM {safe} or later, from {image} on"
 
 
 def _gpu_count_problem(layout: Layout, gpus: int) -> Problem:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 import tritonclient.grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
-from tests.integration.server.conftest import EXAMPLE, Serve, Served
-from trtbuild import health
+from tests.integration.server.conftest import EXAMPLE, Serve, Served, stop
+from trtbuild import health, launch
+from trtbuild.spec import ServerSpec
 
 pytestmark = pytest.mark.integration
 
@@ -314,3 +316,66 @@ def test_a_secret_of_the_environment_is_kept(serve: Serve) -> None:
     assert served.environment()["TRTBUILD_ENGINE_SECRET"] == "shared by two servers"
     assert ask_engine(served, {"trtbuild_engine_secret": "shared by two servers"}).as_numpy("output_ids").size == 1
     assert served.generate(text_input="The", max_tokens=2)[0] == 200
+
+
+def test_serve_and_doctor_name_the_holes_of_the_wheel_s_server(closed: Served) -> None:
+    doctor = subprocess.run([sys.executable, "-m", "trtbuild", "doctor"], capture_output=True, text=True, check=True)
+    for text in (closed.said, doctor.stdout):
+        assert "Triton 24.10 has known holes" in text
+        assert "CVE-2025-23310" in text and "CVE-2025-23334" in text
+    assert "listens on this machine only" in closed.said
+    found = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "trtbuild", "doctor", "--format", "json"], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    assert found["server"]["version"] == "24.10"
+    assert "CVE-2025-23311" in found["server"]["risk"]
+
+
+def test_serving_beyond_this_machine_is_warned_of(serve: Serve) -> None:
+    served = serve("--server-arg", "grpc-address=127.0.0.1", "--host", "0.0.0.0")
+    assert "listens on 0.0.0.0, not for networks you do not trust" in served.said
+    assert served.ask("GET", "/v2/logging")[0] == 403
+
+
+def test_without_a_secret_in_the_environment_the_engine_model_is_open(closed: Served, tmp_path: Path) -> None:
+    """A tritonserver that somebody starts by hand on the repository has none, and works."""
+    environment = closed.environment()
+    del environment["TRTBUILD_ENGINE_SECRET"]
+    ports = launch.choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
+    chosen = {"--http-port": ports.http, "--grpc-port": ports.grpc, "--metrics-port": ports.metrics}
+    words = [word for word in closed.argv() if word and word.partition("=")[0] not in chosen]
+    words = [re.sub(r"_trtbuild\d+r", f"_trtbuild{ports.http}r", word) for word in words]
+    with (tmp_path / "log").open("w") as log:
+        child = subprocess.Popen(
+            [*words, *(f"{name}={port}" for name, port in chosen.items())], env=environment, stdout=log, stderr=log
+        )
+    by_hand = replace(closed, pid=child.pid, url=f"http://127.0.0.1:{ports.http}", grpc=f"127.0.0.1:{ports.grpc}")
+    try:
+        health.wait_ready(by_hand.url, timeout_s=120, is_alive=lambda: child.poll() is None)
+        assert ask_engine(by_hand).as_numpy("output_ids").size == 1
+        assert by_hand.generate(text_input="The", max_tokens=2)[0] == 200
+    finally:
+        child.terminate()
+        child.wait(timeout=60)
+
+
+def test_a_changed_stub_is_not_run(serve: Serve) -> None:
+    first = serve()
+    (stub,) = first.store.glob("servers/*/python/triton_python_backend_stub")
+    stop(first)
+    good = stub.read_bytes()
+    stub.write_bytes(b"#!/bin/sh\ntouch " + str(first.store / "OWNED").encode() + b"\n")
+    assert serve().is_alive()
+    assert stub.read_bytes() == good
+    assert not (first.store / "OWNED").exists()
+
+
+def test_a_store_that_a_group_writes_holds_no_program(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store").chmod(0o2775)
+    served = serve(env={"XDG_CACHE_HOME": str(tmp_path / "own")})
+    assert served.is_alive()
+    assert not list(served.store.glob("servers/*"))
+    assert list((tmp_path / "own").glob("trtbuild/servers/*/python/triton_python_backend_stub"))

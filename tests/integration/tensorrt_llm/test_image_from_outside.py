@@ -211,7 +211,7 @@ A100 = ("NVIDIA A100-SXM4-80GB",) * 4
         ({}, "--tp 4 --quantization fp8 --calibration ./absent", 2, ["absent is not a directory"]),
         ({"env": {"TRTBUILD_TRTLLM_EXAMPLES": "/nowhere"}}, "--tp 4 --max-batch-size 7", 3,
          ["the conversion script is not there: tried /app/examples/models/core/llama/convert_checkpoint.py"]),
-        ({"version": "0.16.0"}, "--tp 4", 3, ["24.12-trtllm-python-py3) is too old", "25.01-trtllm-python-py3 to"]),
+        ({"version": "0.16.0"}, "--tp 4", 3, ["24.12-trtllm-python-py3) is too old", "25.07-trtllm-python-py3 to"]),
         ({"version": "1.3.0rc22"}, "--tp 4 --backend tensorrt_llm", 3,
          ["trtllm-build was removed after 1.3.0rc20", "26.07-trtllm-python-py3, the last image", "--backend llmapi"]),
         ({"tools": ("mpirun", "tritonserver", "nvidia-smi")}, "--tp 4 --backend tensorrt_llm", 3,

@@ -219,14 +219,20 @@ def mixed_host() -> HostInfo:
             dataclasses.replace(gpu_host(version="0.19.0"), tools={}),
             {},
             "trtllm-build is not on PATH",
-            "25.05-trtllm-python-py3, or nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3, the last image with it",
+            "run inside nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
+        ),
+        (
+            dataclasses.replace(gpu_host(version="0.21.0"), tools={}),
+            {},
+            "trtllm-build is not on PATH",
+            "25.08-trtllm-python-py3, or nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3, the last image with it",
         ),
         (dataclasses.replace(gpu_host(), versions={"tensorrt_llm": "1.3.0rc22"}), {}, "was removed after", "llmapi"),
-        (dataclasses.replace(gpu_host(), versions={"tensorrt_llm": "0.16.0"}), {}, "too old", "25.01"),
+        (dataclasses.replace(gpu_host(), versions={"tensorrt_llm": "0.16.0"}), {}, "too old", "25.07"),
     ],
     ids=[
         "no-gpu", "too-few", "no-fp8", "volta", "too-small", "mixed", "not-installed", "no-compiler",
-        "no-compiler-before-llmapi", "removed",
+        "no-compiler-unsafe-image", "no-compiler-before-llmapi", "removed",
         "too-old",
     ],
 )  # fmt: skip

@@ -35,9 +35,9 @@ def test_an_installed_version_finds_its_tables(installed: str, tables: str) -> N
 @pytest.mark.parametrize(
     ("installed", "said", "hint"),
     [
-        ("0.9.0", "24.04", "25.01-trtllm-python-py3 to"),
+        ("0.9.0", "24.04", "25.07-trtllm-python-py3 to"),
         ("0.16.0", "24.12-trtllm-python-py3) is too old: supported are 0.17.0 to 1.2.1", "26.07-trtllm-python-py3"),
-        ("0.7.1", "too old", "25.01-trtllm-python-py3"),
+        ("0.7.1", "too old", "25.07-trtllm-python-py3"),
         ("1.3.0rc10", "a pre-release whose options are in no table", "--backend llmapi"),
         ("1.3.0rc21", "trtllm-build was removed after 1.3.0rc20", "--backend llmapi"),
         ("2.0.0", "cannot build engines", "26.07-trtllm-python-py3"),
