@@ -1,6 +1,6 @@
 """The tree of errors users meet, each with a stable exit code and the next command to type.
 
-It decides exit codes and the parts of an error. It does not print: only ``trtbuild.cli`` renders errors.
+It decides exit codes and the parts of an error. It does not print: only ``trtbuild.console`` renders errors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ask a running server whether it works, wait for it, stream from it, drain it. HTTP with the standard library only.
+"""Ask a running server whether it works, wait for it, stream from it, drain it.
 
 It decides what "live", "ready" and "drained" mean: a server that answers ``/v2/health/ready`` can still hold a dead
 model process, so ready means that a real generation came back, and the processes themselves are looked at.
@@ -6,20 +6,18 @@ model process, so ready means that a real generation came back, and the processe
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trtbuild import http_client
 from trtbuild.errors import LaunchError
+from trtbuild.event_stream import EventParser
 
 PROBE_TIMEOUT_S = 10.0
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a probe of this pod never goes to a proxy
 
 IN_FLIGHT_METRICS = ("trtbuild_requests_waiting", "trtbuild_requests_running")
 
@@ -33,10 +31,10 @@ _SHM_PREFIX = "--backend-config=python,shm-region-prefix-name="
 def is_up(url: str, what: str = "ready", *, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
     """Return whether the server at ``url`` answers ``/v2/health/<what>`` (``live`` or ``ready``) with 200."""
     try:
-        with _OPENER.open(f"{url}/v2/health/{what}", timeout=timeout_s) as answer:
-            return bool(answer.status == http.HTTPStatus.OK)
-    except (urllib.error.URLError, OSError, http.client.HTTPException):
+        http_client.get(f"{url}/v2/health/{what}", timeout_s=timeout_s)
+    except OSError:
         return False
+    return True
 
 
 def wait_ready(
@@ -71,33 +69,36 @@ def wait_ready(
     return clock() - started
 
 
-def generate(url: str, model: str, request: Mapping[str, Any], *, timeout_s: float = 60.0) -> Iterator[dict[str, Any]]:
+def generate(
+    url: str, model: str, request: Mapping[str, Any], *, timeout_s: float = 60.0, total_s: float | None = None
+) -> Iterator[dict[str, Any]]:
     """Send ``request`` to ``/v2/models/<model>/generate_stream`` and yield each response as it comes.
+
+    ``timeout_s`` is the longest wait for the next one, ``total_s`` for all of them.
 
     Raises:
         LaunchError: The server refused the request, an error came in the stream, or the connection broke.
     """
     body = json.dumps({"stream": True, **request}).encode()
     target = f"{url}/v2/models/{model}/generate_stream"
-    message = urllib.request.Request(target, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
+    parser = EventParser()
     try:
-        with _OPENER.open(message, timeout=timeout_s) as answer:
-            for raw in answer:
-                line = raw.decode("utf-8", "replace").strip()
-                if not line.startswith("data:"):
-                    continue
-                piece = json.loads(line[5:])
+        for data in http_client.post_json(target, body, timeout_s=timeout_s, total_s=total_s):
+            for event in parser.feed(data):
+                piece = json.loads(event)
+                if not isinstance(piece, dict):
+                    raise ValueError(f"expected a JSON object, got {event[:80]!r}")
                 if "error" in piece:
                     raise LaunchError(
                         f"the server answered: {piece['error']}", hint="correct the request and repeat it"
                     )
                 yield piece
-    except urllib.error.HTTPError as error:
-        text = error.read().decode("utf-8", "replace").strip()
+    except http_client.BadStatusError as error:
+        text = error.body.decode("utf-8", "replace").strip()
         raise LaunchError(
-            f"{target} answered {error.code}: {text[:500]}", hint="check the model's name and the request"
+            f"{target} answered {error.status}: {text[:500]}", hint="check the model's name and the request"
         ) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LaunchError(f"{target} did not answer: {error}", hint="is the server running? trtbuild health") from error
 
 
@@ -107,7 +108,8 @@ def probe_generation(url: str, model: str, *, timeout_s: float = PROBE_TIMEOUT_S
     Raises:
         LaunchError: No token came back.
     """
-    pieces = list(generate(url, model, {"text_input": "Hello", "max_tokens": 1}, timeout_s=timeout_s))
+    request = {"text_input": "Hello", "max_tokens": 1}
+    pieces = list(generate(url, model, request, timeout_s=timeout_s, total_s=timeout_s))
     if not pieces:
         raise LaunchError(f"model {model!r} answered nothing", hint="look at the server's log")
     return "".join(str(piece.get("text_output", "")) for piece in pieces)
@@ -120,9 +122,8 @@ def read_json(url: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> Any:
         LaunchError: No answer, or no JSON.
     """
     try:
-        with _OPENER.open(url, timeout=timeout_s) as answer:
-            return json.load(answer)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        return json.loads(http_client.get(url, timeout_s=timeout_s))
+    except (OSError, ValueError, RecursionError) as error:
         raise LaunchError(f"{url} did not answer: {error}", hint="is the address right?") from error
 
 
@@ -133,9 +134,8 @@ def read_metrics(url: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
         LaunchError: It does not answer.
     """
     try:
-        with _OPENER.open(f"{url}/metrics", timeout=timeout_s) as answer:
-            return str(answer.read().decode("utf-8", "replace"))
-    except (OSError, http.client.HTTPException) as error:
+        return http_client.get(f"{url}/metrics", timeout_s=timeout_s).decode("utf-8", "replace")
+    except OSError as error:
         raise LaunchError(f"{url}/metrics did not answer: {error}", hint="is the server running?") from error
 
 
@@ -283,7 +283,7 @@ def drain(
         try:
             left = count_in_flight(read_metrics(metrics_url, timeout_s=2.0))
         except LaunchError as error:
-            if _is_refused(error.__cause__):
+            if isinstance(error.__cause__, ConnectionRefusedError):  # nobody listens there any more
                 return 0.0
             idle_since = clock()
         if left > 0 and not dead_model_processes(metrics_url):
@@ -292,9 +292,3 @@ def drain(
             return left
         sleep(0.25)
     return left
-
-
-def _is_refused(error: BaseException | None) -> bool:
-    """Return whether nobody listens there, as opposed to somebody who does not answer in time."""
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return isinstance(reason, ConnectionRefusedError)

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import quote
 
 from trtbuild.autoscaling.evidence import DOCUMENTS, POD_LABELS, Evidence, own_labels, scaled_object_of
 from trtbuild.autoscaling.signal import APIS, is_missing
 from trtbuild.errors import LaunchError, SpecError
+from trtbuild.http_client import BadStatusError
 from trtbuild.process import Command, run
 
 KUBECTL_TIMEOUT_S = 30.0
@@ -119,8 +119,8 @@ def _json(readers: Readers, url: str) -> Any:
         return readers.read_json(url)
     except LaunchError as error:
         answer = error.__cause__
-        if isinstance(answer, HTTPError):  # Prometheus says in the body what it minds
-            document = _parsed(answer.read().decode("utf-8", "replace"))
+        if isinstance(answer, BadStatusError):  # Prometheus says in the body what it minds
+            document = _parsed(answer.body.decode("utf-8", "replace"))
             return document if isinstance(document, dict) else {"status": "error", "error": error.message}
         return {"error": error.message}
 

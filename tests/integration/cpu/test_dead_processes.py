@@ -65,7 +65,7 @@ def _failed(server: RunningServer) -> float:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[RunningServer]:
     with serve_cpu(tmp_path) as running:
-        assert _ready(running) == ""
+        until(lambda: not _ready(running), "it is ready, its metrics too: their port is opened last")
         until(lambda: running.metric("trtbuild_requests_total", outcome="ok"), "the probe's request is counted")
         yield running
 
