@@ -373,7 +373,7 @@ def _timing_cache(plan: BuildPlan, staging: Staging, ctx: Context) -> Iterator[N
     if plan.backend != "tensorrt_llm" or version is None:
         yield
         return
-    from trtbuild.backends.tensorrt_llm import TIMING_CACHE
+    from trtbuild.backends.tensorrt_llm.backend import TIMING_CACHE
 
     kept = ctx.store.root / "timing" / path_part(plan.sku) / f"{path_part(version)}.cache"
     lent = staging.work_dir / TIMING_CACHE

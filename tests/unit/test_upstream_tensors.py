@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from trtbuild import catalog
-from trtbuild.backends.cpu import _SCALAR_INPUTS
-from trtbuild.backends.llmapi import _scalar_inputs
-from trtbuild.backends.tensorrt_llm import _tensor
+from trtbuild.backends.cpu.backend import _SCALAR_INPUTS
+from trtbuild.backends.llmapi.backend import _scalar_inputs
+from trtbuild.backends.tensorrt_llm.backend import _tensor
 from trtbuild.plan import EngineInfo, EngineTemplate
 from trtbuild.repository import ServedModel, render_repository
 

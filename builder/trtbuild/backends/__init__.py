@@ -13,9 +13,9 @@ from trtbuild.plan import Backend
 from trtbuild.spec import closest
 
 _MODULES = {
-    "tensorrt_llm": "trtbuild.backends.tensorrt_llm",
-    "llmapi": "trtbuild.backends.llmapi",
-    "cpu": "trtbuild.backends.cpu",
+    "tensorrt_llm": "trtbuild.backends.tensorrt_llm.backend",
+    "llmapi": "trtbuild.backends.llmapi.backend",
+    "cpu": "trtbuild.backends.cpu.backend",
 }
 
 

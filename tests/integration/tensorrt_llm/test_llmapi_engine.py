@@ -17,7 +17,7 @@ import pytest
 
 from tests.fakes.machines import gpu_host
 from trtbuild import repository
-from trtbuild.backends.llmapi import BACKEND, TEMPLATE
+from trtbuild.backends.llmapi.backend import BACKEND, TEMPLATE
 from trtbuild.catalog import ModelInfo
 from trtbuild.plan import BuildPlan, ResolvedModel
 from trtbuild.spec import EngineSpec, RepositorySpec

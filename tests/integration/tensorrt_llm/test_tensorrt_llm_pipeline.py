@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2
 from tests.fakes.machines import gpu_host
 from tests.fakes.toolchain import lay_out_examples
 from trtbuild import catalog, host, pipeline, spec
-from trtbuild.backends import tensorrt_llm
+from trtbuild.backends.tensorrt_llm import backend as tensorrt_llm
 from trtbuild.errors import BuildError, ConvertError, TrtBuildError
 from trtbuild.fetch import Hub
 from trtbuild.spec import HostInfo

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.data.cpu_parity.checkpoints import CONFIGS, write_checkpoint
-from tests.unit.backends.test_cpu_plan import HOST, read
+from tests.unit.backends.cpu.test_cpu_plan import HOST, read
 from trtbuild import backends
-from trtbuild.backends.cpu_plan import make_plan
+from trtbuild.backends.cpu.plan import make_plan
 from trtbuild.errors import BuildError, TrtBuildError
 from trtbuild.fetch import load_config, local_snapshot
 from trtbuild.spec import EngineSpec

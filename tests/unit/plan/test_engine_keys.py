@@ -144,7 +144,7 @@ def test_each_backend_has_keys_of_its_own() -> None:
 
 @pytest.mark.parametrize("name", ["CALIBRATION_SIZE", "CALIBRATION_SEED", "AWQ_BLOCK_SIZE"])
 def test_settings_of_the_quantizer_are_in_the_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trtbuild.backends import tensorrt_llm_commands as commands
+    from trtbuild.backends.tensorrt_llm import commands
 
     before, plain = CALIBRATED.plan().key.digest, ENGINE.plan().key.digest
     monkeypatch.setattr(commands, name, getattr(commands, name) + 1)

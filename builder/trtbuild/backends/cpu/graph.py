@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trtbuild.backends.cpu_families import Decoder
-from trtbuild.backends.cpu_openvino import op, ov
-from trtbuild.backends.cpu_weights import Array, Checkpoint, Tensor
+from trtbuild.backends.cpu.families import Decoder
+from trtbuild.backends.cpu.openvino import op, ov
+from trtbuild.backends.cpu.weights import Array, Checkpoint, Tensor
 from trtbuild.errors import ConvertError
 
 Storage = Literal["float32", "float16", "bfloat16", "int8", "int4"]

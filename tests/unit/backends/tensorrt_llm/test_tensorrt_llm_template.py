@@ -11,12 +11,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from trtbuild import catalog
-from trtbuild.backends.tensorrt_llm import BACKEND
+from trtbuild.backends.tensorrt_llm.backend import BACKEND
 from trtbuild.errors import BuildError, SpecError
 from trtbuild.repository import ServedModel, render_repository
 from trtbuild.spec import RepositorySpec
 
-TOKENIZER = Path(__file__).resolve().parents[3] / "examples" / "pydoc-llama"
+TOKENIZER = Path(__file__).resolve().parents[4] / "examples" / "pydoc-llama"
 
 
 def write_engine(path: Path, version: str, *, build: dict[str, object] | None = None) -> Path:

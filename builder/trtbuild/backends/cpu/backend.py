@@ -1,7 +1,7 @@
 """The embedded engine: OpenVINO with OpenVINO GenAI's continuous batching, for machines without a GPU.
 
 It decides what an engine directory of this backend looks like and how it is served. Types, limits and the key are
-``cpu_plan``; configurations ``cpu_families``; the graph ``cpu_graph``.
+``plan``; configurations ``families``; the graph ``graph``.
 
 An engine directory holds ``config.json`` (in the manner of TensorRT-LLM: ``pretrained_config``, ``build_config``),
 ``openvino_model.xml`` and ``openvino_model.bin``.
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from trtbuild import log, process, untrusted
-from trtbuild.backends import cpu_families, cpu_plan
+from trtbuild.backends.cpu.families import read_decoder
+from trtbuild.backends.cpu.plan import make_plan, optimum_arguments
 from trtbuild.errors import BuildError, ConvertError, SpecError
 from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel
 from trtbuild.process import Command
@@ -74,8 +75,8 @@ class CpuBackend:
         return Availability(is_available=True, reason=f"OpenVINO GenAI {host.versions['openvino_genai']} is installed")
 
     def plan(self, spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPlan:
-        """Decide every open choice; see :func:`cpu_plan.make_plan`."""
-        return cpu_plan.make_plan(spec, model, host)
+        """Decide every open choice; see :func:`plan.make_plan`."""
+        return make_plan(spec, model, host)
 
     def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:  # noqa: ARG002
         """Refuse illegal template parameters; the packages were looked for by ``availability``."""
@@ -219,7 +220,7 @@ def _read_config(snapshot: Path) -> dict[str, Any]:
 
 def _convert(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path, engine_dir: Path) -> None:
     """Write the OpenVINO model of a snapshot."""
-    decoder = cpu_families.read_decoder(config)
+    decoder = read_decoder(config)
     if plan.shape.max_seq_len > decoder.context_tokens:
         raise ConvertError(
             f"max_seq_len={plan.shape.max_seq_len}: config.json limits the graph to {decoder.context_tokens} tokens "
@@ -227,11 +228,11 @@ def _convert(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path, engine_
             hint=f"pass --max-seq-len {decoder.context_tokens}",
         )
     try:
-        from trtbuild.backends.cpu_graph import build_model, check_model
-        from trtbuild.backends.cpu_openvino import ov
+        from trtbuild.backends.cpu.graph import build_model, check_model
+        from trtbuild.backends.cpu.openvino import ov
     except ImportError as error:
         raise BuildError(f"openvino cannot be imported: {error}", hint="pip install 'trtbuild[cpu]'") from error
-    from trtbuild.backends.cpu_weights import open_checkpoint
+    from trtbuild.backends.cpu.weights import open_checkpoint
 
     checkpoint = open_checkpoint(snapshot)
     check_model(decoder, checkpoint)  # in moments; what is wrong would else show after minutes of quantizing
@@ -256,7 +257,7 @@ def _export(plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -
     """Let optimum-intel write the OpenVINO model, for architectures that are not built here."""
     output = work_dir / "optimum"
     command = Command(
-        argv=(sys.executable, *cpu_plan.optimum_arguments(plan.shape, str(snapshot), str(output))),
+        argv=(sys.executable, *optimum_arguments(plan.shape, str(snapshot), str(output))),
         env={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
     )
     with log.get().progress("export", f"exporting {plan.model.model_id} with optimum-intel", unit="steps"):

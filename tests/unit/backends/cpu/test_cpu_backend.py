@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.backends.test_cpu_plan import HOST, plan
+from tests.unit.backends.cpu.test_cpu_plan import HOST, plan
 from trtbuild import backends
-from trtbuild.backends.cpu import engine_config
+from trtbuild.backends.cpu.backend import engine_config
 from trtbuild.errors import BuildError, ConvertError, SpecError
 from trtbuild.spec import CpuInfo, HostInfo, RepositorySpec
 

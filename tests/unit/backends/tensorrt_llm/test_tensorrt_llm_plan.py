@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.fakes.machines import gpu_host, resolved
 from trtbuild import catalog
-from trtbuild.backends.tensorrt_llm import BACKEND
+from trtbuild.backends.tensorrt_llm.backend import BACKEND
 from trtbuild.errors import HostError, SpecError, TrtBuildError
 from trtbuild.plan import BuildPlan
 from trtbuild.spec import QUANTIZATIONS, EngineSpec, HostInfo

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from trtbuild.backends import tensorrt_llm_commands as commands
-from trtbuild.backends.tensorrt_llm_options import (
+from trtbuild.backends.tensorrt_llm import commands
+from trtbuild.backends.tensorrt_llm.options import (
     check_build_options,
     chosen_build_options,
     resolved_build_options,

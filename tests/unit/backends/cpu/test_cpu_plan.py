@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.data.cpu_parity.checkpoints import CONFIGS
-from tests.unit.backends.test_cpu_families import LLAMA_31, REFUSED
+from tests.unit.backends.cpu.test_cpu_families import LLAMA_31, REFUSED
 from trtbuild import backends
-from trtbuild.backends.cpu_families import read_decoder
-from trtbuild.backends.cpu_plan import context_limit, cpu_class, make_plan
+from trtbuild.backends.cpu.families import read_decoder
+from trtbuild.backends.cpu.plan import context_limit, cpu_class, make_plan
 from trtbuild.catalog import ModelInfo, find_model
 from trtbuild.errors import HostError, SpecError
 from trtbuild.plan import BuildPlan, ResolvedModel

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.cpu_parity.checkpoints import CONFIGS, make_tensors, safetensors_bytes, write_checkpoint
-from trtbuild.backends.cpu_weights import Tensor, open_checkpoint
+from trtbuild.backends.cpu.weights import Tensor, open_checkpoint
 from trtbuild.errors import ConvertError
 
 TENSORS = {"a.weight": np.array([[1.5, -2.25], [0.0, 3e-3]], np.float32), "b": np.arange(3, dtype=np.float32)}

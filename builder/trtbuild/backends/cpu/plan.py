@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trtbuild.backends.cpu_families import COVERED, GRAPH_VERSION, read_decoder, refusal
+from trtbuild.backends.cpu.families import COVERED, GRAPH_VERSION, read_decoder, refusal
 from trtbuild.catalog import ModelInfo
 from trtbuild.errors import HostError, SpecError
 from trtbuild.log import format_bytes
@@ -418,7 +418,7 @@ def optimum_arguments(shape: EngineShape, snapshot: str, output: str) -> tuple[s
     """
     weights = shape.options["weights"]
     assert isinstance(weights, str)
-    arguments = ["-m", "trtbuild.backends.cpu_optimum", "export", "openvino", "--model", snapshot]
+    arguments = ["-m", "trtbuild.backends.cpu.optimum", "export", "openvino", "--model", snapshot]
     arguments += ["--task", "text-generation-with-past", "--weight-format", _OPTIMUM_FORMATS[weights]]
     if shape.options["trust_remote_code"]:
         arguments.append("--trust-remote-code")

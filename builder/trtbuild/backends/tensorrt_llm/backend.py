@@ -1,7 +1,7 @@
 """TensorRT-LLM engines: converted and compiled with the tools of NVIDIA's image, served by Triton's C++ backend.
 
 It runs the tools, follows their output and turns their failures into words. What is run is decided by
-``tensorrt_llm_plan`` and ``tensorrt_llm_commands``.
+``plan`` and ``commands``.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trtbuild import log, process, untrusted
-from trtbuild.backends import tensorrt_llm_commands as commands
-from trtbuild.backends.tensorrt_llm_engine import (
+from trtbuild.backends.tensorrt_llm import commands
+from trtbuild.backends.tensorrt_llm.engine import (
     check_checkpoint,
     checkpoint_cache_dtype,
     inspect_engine,
     read_config,
 )
-from trtbuild.backends.tensorrt_llm_options import backend_parameters
-from trtbuild.backends.tensorrt_llm_plan import find_target, make_plan, split_calibration
+from trtbuild.backends.tensorrt_llm.options import backend_parameters
+from trtbuild.backends.tensorrt_llm.plan import find_target, make_plan, split_calibration
 from trtbuild.catalog import GpuArchitecture, TensorInfo, diagnose, safe_image_since, trtllm
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.log import format_bytes
@@ -75,7 +75,7 @@ class TensorRtLlmBackend:
         return Availability(is_available=True, reason=reason)
 
     def plan(self, spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPlan:
-        """Decide every open choice; see :func:`tensorrt_llm_plan.make_plan`."""
+        """Decide every open choice; see :func:`plan.make_plan`."""
         return make_plan(spec, model, host)
 
     def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.machines import gpu_host, resolved
-from trtbuild.backends.llmapi import BACKEND
+from trtbuild.backends.llmapi.backend import BACKEND
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.plan import BuildPlan
 from trtbuild.spec import EngineSpec, HostInfo, RepositorySpec

@@ -2,10 +2,10 @@
 
 OpenVINO and NNCF load ``openvino_telemetry``, which writes a client id to the home directory and reports over the
 network; its only documented switch is a file in the home directory. Both fall back to a stub when it cannot be
-imported, so it is taken away before anything is loaded, as in ``cpu_openvino``.
+imported, so it is taken away before anything is loaded, as in ``openvino``.
 Source: openvino 2026.4, openvino/tools/ovc/telemetry_utils.py; nncf, src/nncf/telemetry/wrapper.py.
 
-It passes its arguments on. It does not choose them: ``cpu_plan`` does.
+It passes its arguments on. It does not choose them: ``plan`` does.
 """
 
 from __future__ import annotations

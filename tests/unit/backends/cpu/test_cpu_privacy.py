@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.backends.test_cpu_plan import HOST, plan
-from trtbuild.backends.cpu_plan import optimum_arguments
+from tests.unit.backends.cpu.test_cpu_plan import HOST, plan
+from trtbuild.backends.cpu.plan import optimum_arguments
 
-WORKER = Path(__file__).resolve().parents[3] / "model_repo_templates" / "tensorrt_llm" / "cpu" / "1"
+WORKER = Path(__file__).resolve().parents[4] / "model_repo_templates" / "tensorrt_llm" / "cpu" / "1"
 
 
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param("import trtbuild.backends.cpu_graph", id="builder"),
+        pytest.param("import trtbuild.backends.cpu.graph", id="builder"),
         pytest.param(f"sys.path.insert(0, {str(WORKER)!r}); import engine_worker", id="engine"),
     ],
 )

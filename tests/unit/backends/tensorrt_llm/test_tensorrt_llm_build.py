@@ -13,8 +13,8 @@ import pytest
 from tests.fakes.machines import gpu_host, resolved
 from tests.fakes.toolchain import Mode, Recorder, lay_out_examples
 from trtbuild import catalog, log
-from trtbuild.backends.tensorrt_llm import TIMING_CACHE, TensorRtLlmBackend
-from trtbuild.backends.tensorrt_llm_engine import read_config
+from trtbuild.backends.tensorrt_llm.backend import TIMING_CACHE, TensorRtLlmBackend
+from trtbuild.backends.tensorrt_llm.engine import read_config
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError, TrtBuildError
 from trtbuild.plan import BuildPlan
 from trtbuild.process import Command, Completed

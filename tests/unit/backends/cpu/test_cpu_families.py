@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.data.cpu_parity.checkpoints import CONFIGS
-from trtbuild.backends.cpu_families import COVERED, read_decoder, refusal
+from trtbuild.backends.cpu.families import COVERED, read_decoder, refusal
 from trtbuild.catalog import find_model
 from trtbuild.errors import SpecError
 

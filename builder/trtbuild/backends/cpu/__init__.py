@@ -1,0 +1,1 @@
+"""The cpu backend: OpenVINO engines for machines without a GPU."""

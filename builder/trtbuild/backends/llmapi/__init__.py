@@ -1,0 +1,1 @@
+"""The llmapi backend: checkpoints served by the LLM API, without an engine."""
