@@ -125,7 +125,7 @@ def load(
 
     refuse_unwritable(json_path, csv_path, html_path)
     plan = _plan(**{name: options[name] for name in _PLAN_OPTIONS})
-    book, workload = run.execute(
+    state, workload = run.execute(
         run.Run(
             connect=lambda: apis.connect(url, model, name=api or "", token=token, ca_file=ca_file),
             plan=plan,
@@ -134,7 +134,7 @@ def load(
             max_in_flight=max_in_flight,
         )
     )
-    summary = stats.summarize(book, goal=goal or Goal(), warmup_s=warmup)
+    summary = stats.summarize(state, goal=goal or Goal(), warmup_s=warmup)
     settings = _settings({"url": url, "model": model, "warmup_s": warmup, "timeout_s": timeout, **options})
     settings["tokens_per_word"] = None if workload.prompts else round(workload.tokens_per_word, 3)
     text = report.as_json(summary, settings)
@@ -142,11 +142,11 @@ def load(
     if json_path:
         write_text(json_path, text + "\n")
     if csv_path:
-        write_text(csv_path, report.as_csv(book.records))
+        write_text(csv_path, report.as_csv(state.records))
     if html_path:
         from trtclient.load import page
 
-        write_text(html_path, page.render(summary, book.records, settings))
+        write_text(html_path, page.render(summary, state.records, settings))
     return _exit_code(summary, fail_under)
 
 

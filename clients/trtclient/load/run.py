@@ -1,4 +1,4 @@
-"""One load run from settings to book: calibrate, send, show progress. The order, and nothing of how."""
+"""One load run, from its settings to what happened: calibrate, send, show progress. It decides the order only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trtclient.errors import LaunchError, RequestFailure
 from trtclient.generation import Api, Generation, Piece
 from trtclient.load.report import format_s
 from trtclient.load.schedule import Arrival
-from trtclient.load.sender import Book, Sender
+from trtclient.load.sender import RunState, Sender
 from trtclient.load.stats import percentile
 from trtclient.load.workload import DEFAULT_TOKENS_PER_WORD, Workload, words
 
@@ -54,8 +54,8 @@ class Run:
     max_in_flight: int | None = None
 
 
-def execute(run: Run) -> tuple[Book, Workload]:
-    """Do the run; return its book and the workload that was used. Ctrl-C and SIGTERM end it early.
+def execute(run: Run) -> tuple[RunState, Workload]:
+    """Do the run; return what happened and the workload that was used. Ctrl-C and SIGTERM end it early.
 
     Raises:
         LaunchError: The server does not answer at all.
@@ -73,7 +73,7 @@ def raise_open_files() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-async def _execute(run: Run) -> tuple[Book, Workload]:
+async def _execute(run: Run) -> tuple[RunState, Workload]:
     api = run.connect()
     try:
         workload = run.workload if run.workload.prompts else await _calibrated(api, run.workload)
@@ -123,7 +123,7 @@ async def _calibrated(api: Api, workload: Workload) -> Workload:
     return replace(workload, tokens_per_word=counts[-1] / _CALIBRATION_WORDS)
 
 
-async def _until_signal(task: asyncio.Future[Book]) -> Book:
+async def _until_signal(task: asyncio.Future[RunState]) -> RunState:
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
@@ -160,23 +160,23 @@ async def _show(sender: Sender, is_terminal: bool) -> None:
     while True:
         await asyncio.sleep(PROGRESS_TERMINAL_S if is_terminal else PROGRESS_LINES_S)
         now_s = sender.now_s()
-        rate = (sender.book.pieces - pieces) / max(now_s - before_s, 1e-9)
-        pieces, before_s = sender.book.pieces, now_s
-        line = progress_line(sender.book, now_s, rate)
+        rate = (sender.state.pieces - pieces) / max(now_s - before_s, 1e-9)
+        pieces, before_s = sender.state.pieces, now_s
+        line = progress_line(sender.state, now_s, rate)
         if is_terminal:
             sys.stderr.write(f"\r\x1b[K{line[:118]}")
             sys.stderr.flush()
         else:
-            book = sender.book
-            log.get().info("load", line, in_flight=book.in_flight, done=book.done, failed=book.failed)
+            state = sender.state
+            log.get().info("load", line, in_flight=state.in_flight, done=state.done, failed=state.failed)
 
 
-def progress_line(book: Book, now_s: float, pieces_per_s: float) -> str:
+def progress_line(state: RunState, now_s: float, pieces_per_s: float) -> str:
     """Return the state of a run in one line."""
-    of = f"/{book.planned}" if book.planned else ""
-    ordered = sorted(book.recent_ttft_s)
+    of = f"/{state.planned}" if state.planned else ""
+    ordered = sorted(state.recent_ttft_s)
     waits = (
         f", TTFT p50 {format_s(percentile(ordered, 0.5))} p99 {format_s(percentile(ordered, 0.99))}" if ordered else ""
     )
-    failed = f", {book.failed} failed" if book.failed else ""
-    return f"{now_s:.0f} s: {book.done}{of} done{failed}, {book.in_flight} open, {pieces_per_s:.0f} pieces/s{waits}"
+    failed = f", {state.failed} failed" if state.failed else ""
+    return f"{now_s:.0f} s: {state.done}{of} done{failed}, {state.in_flight} open, {pieces_per_s:.0f} pieces/s{waits}"

@@ -25,7 +25,7 @@ PAUSE_AFTER_FAILURE_S = 0.2
 
 
 @dataclass(slots=True)
-class Book:
+class RunState:
     """Everything known about a run, while it runs and after.
 
     Attributes:
@@ -65,15 +65,15 @@ class Sender:
         self._gate = asyncio.Semaphore(max_in_flight) if max_in_flight else contextlib.nullcontext()
         self._loop = asyncio.get_running_loop()
         self._started_s = 0.0
-        self.book = Book()
+        self.state = RunState()
 
     def now_s(self) -> float:
         """Return the seconds since the start."""
         return self._loop.time() - self._started_s
 
-    async def run_open(self, arrivals: Sequence[Arrival]) -> Book:
+    async def run_open(self, arrivals: Sequence[Arrival]) -> RunState:
         """Send every arrival when it is due; return when all have ended."""
-        self.book.planned = len(arrivals)
+        self.state.planned = len(arrivals)
         self._started_s = self._loop.time()
         tasks: set[asyncio.Task[Any]] = set()
         try:
@@ -89,9 +89,9 @@ class Sender:
             await self._interrupt(tasks)
         return self._close()
 
-    async def run_closed(self, concurrency: int, *, limit: int | None, duration_s: float | None) -> Book:
+    async def run_closed(self, concurrency: int, *, limit: int | None, duration_s: float | None) -> RunState:
         """Keep ``concurrency`` requests open, each user's next one due when its last one ended."""
-        self.book.planned = limit or 0
+        self.state.planned = limit or 0
         self._started_s = self._loop.time()
         numbers = itertools.count()
 
@@ -110,28 +110,28 @@ class Sender:
             await self._interrupt(tasks)
         return self._close()
 
-    def _close(self) -> Book:
-        self.book.elapsed_s = self.now_s()
-        self.book.records.sort(key=lambda record: record.index)
-        return self.book
+    def _close(self) -> RunState:
+        self.state.elapsed_s = self.now_s()
+        self.state.records.sort(key=lambda record: record.index)
+        return self.state
 
     async def _interrupt(self, tasks: set[asyncio.Task[Any]]) -> None:
         """End what runs; each running request is recorded as cancelled."""
-        self.book.is_interrupted = True
+        self.state.is_interrupted = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _one(self, arrival: Arrival) -> bool:
         """Send one request and write down how it went; return whether its answer came whole."""
-        book, started_s = self.book, self._started_s
+        state, started_s = self.state, self._started_s
         record = Record(index=arrival.index, due_s=arrival.due_s)
-        book.records.append(record)
-        book.in_flight += 1
+        state.records.append(record)
+        state.in_flight += 1
 
         def on_piece(piece: Piece) -> None:
             record.take(piece, started_s)
-            book.pieces += bool(piece.text)
+            state.pieces += bool(piece.text)
 
         try:
             async with asyncio.timeout_at(started_s + arrival.due_s + self._timeout_s), self._gate:
@@ -148,9 +148,9 @@ class Sender:
         finally:
             record.end_s = self.now_s()
             record.sent_s = record.sent_s or record.end_s  # it never left the gate
-            book.in_flight -= 1
-            book.done += 1
-            book.failed += bool(record.failure)
+            state.in_flight -= 1
+            state.done += 1
+            state.failed += bool(record.failure)
             if record.arrivals:
-                book.recent_ttft_s.append(record.ttft_s)
+                state.recent_ttft_s.append(record.ttft_s)
         return record.is_ok

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from trtclient.load.record import Record
-from trtclient.load.sender import Book
+from trtclient.load.sender import RunState
 from trtclient.values import Goal
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -129,9 +129,9 @@ class Summary:
     series: tuple[Bucket, ...]
 
 
-def summarize(book: Book, *, goal: Goal, warmup_s: float = 0.0) -> Summary:
+def summarize(state: RunState, *, goal: Goal, warmup_s: float = 0.0) -> Summary:
     """Return the numbers of a run, without the requests that were due in the first ``warmup_s``."""
-    records = [record for record in book.records if record.due_s >= warmup_s]
+    records = [record for record in state.records if record.due_s >= warmup_s]
     ok = [record for record in records if record.is_ok]
     first_s = min((record.due_s for record in records), default=0.0)
     last_s = max((record.end_s for record in records), default=0.0)
@@ -139,7 +139,7 @@ def summarize(book: Book, *, goal: Goal, warmup_s: float = 0.0) -> Summary:
     tokens = sum(record.completion_tokens for record in ok)
     good = sum(is_good(record, goal) for record in records)
     failed = [record for record in records if not record.is_ok]
-    bucket_s = bucket_width(last_s, len(book.records))
+    bucket_s = bucket_width(last_s, len(state.records))
     return Summary(
         requests=len(records),
         ok=len(ok),
@@ -160,9 +160,9 @@ def summarize(book: Book, *, goal: Goal, warmup_s: float = 0.0) -> Summary:
         good=good,
         good_per_s=good / elapsed_s,
         peak_in_flight=peak(records),
-        is_interrupted=book.is_interrupted,
+        is_interrupted=state.is_interrupted,
         bucket_s=bucket_s,
-        series=series(book.records, bucket_s),
+        series=series(state.records, bucket_s),
     )
 
 

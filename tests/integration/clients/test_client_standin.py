@@ -23,7 +23,7 @@ from trtclient.cli import run
 from trtclient.errors import RequestFailure
 from trtclient.generation import Generation, Piece
 from trtclient.load.schedule import open_loop
-from trtclient.load.sender import Book, Sender
+from trtclient.load.sender import RunState, Sender
 from trtclient.load.stats import summarize
 from trtclient.values import Goal, parse_rate
 
@@ -83,8 +83,8 @@ def _stalling(loop_stall: threading.Event) -> Any:
     return answer
 
 
-def _open_run(server: StandIn, **options: Any) -> Book:
-    async def main() -> Book:
+def _open_run(server: StandIn, **options: Any) -> RunState:
+    async def main() -> RunState:
         api = apis.connect(server.url, "m")
         sender = Sender(api, lambda arrival: Generation(text=str(arrival.index)), **options)
         try:
@@ -99,23 +99,23 @@ def _open_run(server: StandIn, **options: Any) -> Book:
 def test_a_stall_shows_in_every_request_that_was_due_while_it_lasted(limit: int | None) -> None:
     """Latency counts from the due time, whatever held a request up; not even a limit on open requests hides it."""
     with StandIn(_stalling(threading.Event())) as server:
-        book = _open_run(server, max_in_flight=limit)
-    assert [round(record.due_s * 20) for record in book.records] == list(range(40)), "every request was sent and kept"
-    assert all(record.is_ok for record in book.records)
+        state = _open_run(server, max_in_flight=limit)
+    assert [round(record.due_s * 20) for record in state.records] == list(range(40)), "every request was sent and kept"
+    assert all(record.is_ok for record in state.records)
     # The server begins to hang no earlier than request 10 was due, and hangs for STALL_S: whoever is due d seconds
     # after that waits for the rest of it, at least.
-    begins_s = book.records[10].due_s
-    due_inside = [record for record in book.records if begins_s <= record.due_s < begins_s + STALL_S - 0.05]
+    begins_s = state.records[10].due_s
+    due_inside = [record for record in state.records if begins_s <= record.due_s < begins_s + STALL_S - 0.05]
     assert len(due_inside) == 19
     for record in due_inside:
         assert record.ttft_s >= STALL_S - (record.due_s - begins_s) - 0.02
-    assert summarize(book, goal=Goal()).ttft.quantiles["p90"] >= STALL_S * 0.7, "the report shows it"
+    assert summarize(state, goal=Goal()).ttft.quantiles["p90"] >= STALL_S * 0.7, "the report shows it"
 
 
 def test_a_closed_loop_hides_the_same_stall() -> None:
     """Why the open loop is the default of the examples: here the stall is one slow request among fast ones."""
 
-    async def main(url: str) -> Book:
+    async def main(url: str) -> RunState:
         api = apis.connect(url, "m")
         try:
             return await Sender(api, lambda arrival: Generation(text="x")).run_closed(1, limit=40, duration_s=None)
@@ -123,10 +123,10 @@ def test_a_closed_loop_hides_the_same_stall() -> None:
             await api.close()
 
     with StandIn(_stalling(threading.Event())) as server:
-        book = asyncio.run(main(server.url))
-    assert len(book.records) == 40
-    assert max(record.ttft_s for record in book.records) >= STALL_S - 0.02
-    assert min(r.due_s for r in book.records[11:]) >= STALL_S - 0.02, "nothing was even due while the server hung"
+        state = asyncio.run(main(server.url))
+    assert len(state.records) == 40
+    assert max(record.ttft_s for record in state.records) >= STALL_S - 0.02
+    assert min(r.due_s for r in state.records[11:]) >= STALL_S - 0.02, "nothing was even due while the server hung"
 
 
 def test_a_stall_of_the_client_itself_counts_too() -> None:
@@ -135,7 +135,7 @@ def test_a_stall_of_the_client_itself_counts_too() -> None:
     async def quick(ask: Ask) -> None:
         await ask.stream("a")
 
-    async def main(url: str) -> tuple[Book, float]:
+    async def main(url: str) -> tuple[RunState, float]:
         api = apis.connect(url, "m")
         sender = Sender(api, lambda arrival: Generation(text="x"))
         blocked: list[float] = []
@@ -151,9 +151,9 @@ def test_a_stall_of_the_client_itself_counts_too() -> None:
             await api.close()
 
     with StandIn(quick) as server:
-        book, blocked_s = asyncio.run(main(server.url))
-    assert len(book.records) == 30
-    inside = [record for record in book.records if blocked_s < record.due_s < blocked_s + 0.45]
+        state, blocked_s = asyncio.run(main(server.url))
+    assert len(state.records) == 30
+    inside = [record for record in state.records if blocked_s < record.due_s < blocked_s + 0.45]
     assert len(inside) >= 8
     for record in inside:
         rest_s = blocked_s + 0.5 - record.due_s

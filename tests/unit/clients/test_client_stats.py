@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from trtclient.load import page, report, stats, svg
 from trtclient.load.record import Record
-from trtclient.load.sender import Book
+from trtclient.load.sender import RunState
 from trtclient.values import Goal
 
 
@@ -29,7 +29,7 @@ def record(
     )  # fmt: skip
 
 
-BOOK = Book(
+STATE = RunState(
     records=[
         record(0, 0.0, [0.5, 0.6, 0.8]),
         record(1, 1.0, [3.0, 3.1], tokens=6),
@@ -55,17 +55,17 @@ def test_a_percentile_bounds_its_share(values: list[float], quantile: float) -> 
 
 
 def test_latencies_count_from_the_due_time() -> None:
-    one = BOOK.records[1]
+    one = STATE.records[1]
     assert one.ttft_s == 2.0
     assert one.lag_s == pytest.approx(0.1)
     assert one.e2e_s == pytest.approx(2.1)
     assert one.tpot_s == pytest.approx(0.1 / 5)
-    assert BOOK.records[3].tpot_s is None
+    assert STATE.records[3].tpot_s is None
     assert Record(index=0, due_s=1.0, end_s=3.0).ttft_s == 2.0, "an answer without text"
 
 
 def test_a_summary_counts_every_request() -> None:
-    summary = stats.summarize(BOOK, goal=Goal(ttft_s=0.6))
+    summary = stats.summarize(STATE, goal=Goal(ttft_s=0.6))
     assert (summary.requests, summary.ok, summary.failures) == (4, 3, {"disconnected": 1})
     assert summary.elapsed_s == pytest.approx(3.1)
     assert (summary.prompt_tokens, summary.completion_tokens) == (15, 10)
@@ -79,14 +79,14 @@ def test_a_summary_counts_every_request() -> None:
 
 
 def test_the_warm_up_is_left_out_but_drawn() -> None:
-    summary = stats.summarize(BOOK, goal=Goal(), warmup_s=1.5)
+    summary = stats.summarize(STATE, goal=Goal(), warmup_s=1.5)
     assert (summary.requests, summary.ok) == (2, 1)
     assert summary.elapsed_s == pytest.approx(0.75)
     assert sum(bucket.due for bucket in summary.series) == 4
 
 
 def test_an_empty_run() -> None:
-    summary = stats.summarize(Book(), goal=Goal(ttft_s=1))
+    summary = stats.summarize(RunState(), goal=Goal(ttft_s=1))
     assert (summary.requests, summary.good, summary.ttft.count) == (0, 0, 0)
     assert "0 of 0 requests" in report.as_table(summary)
     assert "no values" in page.render(summary, [], {})
@@ -103,7 +103,7 @@ def test_an_empty_run() -> None:
     ],
 )
 def test_goals(goal: Goal, good: int) -> None:
-    assert sum(stats.is_good(one, goal) for one in BOOK.records) == good
+    assert sum(stats.is_good(one, goal) for one in STATE.records) == good
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.lists(st.floats(0, 5), min_size=1, max_size=6)), max_size=30),
@@ -122,11 +122,11 @@ def test_slices_lose_nothing(found: list[tuple[float, list[float]]], width_s: fl
 
 
 def test_reports_agree() -> None:
-    summary = stats.summarize(BOOK, goal=Goal(ttft_s=0.6))
+    summary = stats.summarize(STATE, goal=Goal(ttft_s=0.6))
     document = json.loads(report.as_json(summary, {"rate": "5"}))
     assert document["settings"] == {"rate": "5"}
     assert document["summary"]["ttft"]["quantiles"]["p50"] == 0.5
-    rows = list(csv.DictReader(io.StringIO(report.as_csv(BOOK.records))))
+    rows = list(csv.DictReader(io.StringIO(report.as_csv(STATE.records))))
     assert [row["failure"] for row in rows] == ["", "", "disconnected", ""]
     assert [float(row["e2e_s"]) for row in rows] == pytest.approx([0.8, 2.1, 0.5, 0.25])
     assert rows[2]["message"] == "went <wrong> & so"
@@ -137,8 +137,8 @@ def test_reports_agree() -> None:
 
 
 def test_the_page_is_whole_and_needs_nothing_else() -> None:
-    summary = stats.summarize(BOOK, goal=Goal(ttft_s=0.6))
-    text = page.render(summary, BOOK.records, {"url": "http://h/<x>", "model": "m & m"})
+    summary = stats.summarize(STATE, goal=Goal(ttft_s=0.6))
+    text = page.render(summary, STATE.records, {"url": "http://h/<x>", "model": "m & m"})
     assert "<x>" not in text
     assert "m &amp; m" in text
     assert "went &lt;wrong&gt; &amp; so" in text
