@@ -24,6 +24,19 @@ IN_FLIGHT_METRICS = ("trtbuild_requests_waiting", "trtbuild_requests_running")
 FAILED_STARTS_LIMIT = 3
 """Failed starts of an engine process in a row after which starting it again is not expected to help."""
 
+HEARTBEAT_LIMIT_S = 30.0
+"""Age of the last turn of a front model's serving thread beyond which it is taken for dead; it turns at least 4 times
+a second."""
+
+STALLED_UNREADY_S = 60.0
+STALLED_DEAD_S = 600.0
+"""Seconds without a token while requests run after which an engine is not ready, and dead."""
+
+_SECOND_LOOK_S = 3.0
+_DEAD_ANSWERS = re.compile(r"Stub process '[^']*' is not healthy|is shutting down")
+_UNREADY_ANSWERS = re.compile(
+    rf"{_DEAD_ANSWERS.pattern}|no available versions|unknown model|no connection to the engine"
+)
 _STUB = "triton_python_backend_stub"
 _SHM_PREFIX = "--backend-config=python,shm-region-prefix-name="
 
@@ -173,12 +186,13 @@ def self_test(url: str, metrics_url: str, model: str | None, *, timeout_s: float
         if model is None:
             raise
         metrics = ""
-    for engine, is_up in _engine_gauge(metrics, "trtbuild_engine_up").items():
+    for engine, is_up in _gauge(metrics, "trtbuild_engine_up").items():
         if not is_up:
             raise LaunchError(
                 f"the engine process of {engine!r} has ended and is being started again",
                 hint="wait; the server's log says why it ended",
             )
+    _refuse_stalled(metrics, STALLED_UNREADY_S)
     ended = count_outcomes(metrics)
     names = [model] if model is not None else sorted(ended)
     if not names:
@@ -189,21 +203,28 @@ def self_test(url: str, metrics_url: str, model: str | None, *, timeout_s: float
     for name in names:
         if not ended.get(name, {}).get("ok"):
             probe_generation(url, name, timeout_s=timeout_s)
-    refuse_dead(url, metrics_url, timeout_s=timeout_s)
+    refuse_dead(url, metrics_url, timeout_s=timeout_s, answers=_UNREADY_ANSWERS)
 
 
-def refuse_dead(url: str, metrics_url: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> None:
-    """Refuse a server with a dead model process, which goes on to answer that it is live and ready.
+def refuse_dead(
+    url: str, metrics_url: str, *, timeout_s: float = PROBE_TIMEOUT_S, answers: re.Pattern[str] = _DEAD_ANSWERS
+) -> None:
+    """Refuse a server with a dead or stuck model process, which goes on to answer that it is live and ready.
 
     On the server's own machine its processes are looked at, so nobody has to send a request first. From elsewhere a
     request is tried where others have failed, and only the server's own word about its process counts: an engine that
     is slow, full or refuses the request is alive. An engine process that ended is no reason, its model starts it again;
-    one that cannot be started again is.
+    one that cannot be started again is. So is a front model that has stopped taking turns, an engine that has answered
+    nothing for ten minutes while requests run, and a model that says it is shutting down on a server that is not:
+    a server that is ending takes no new connection, so it would not have answered.
+
+    Args:
+        answers: Errors of a generation that count, where requests have failed before.
 
     Source: triton-inference-server/python_backend, ``Stub process '<name>' is not healthy``.
 
     Raises:
-        LaunchError: The process of a model is dead, or an engine cannot be started again.
+        LaunchError: The process of a model is dead or stuck, or an engine cannot be started again.
     """
     if dead := dead_model_processes(url):
         raise _dead(f"process {', '.join(str(pid) for pid in dead)} of the server at {url} has ended")
@@ -211,26 +232,58 @@ def refuse_dead(url: str, metrics_url: str, *, timeout_s: float = PROBE_TIMEOUT_
         metrics = read_metrics(metrics_url, timeout_s=timeout_s)
     except LaunchError:
         return
-    for model, starts in _engine_gauge(metrics, "trtbuild_engine_failed_starts").items():
+    for model, starts in _gauge(metrics, "trtbuild_engine_failed_starts").items():
         if starts >= FAILED_STARTS_LIMIT:
             raise LaunchError(
                 f"the engine process of {model!r} could not be started again, {starts:g} times in a row",
                 hint="restart the server; its log says why the engine does not start",
             )
+    _refuse_stuck(metrics_url, metrics, timeout_s=timeout_s)
+    _refuse_stalled(metrics, STALLED_DEAD_S)
     for name in (name for name, counts in count_outcomes(metrics).items() if counts.get("failed")):
         try:
             probe_generation(url, name, timeout_s=timeout_s)
         except LaunchError as error:
-            if re.search(r"Stub process '[^']*' is not healthy", error.message):
+            if answers.search(error.message):
                 raise _dead(error.message) from error
+
+
+def _refuse_stuck(metrics_url: str, metrics: str, *, timeout_s: float) -> None:
+    """Refuse front models whose heartbeat is old and stays so: the clocks of two machines may differ.
+
+    Raises:
+        LaunchError: One has stopped taking turns.
+    """
+    beats = _gauge(metrics, "trtbuild_front_heartbeat_timestamp_seconds")
+    if not any(abs(time.time() - beat) > HEARTBEAT_LIMIT_S for beat in beats.values()):
+        return
+    time.sleep(_SECOND_LOOK_S)
+    later = _gauge(read_metrics(metrics_url, timeout_s=timeout_s), "trtbuild_front_heartbeat_timestamp_seconds")
+    for name, beat in beats.items():
+        if later.get(name) == beat and abs(time.time() - beat) > HEARTBEAT_LIMIT_S:
+            raise _dead(f"the front model {name!r} has done nothing for {time.time() - beat:.0f} s")
+
+
+def _refuse_stalled(metrics: str, limit_s: float) -> None:
+    """Refuse front models whose engine answers nothing although requests run.
+
+    Raises:
+        LaunchError: One has been waiting for longer than ``limit_s``.
+    """
+    for name, stalled_s in _gauge(metrics, "trtbuild_front_stalled_seconds").items():
+        if stalled_s > limit_s:
+            raise LaunchError(
+                f"the engine behind {name!r} has answered nothing for {stalled_s:g} s, while requests run",
+                hint=f"expected a token within {limit_s:g} s; the server's log may say why, a restart ends it",
+            )
 
 
 def _dead(what: str) -> LaunchError:
     return LaunchError(f"a model process is dead: {what}", hint="restart the server; its log says what happened")
 
 
-def _engine_gauge(metrics: str, name: str) -> dict[str, float]:
-    """Return a gauge of the engine models by model."""
+def _gauge(metrics: str, name: str) -> dict[str, float]:
+    """Return a gauge by model."""
     series = re.findall(rf'^{name}\{{(?:[^}}]*,)?model="([^"]*)"[^}}]*\}} (\S+)', metrics, re.MULTILINE)
     return {model: float(value) for model, value in series}
 

@@ -35,9 +35,6 @@ name may read and write the memory of a model. The server adds a UUID, and a nam
 Source: triton-inference-server/server, src/common.h, pull request 8273; NAME_MAX in limits.h.
 """
 
-EXIT_TIMEOUT_S = 30
-"""Seconds the server waits for running requests after SIGTERM (tritonserver's own default)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
@@ -168,7 +165,7 @@ def server_command(
         common.append(f"--backend-directory={server.backend_directory}")
     if not has_gpus:
         common.append("--allow-gpu-metrics=false")
-    common.append(f"--exit-timeout-secs={EXIT_TIMEOUT_S}")
+    common.append(f"--exit-timeout-secs={spec.drain_timeout}")
     listen = _listening(spec, ports, secrets)
     own_arguments = access.server_arguments(spec)
     extra = [f"--{name}={value}" for name, value in own_arguments.items()]

@@ -333,6 +333,14 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(name="log_verbose", kind="int", default=0, minimum=0, section="server", help="Triton's verbose log level."),
     Option(
+        name="drain_timeout",
+        kind="int",
+        default=30,
+        minimum=1,
+        section="server",
+        help="Seconds the server goes on after SIGTERM: what runs may finish, what waits or is new is refused.",
+    ),
+    Option(
         name="orchestrator",
         kind="bool",
         default=False,
@@ -429,6 +437,7 @@ class ServerSpec:
     grpc_port: int = 8001
     metrics_port: int = 8002
     log_verbose: int = 0
+    drain_timeout: int = 30
     orchestrator: bool = False
     open_api: tuple[str, ...] = ()
     server_arg: Mapping[str, str] = field(default_factory=dict)

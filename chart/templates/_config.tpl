@@ -43,6 +43,7 @@
   "http_port" 8000
   "grpc_port" 8001
   "metrics_port" 8002
+  "drain_timeout" (int $sku.server.drainTimeout)
   "log_verbose" (int $sku.server.logVerbose) }}
 {{- range $option, $value := dict
   "max_batch_size" $sku.model.limits.maxBatchSize

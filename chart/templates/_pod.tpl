@@ -356,8 +356,8 @@ topologySpreadConstraints:
   - {{ merge (dict) . (dict "labelSelector" (dict "matchLabels" $selector)) | toYaml | nindent 4 | trim }}
   {{- end }}
 {{- end }}
-# The longest request, five seconds after it and 35 for the server to end its ranks.
-terminationGracePeriodSeconds: {{ add (int .sku.budgets.drain) 40 }}
+# The longest request, five seconds after it, what the server may take after SIGTERM, and 30 s for it to end its ranks.
+terminationGracePeriodSeconds: {{ add (int .sku.budgets.drain) 5 (int .sku.server.drainTimeout) 30 }}
 {{- else }}
 restartPolicy: Never
 {{- end }}

@@ -49,7 +49,8 @@ def test_engine_yaml_carries_every_option() -> None:
         "use_paged_context_fmha": "enable",
     }
     assert spec.engine.revision == "0123456789abcdef0123456789abcdef01234567"
-    assert spec.server.server_arg == {"rate-limit": "off", "exit-timeout-secs": "5"}
+    assert spec.server.server_arg == {"rate-limit": "off"}
+    assert spec.server.drain_timeout == 9
     assert spec.repository.kv_cache_free_gpu_mem_fraction == 0.85
     assert spec.store.max_bytes == 100 << 30
 

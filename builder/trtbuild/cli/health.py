@@ -34,9 +34,9 @@ def health(
 ) -> None:
     """Ask the server at --host whether it is live or ready; exit 0 if so, else 9.
 
-    live: the server answers and no model process is dead. ready: also a real generation came back once since it
-    started. startup: the same as ready. WHAT comes first, e.g. `trtbuild health ready --config engine.yaml`; MODEL is
-    whom to ask, by default the one that is served.
+    live: the server answers and no model process is dead or stuck. ready: also a real generation came back once since
+    it started, and the engine is not stalled. startup: the same as ready. WHAT comes first, e.g. `trtbuild health ready
+    --config engine.yaml`; MODEL is whom to ask, by default the one that is served.
     """
     configure_log(log_format, log_level)
     from trtbuild import health as probes

@@ -84,6 +84,7 @@ class Snapshot:
 
     waiting: int
     running: int
+    stalled_s: float
     queue_s: float
     compute_s: float
     prompt_tokens: int
@@ -100,6 +101,7 @@ class Accounting:
     def __init__(self, now_s: float) -> None:
         self._lock = threading.Lock()
         self._now_s = now_s
+        self._progress_s = now_s
         self._waiting = self._running = 0
         self._queue_s = self._compute_s = 0.0
         self._queue_shown_s = self._compute_shown_s = 0.0
@@ -128,6 +130,8 @@ class Accounting:
                 return
             self._advance(now_s)
             self._waiting -= 1
+            if not self._running:  # before, there was nothing to make progress with
+                self._progress_s = now_s
             self._running += 1
             self._prompt_tokens += prompt_tokens
             account.state = State.RUNNING
@@ -141,6 +145,7 @@ class Accounting:
             if account.state is not State.RUNNING:
                 return
             self._generation_tokens += count
+            self._progress_s = now_s
             if account.last_token_s is None:  # tokens that come with the first one cannot be told apart in time
                 self._first_token.observe(now_s - account.arrived_s)
             else:
@@ -157,6 +162,8 @@ class Accounting:
                 self._waiting -= 1
             else:
                 self._running -= 1
+                if outcome == "ok":
+                    self._progress_s = now_s
                 if times is not None:
                     self._settle(now_s - account.started_s, times)
             account.state = State.DONE
@@ -173,6 +180,7 @@ class Accounting:
             return Snapshot(
                 waiting=self._waiting,
                 running=self._running,
+                stalled_s=now_s - self._progress_s if self._running else 0.0,
                 queue_s=self._queue_shown_s,
                 compute_s=self._compute_shown_s,
                 prompt_tokens=self._prompt_tokens,

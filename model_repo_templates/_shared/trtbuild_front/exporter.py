@@ -41,6 +41,8 @@ _HELP = {
     "trtbuild_requests_waiting": "Requests waiting for a slot of the engine.",
     "trtbuild_requests_running": "Requests in a slot of the engine.",
     "trtbuild_request_slots": "Slots of the engine: the most requests it computes at once.",
+    "trtbuild_front_heartbeat_timestamp_seconds": "Unix time of the last turn of the serving thread.",
+    "trtbuild_front_stalled_seconds": "Seconds since the engine last answered, while requests run; else 0.",
     "trtbuild_time_to_first_token_seconds": "Seconds from a request's arrival to its first token.",
     "trtbuild_inter_token_latency_seconds": "Seconds between tokens of one request after the first.",
     "trtbuild_request_duration_seconds": "Seconds from arrival to the end of requests that ended well.",
@@ -68,9 +70,14 @@ class Exporter:
             self._counter("trtbuild_requests_total", count, outcome=outcome)
         if not with_distributions:
             return
+        self._gauge("trtbuild_front_stalled_seconds", round(snapshot.stalled_s))
         self._distribution("trtbuild_time_to_first_token_seconds", *snapshot.first_token)
         self._distribution("trtbuild_inter_token_latency_seconds", *snapshot.inter_token)
         self._distribution("trtbuild_request_duration_seconds", *snapshot.duration)
+
+    def beat(self, at_s: float) -> None:
+        """Say when the serving thread was last seen at work."""
+        self._gauge("trtbuild_front_heartbeat_timestamp_seconds", round(at_s, 3))
 
     def close(self) -> None:
         """Let go of every series."""

@@ -6,6 +6,8 @@ batch dimension (``max_batch_size: 1``) its tensors have the shapes of what Tens
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import json
 import os
@@ -21,22 +23,23 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from trtbuild_front import text
-from trtbuild_front.endpoint import find_endpoint, server_arguments
+from trtbuild_front import server_process, text
+from trtbuild_front.endpoint import find_endpoint
 from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
 from trtbuild_front.exporter import Exporter, Kind, Series
-from trtbuild_front.faults import ClientGoneError, OverloadError, RequestError
+from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
 from trtbuild_front.http2 import Connection
 from trtbuild_front.parameters import are_headers_forwarded
 from trtbuild_front.request import Dialect
-from trtbuild_front.service import Service, Settings
+from trtbuild_front.service import Service, Settings, end_process
 
 _COUNTS = ("num_input_tokens", "num_output_tokens")
 """Outputs of TensorRT-LLM's models that are sent when ``return_<name>`` asks for them."""
 
 _TICK_S = 0.2
 _TICKS_PER_DISTRIBUTION = 5  # dozens of series that nobody scales on: once a second is enough
+_MOST_FAULTS = 20
 
 
 class TritonReply:
@@ -47,13 +50,15 @@ class TritonReply:
     Seen with Triton 2.51: signal 11 in TRITONBACKEND_ResponseFactoryIsCancelled, once in some ten thousand requests.
     """
 
-    def __init__(self, request: Any, has_batch_dimension: bool, counts: frozenset[str] = frozenset()) -> None:
+    counts: frozenset[str] = frozenset()
+    """Outputs of ``_COUNTS`` that the request asks for."""
+
+    def __init__(self, request: Any, has_batch_dimension: bool) -> None:
         self._lock = threading.Lock()
         self._is_over = False
         self._sender = request.get_response_sender()
         self._wanted = frozenset(request.requested_output_names())
         self._lead = (1,) if has_batch_dimension else ()
-        self._counts = counts
 
     def send(self, piece: Piece) -> None:
         """Send one piece of text; the one with a finish reason ends the request."""
@@ -68,7 +73,7 @@ class TritonReply:
             outputs.append(self._numbers("prompt_tokens", (piece.prompt_tokens,), np.int32))
             outputs.append(self._numbers("completion_tokens", (piece.completion_tokens,), np.int32))
             for name, count in zip(_COUNTS, (piece.prompt_tokens, piece.completion_tokens), strict=True):
-                if name in self._counts:
+                if name in self.counts:
                     outputs.append(self._numbers(name, (count,), np.int32))
             if piece.cum_log_prob is not None:
                 outputs.append(self._numbers("cum_log_probs", (piece.cum_log_prob,), np.float32))
@@ -146,6 +151,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the parameters and the tokenizer; start serving."""
+        server_process.end_with_server()
         config = json.loads(args["model_config"])
         values = {key: value["string_value"] for key, value in config["parameters"].items()}
         self._has_batch_dimension = int(config.get("max_batch_size", 0)) > 0
@@ -178,12 +184,14 @@ class TritonPythonModel:
         )
         self._service.start()
         self._stopping = threading.Event()
+        self._watch_server(arguments)
         self._ticker: threading.Thread | None = None
         if values["export_metrics"] == "true":
             labels = {"model": args["model_name"], "version": args["model_version"]}
             self._series = TritonSeries()
             self._exporter = Exporter(self._series.make, labels, settings.slots)
             self._exporter.export(self._service.accounting.snapshot(time.monotonic()))
+            self._exporter.beat(self._service.beat_s)
             self._ticker = threading.Thread(target=self._tick, name="metrics", daemon=True)
             self._ticker.start()
         pb_utils.Logger.log_info(
@@ -200,27 +208,60 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Queue the requests and return."""
         for request in requests:
-            values = {tensor.name(): _owned(tensor.as_numpy()) for tensor in request.inputs()}
-            counts = frozenset(name for name in _COUNTS if np.any(values.get(f"return_{name}", False)))
-            reply = TritonReply(request, self._has_batch_dimension, counts)
+            reply = None
             try:
+                reply = TritonReply(request, self._has_batch_dimension)
+                values = {tensor.name(): _owned(tensor.as_numpy()) for tensor in request.inputs()}
+                reply.counts = frozenset(name for name in _COUNTS if np.any(values.get(f"return_{name}", False)))
                 self._service.submit(values, reply, request.parameters())
             except ClientGoneError as error:
                 pb_utils.Logger.log_verbose(f"an answer could not be delivered: {error}")
+            except BaseException as error:  # noqa: BLE001 - one request must not take the others of its batch with it
+                pb_utils.Logger.log_error(f"a request could not be taken: {error!r}")
+                with contextlib.suppress(Exception):
+                    if reply is not None:
+                        reply.fail(EngineError(f"the request could not be taken: {error}"))
 
     def finalize(self) -> None:
         """End the threads; a stub that leaves some running outlives its server."""
-        self._service.stop()
         self._stopping.set()
+        self._service.stop()
         if self._ticker is not None:
             self._ticker.join()
             # Now, and the series before their families: later there is no server left to tell, and the process crashes.
             self._exporter.close()
             self._series.close()
 
+    def _watch_server(self, arguments: list[str]) -> None:
+        """Drain when the server is ending; it is told by nobody."""
+        address = server_process.http_address(arguments)
+        drain_s = server_process.drain_time_s(arguments)
+
+        def on_change(is_ending: bool) -> None:
+            if is_ending:
+                pb_utils.Logger.log_info(f"the server is ending; running requests have {drain_s:g} s")
+                self._service.drain(time.monotonic() + drain_s)
+            else:
+                self._service.resume()
+
+        if address is not None:
+            watch = functools.partial(server_process.watch_for_end, address, on_change, self._stopping)
+            threading.Thread(target=watch, name="drain", daemon=True).start()
+
     def _tick(self) -> None:
+        faults = 0
         for turn in itertools.count(1):
             if self._stopping.wait(_TICK_S):
                 return
-            snapshot = self._service.accounting.snapshot(time.monotonic())
-            self._exporter.export(snapshot, with_distributions=turn % _TICKS_PER_DISTRIBUTION == 0)
+            try:
+                snapshot = self._service.accounting.snapshot(time.monotonic())
+                is_full = turn % _TICKS_PER_DISTRIBUTION == 0
+                self._exporter.export(snapshot, with_distributions=is_full)
+                if is_full:
+                    self._exporter.beat(self._service.beat_s)
+                faults = 0
+            except BaseException as error:  # noqa: BLE001 - metrics that stand still are worse than a restart
+                faults += 1
+                pb_utils.Logger.log_error(f"the metrics could not be set: {error!r}")
+                if faults >= _MOST_FAULTS:
+                    end_process(f"the metrics could not be set {faults} times in a row: {error!r}")

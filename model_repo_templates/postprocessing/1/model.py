@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from trtbuild_front import text
+from trtbuild_front import server_process, text
 from trtbuild_front.steps import detokenize
 
 
@@ -20,6 +20,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the tokenizer."""
+        server_process.end_with_server()
         parameters = json.loads(args["model_config"])["parameters"]
         self._text = text.load(Path(parameters["tokenizer_dir"]["string_value"]), with_template=False)
         self._skips_special_tokens = parameters["skip_special_tokens"]["string_value"] == "true"

@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from trtbuild_front import text
+from trtbuild_front import server_process, text
 from trtbuild_front.endpoint import server_arguments
 from trtbuild_front.faults import EngineError, RequestError
 from trtbuild_front.parameters import are_headers_forwarded, check_parameters
@@ -24,6 +24,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the tokenizer."""
+        server_process.end_with_server()
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self._text = text.load(Path(parameters["tokenizer_dir"]), with_template=False)

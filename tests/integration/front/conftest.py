@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -134,7 +134,7 @@ def standin(slots: int, step_s: float, record: Path, max_batch_size: int = 0) ->
 
 
 @contextlib.contextmanager
-def serve(repository: Path, workspace: Path, record: Path) -> Iterator[RunningServer]:
+def serve(repository: Path, workspace: Path, record: Path, *arguments: str) -> Iterator[RunningServer]:
     """Run the real server on a repository until the end of the block."""
     try:
         server = prepare_server(
@@ -146,7 +146,7 @@ def serve(repository: Path, workspace: Path, record: Path) -> Iterator[RunningSe
     log_path = workspace / "server.log"
     spec = ServerSpec(http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics)
     command = server_command(server, repository, spec, ports, secrets=make_secrets({}))
-    child = process.start(command, log_path=log_path)
+    child = process.start(replace(command, argv=(*command.argv, *arguments)), log_path=log_path)
     running = RunningServer(
         url=f"http://127.0.0.1:{ports.http}",
         grpc=f"127.0.0.1:{ports.grpc}",

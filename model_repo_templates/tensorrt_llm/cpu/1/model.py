@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import server_process
 import triton_python_backend_utils as pb_utils
 from engine_wire import Reader, encode
 
@@ -248,6 +249,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Start the engine process and wait until it is ready, or say why it cannot be."""
+        server_process.end_with_server()
         config = json.loads(args["model_config"])
         self._parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         self._labels = {"model": args["model_name"], "version": args["model_version"]}
@@ -507,7 +509,7 @@ class TritonPythonModel:
     def _fail_all(self, reason: str) -> None:
         with self._work:
             for pending in list(self._pending.values()):
-                self._end(pending, {"error": reason})
+                self._end(pending, {"error": reason, "retryable": True})
             self._work.notify_all()
         if self._is_stopping.is_set():
             self._send_fresh()
@@ -562,6 +564,7 @@ def _send_part(pending: Pending, tokens: list[int], log_probs: list[float], end:
     """Send new tokens, and the end if it has come."""
     if end is not None and "error" in end:
         code = pb_utils.TritonError.INVALID_ARG if end.get("invalid") else pb_utils.TritonError.INTERNAL
+        code = pb_utils.TritonError.UNAVAILABLE if end.get("retryable") else code
         _send_error(pending.sender, end["error"], code)
         return
     if not tokens and end is None:
@@ -604,6 +607,8 @@ def _last_outputs(pending: Pending, end: dict[str, Any]) -> Iterator[tuple[str, 
 
 
 def _send_error(sender: Any, message: str, code: Any) -> None:
+    if code == pb_utils.TritonError.UNAVAILABLE:  # in the text too: a gRPC stream carries nothing else
+        message = f"UNAVAILABLE: {message}"
     _send(sender, pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)), _FINAL)
 
 

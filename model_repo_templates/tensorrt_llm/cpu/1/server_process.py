@@ -1,0 +1,1 @@
+../../../_shared/trtbuild_front/server_process.py
