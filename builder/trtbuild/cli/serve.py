@@ -47,7 +47,8 @@ def serve(
 ) -> None:
     """Build MODEL if it is not in the store, then become the Triton server that serves it.
 
-    The server replaces this process, so signals reach it directly: SIGTERM ends it after the running requests.
+    The server replaces this process, so signals reach it directly: SIGTERM ends it after the running
+    requests, or --drain-timeout seconds later; requests that wait are refused as UNAVAILABLE.
     """
     configure_log(log_format, log_level)
     spec = read_spec(flags, config)

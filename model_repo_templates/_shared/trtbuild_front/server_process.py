@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 DEFAULT_EXIT_TIMEOUT_S = 30.0
 _UNLOAD_S = 5.0
@@ -77,16 +78,21 @@ def drain_time_s(arguments: Sequence[str]) -> float:
     return timeout_s - min(_UNLOAD_S, timeout_s / 3)
 
 
-def takes_connections(address: tuple[str, int]) -> bool | None:
-    """Return whether the server takes HTTP connections; None when that cannot be told, as with a busy one."""
+Answer = Literal["takes", "closes", "refuses", "unclear"]
+
+
+def probe_http(address: tuple[str, int]) -> Answer:
+    """Return what the server does with an HTTP connection; ``unclear`` where it says nothing in time, as a busy one."""
     try:
         with socket.create_connection(address, timeout=_PROBE_TIMEOUT_S) as connection:
             connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n")
-            return bool(connection.recv(1))
-    except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
-        return False
+            return "takes" if connection.recv(1) else "closes"
+    except ConnectionRefusedError:
+        return "refuses"
+    except (ConnectionResetError, BrokenPipeError):
+        return "closes"
     except OSError:
-        return None
+        return "unclear"
 
 
 def watch_for_end(
@@ -94,25 +100,24 @@ def watch_for_end(
     on_change: Callable[[bool], None],
     stopping: threading.Event,
     *,
-    probe: Callable[[tuple[str, int]], bool | None] = takes_connections,
+    probe: Callable[[tuple[str, int]], Answer] = probe_http,
     poll_s: float = _POLL_S,
 ) -> None:
     """Call ``on_change(True)`` when the server stops taking connections, ``on_change(False)`` if it does so again.
 
-    A model is loaded before its server listens, so a refusal counts once the server has been seen listening; and twice
-    in a row, so that one connection that was lost for another reason ends nothing.
+    A model is loaded before its server listens, so that nobody listens counts only once somebody has. Two answers in a
+    row are needed: one connection that was lost for another reason ends nothing.
     """
     has_listened = is_ending = False
-    refusals = 0
-    while not stopping.wait(poll_s if not refusals or is_ending else poll_s / 4):
+    signs = 0
+    while not stopping.wait(poll_s if has_listened and (is_ending or not signs) else poll_s / 5):
         answer = probe(address)
-        if answer is None:
-            continue
-        has_listened = has_listened or answer
-        refusals = 0 if answer else refusals + 1
-        should_end = has_listened and refusals >= 2
-        if should_end != is_ending and (should_end or answer):
-            is_ending = should_end
+        if answer == "takes":
+            has_listened, signs = True, 0
+        elif answer == "closes" or (answer == "refuses" and has_listened):
+            signs += 1
+        if (answer == "takes" and is_ending) or (signs == 2 and not is_ending):
+            is_ending = not is_ending
             on_change(is_ending)
 
 

@@ -24,7 +24,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import server_process, text
-from trtbuild_front.endpoint import find_endpoint
+from trtbuild_front.endpoint import find_endpoint, server_arguments
 from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
 from trtbuild_front.exporter import Exporter, Kind, Series
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
