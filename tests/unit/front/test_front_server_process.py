@@ -142,24 +142,36 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def guards_of(server: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().endswith(f"server_process.py\0{server}\0".encode()):
+                found.append(int(path.parent.name))
+    return found
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_a_process_ends_with_its_server(how: signal.Signals) -> None:
     directory = str(Path(server_process.__file__).parent)
     child = CHILD.format(directory=directory, then="time.sleep(600)")
     env = {**os.environ, "TRTBUILD_PYTHON": sys.executable}
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, child], stdout=subprocess.PIPE, text=True, env=env)
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    guards = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if path.read_bytes().endswith(f"server_process.py\0{parent.pid}\0".encode()):
-                guards.append(int(path.parent.name))
-    assert len(guards) == 1
-    parent.send_signal(how)
-    parent.wait()
-    parent.stdout.close()
-    deadline = time.monotonic() + 30
-    while any(is_running(each) for each in (pid, *guards)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    command = [sys.executable, "-c", PARENT, child]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as parent:
+        try:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+            eventually(lambda: len(guards_of(parent.pid)) == 1)
+            guards = guards_of(parent.pid)
+            parent.send_signal(how)
+            parent.wait()
+            eventually(lambda: not any(is_running(each) for each in (pid, *guards)))
+        finally:
+            parent.kill()
