@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trtclient.errors import RequestFailure, SpecError
+from trtbuild.errors import SpecError
+from trtclient.errors import RequestFailure
 
 if TYPE_CHECKING:
     from httptools import HttpResponseParser

@@ -15,7 +15,8 @@ from typing import TextIO
 
 import click
 
-from trtclient.errors import EXIT_UNMET, LaunchError, RequestFailure
+from trtbuild.errors import LaunchError
+from trtclient.errors import EXIT_UNMET, RequestFailure
 from trtclient.generation import Api, Generation, Piece
 
 HELP = """\

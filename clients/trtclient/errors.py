@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from trtbuild.errors import LaunchError, SpecError, TrtBuildError
-
-__all__ = ["EXIT_UNMET", "FailureKind", "LaunchError", "RequestFailure", "SpecError", "TrtBuildError", "classify"]
-
 EXIT_UNMET = 10
 """Exit code of a command that ran to its end with an unwanted result: failed requests, or a goal that was missed."""
 

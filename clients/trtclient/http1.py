@@ -19,8 +19,9 @@ import ssl
 import urllib.parse
 from collections.abc import Callable, Mapping
 
+from trtbuild.errors import SpecError
 from trtclient.answer import AnswerParser, Head, require_httptools
-from trtclient.errors import RequestFailure, SpecError, classify
+from trtclient.errors import RequestFailure, classify
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Of an answer that is no stream: it is kept until it is whole."""

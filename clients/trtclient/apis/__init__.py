@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trtclient.errors import SpecError
+from trtbuild.errors import SpecError
 
 if TYPE_CHECKING:
     from trtclient.generation import Api

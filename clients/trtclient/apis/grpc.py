@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trtbuild.errors import SpecError
 from trtclient.apis.generate import piece_of, request_body
-from trtclient.errors import RequestFailure, SpecError, classify
+from trtclient.errors import RequestFailure, classify
 from trtclient.generation import Generation, OnPiece
 
 _INT32 = {"max_tokens", "top_k", "min_tokens", "min_length", "end_id", "pad_id", "beam_width"}

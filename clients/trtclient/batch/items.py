@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trtclient.errors import SpecError
+from trtbuild.errors import SpecError
 from trtclient.generation import Generation
 
 _TEXT_NAMES = ("text", "prompt", "text_input")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trtclient.errors import SpecError
+from trtbuild.errors import SpecError
 
 
 @dataclass(frozen=True, kw_only=True)

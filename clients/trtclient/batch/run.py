@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trtbuild import log
+from trtbuild.errors import LaunchError, TrtBuildError
 from trtclient.batch.items import Entry, Input, Item
 from trtclient.batch.journal import Journal
 from trtclient.batch.scoring import interval, score
-from trtclient.errors import LaunchError, RequestFailure, TrtBuildError
+from trtclient.errors import RequestFailure
 from trtclient.generation import Api, Piece
 
 FIRST_PAUSE_S = 0.5

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from trtbuild.errors import SpecError
 from trtclient.batch.scoring import SCORES
 from trtclient.cli.options import DURATION, SHARD, configure_log, output_options, server_options
-from trtclient.errors import EXIT_UNMET, SpecError
+from trtclient.errors import EXIT_UNMET
 
 _INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
 

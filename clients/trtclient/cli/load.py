@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trtbuild.errors import SpecError
 from trtclient.cli.options import (
     DURATION,
     GOAL,
@@ -19,7 +20,7 @@ from trtclient.cli.options import (
     server_options,
     write_text,
 )
-from trtclient.errors import EXIT_UNMET, SpecError
+from trtclient.errors import EXIT_UNMET
 from trtclient.values import Goal, Lengths
 
 if TYPE_CHECKING:

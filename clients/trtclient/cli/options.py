@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 import click
 
 from trtbuild import log
+from trtbuild.errors import SpecError, TrtBuildError
 from trtclient import apis, values
-from trtclient.errors import SpecError, TrtBuildError
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from trtbuild import log
-from trtclient.errors import LaunchError, RequestFailure
+from trtbuild.errors import LaunchError
+from trtclient.errors import RequestFailure
 from trtclient.generation import Api, Generation, Piece
 from trtclient.load.report import format_s
 from trtclient.load.schedule import Arrival

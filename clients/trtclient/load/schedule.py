@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from trtclient.errors import SpecError
+from trtbuild.errors import SpecError
 from trtclient.values import Phase
 
 Process = Literal["constant", "poisson", "bursty"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trtclient.errors import SpecError
+from trtbuild.errors import SpecError
 from trtclient.generation import Generation, Messages
 from trtclient.load.schedule import Arrival
 from trtclient.values import Lengths

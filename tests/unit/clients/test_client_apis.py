@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from trtbuild.errors import SpecError
 from trtclient import apis
 from trtclient.apis import generate, grpc, openai
 from trtclient.chat import Answer, Conversation, printable
-from trtclient.errors import SpecError
 from trtclient.generation import Generation, Piece
 
 TALK = ({"role": "user", "content": "hé"},)

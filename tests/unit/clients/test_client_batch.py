@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trtbuild.errors import SpecError
 from trtclient.batch.items import Defaults, Entry, Input, key_of, parse_line
 from trtclient.batch.journal import Journal
 from trtclient.batch.run import LONGEST_PAUSE_S, Tally, pause_s
 from trtclient.batch.scoring import interval, last_number, score
-from trtclient.errors import SpecError
 
 DEFAULTS = Defaults(model="m", max_tokens=32, parameters={"temperature": 0.5})
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 import pytest
 
+from trtbuild.errors import SpecError
 from trtclient.cli import run
 from trtclient.cli.app import COMMANDS, app
 from trtclient.cli.options import refuse_unwritable
-from trtclient.errors import SpecError
 
 NOWHERE = "http://127.0.0.1:9"
 

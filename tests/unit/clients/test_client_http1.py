@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from trtbuild.errors import SpecError
 from trtclient import http1
 from trtclient.answer import Head
-from trtclient.errors import RequestFailure, SpecError, classify
+from trtclient.errors import RequestFailure, classify
 from trtclient.http1 import HttpClient, error_text, failure_of
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trtclient.errors import SpecError
+from trtbuild.errors import SpecError
 from trtclient.load.schedule import Arrival, open_loop, read_trace, time_of_count
 from trtclient.load.workload import Prompt, Workload, read_prompts
 from trtclient.values import Lengths, Phase, parse_rate

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trtbuild.errors import SpecError
 from trtclient import values
-from trtclient.errors import SpecError
 from trtclient.values import Goal, Lengths, Phase
 
 
