@@ -30,6 +30,9 @@ OTHER_ENDPOINTS = ("allow-sagemaker", "allow-vertex-ai")
 ENGINE_SECRET = "TRTBUILD_ENGINE_SECRET"  # noqa: S105 - the variable's name
 """Environment variable that front and engine models share (``trtbuild_front.engine.SECRET_VARIABLE``)."""
 
+MIN_SECRET_LENGTH = 16
+"""Characters below which an engine secret of the user's own is refused."""
+
 _LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 
@@ -47,8 +50,19 @@ class Secrets:
 
 
 def make_secrets(environ: Mapping[str, str]) -> Secrets:
-    """Return the secrets of one start; an engine secret in the environment is kept, for servers that share one."""
-    return Secrets(api=secrets.token_hex(32), engine=environ.get(ENGINE_SECRET) or secrets.token_hex(32))
+    """Return the secrets of one start; an engine secret in the environment is kept, for servers that share one.
+
+    Raises:
+        SpecError: That one can be guessed, or cannot be sent as text.
+    """
+    shared = environ.get(ENGINE_SECRET, "")
+    if shared and not (shared.isascii() and shared.isprintable() and len(shared) >= MIN_SECRET_LENGTH):
+        raise SpecError(
+            f"{ENGINE_SECRET}: expected at least {MIN_SECRET_LENGTH} printable ASCII characters, got {len(shared)} "
+            "characters",
+            hint=f'export {ENGINE_SECRET}="$(openssl rand -hex 32)", or unset it',
+        )
+    return Secrets(api=secrets.token_hex(32), engine=shared or secrets.token_hex(32))
 
 
 def server_arguments(spec: ServerSpec) -> dict[str, str]:

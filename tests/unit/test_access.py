@@ -69,9 +69,16 @@ def test_secrets_are_long_new_each_time_and_not_shown() -> None:
 
 
 def test_an_engine_secret_of_the_environment_is_shared() -> None:
-    made = access.make_secrets({access.ENGINE_SECRET: "shared"})
-    assert made.engine == "shared"
-    assert made.api != "shared"
+    made = access.make_secrets({access.ENGINE_SECRET: "shared by two servers"})
+    assert made.engine == "shared by two servers"
+    assert made.api != made.engine
+
+
+@pytest.mark.parametrize("value", ["short", "x" * 15, "\u00e4" * 20, "a" * 20 + "\n", "\udcff" * 20])
+def test_an_engine_secret_that_is_none_is_refused_and_not_shown(value: str) -> None:
+    with pytest.raises(SpecError, match="expected at least 16 printable ASCII characters") as caught:
+        access.make_secrets({access.ENGINE_SECRET: value})
+    assert value not in caught.value.message + caught.value.hint
 
 
 @pytest.mark.parametrize(

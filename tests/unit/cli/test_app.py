@@ -398,3 +398,21 @@ def test_the_table_of_products_leaves_out_what_cannot_serve_and_names_a_command_
     words = shlex.split(out.split("one product in detail:\n")[1].splitlines()[0])
     assert run(words[1:]) == 0
     assert "NVIDIA-" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--gpu", "h100"], ["--gpu", "h100", "--values"], ["--gpu", "h100", "--format", "json"]]
+)
+@pytest.mark.parametrize(("version", "is_unsafe"), [("0.18.2", True), ("0.20.0", False), ("1.2.1", False)])
+def test_plan_warns_of_an_image_whose_server_has_known_holes(
+    words: list[str], version: str, is_unsafe: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "gpt2", "--trtllm-version", version, *words]) == 0
+    said = capsys.readouterr()
+    text = "25.04-trtllm-python-py3 has known holes"
+    assert (text in said.err) == is_unsafe
+    assert (
+        "the first image without them is nvcr.io/nvidia/tritonserver:25.07-trtllm-python-py3" in said.err
+    ) == is_unsafe
+    if "--values" in words or "json" in words:
+        assert (text in said.out) == is_unsafe
