@@ -37,6 +37,13 @@
 {{- if and (eq $sku.image.tag "latest") (not $sku.image.digest) }}
 {{- fail (printf "%s: image.tag is \"latest\", which means another image tomorrow; set a version, or image.digest" $at) }}
 {{- end }}
+{{- range $option := list "http-restricted-api" "grpc-restricted-protocol" }}
+{{- range $api := splitList "," (first (splitList ":" (toString (get $sku.server.args $option)))) }}
+{{- if has (trim $api) $sku.server.openApis }}
+{{- fail (printf "%s: server.openApis opens %s, which server.args.%s restricts; leave it out of one of them" $at (trim $api) $option) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- include "trtbuild.validateGpus" (list $at $sku) }}
 {{- include "trtbuild.validateStorage" (list $root $at $sku) }}
 {{- include "trtbuild.validateScaling" (list $root $at $sku) }}

@@ -19,6 +19,12 @@ CLAIMS = {"storage": {"engines": {"type": "persistentVolumeClaim"}, "models": {"
         pytest.param({"model": {"name": ""}}, "model.name is empty", "--set model.name=", id="no model"),
         pytest.param({"image": {"repository": ""}}, "image.repository is empty", "server.containerfile", id="no image"),
         pytest.param({"image": {"tag": "latest"}}, '"latest"', "image.digest", id="latest"),
+        pytest.param(
+            {"server": {"openApis": ["trace"], "args": {"grpc-restricted-protocol": "logging, trace:admin=x"}}},
+            "server.openApis opens trace, which server.args.grpc-restricted-protocol restricts",
+            "leave it out of one of them",
+            id="opened and restricted",
+        ),
         pytest.param({"skus": {"envoy": {}}}, "name is taken", "envoy-gpu", id="reserved SKU name"),
         pytest.param(
             merge(NO_PRODUCTS, {"skus": {"h100": {}}}),
