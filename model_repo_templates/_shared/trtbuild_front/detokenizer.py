@@ -13,10 +13,11 @@ property tests against the library itself.
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+from trtbuild_front.decoder_chain import ChainVocabulary, UnknownStepError, WholeVocabulary, decoder_steps
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -186,40 +187,10 @@ class _Pieces:
         return text
 
 
-class GenericVocabulary:
-    """Any other decoder: the library decodes everything again at each step. Correct for decoders that only append."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-
-    def start(self) -> Detokenizer:
-        """Begin a sequence."""
-        return _Generic(self.tokenizer)
-
-
-class _Generic:
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._given = 0
-
-    def feed(self, token_ids: Sequence[int]) -> str:
-        self._ids.extend(token_ids)
-        return self._advance(self._tokenizer.decode(self._ids).rstrip("\ufffd"))
-
-    def finish(self) -> str:
-        return self._advance(self._tokenizer.decode(self._ids))
-
-    def _advance(self, text: str) -> str:
-        new = text[self._given :]
-        self._given += len(new)
-        return new
-
-
 def _is_piece_step(step: Mapping[str, Any]) -> bool:
     kind = step["type"]
     if kind == "Replace":
-        return "String" in step["pattern"]
+        return bool(step["pattern"].get("String"))
     if kind == "Strip":
         return len(step["content"]) == 1 and step["stop"] == 0
     return kind in {"ByteFallback", "Fuse", "Metaspace"}
@@ -227,8 +198,7 @@ def _is_piece_step(step: Mapping[str, Any]) -> bool:
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     """Return the fastest exact way to decode with ``tokenizer``."""
-    decoder = json.loads(tokenizer.to_str()).get("decoder") or {"type": "none"}
-    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    steps = decoder_steps(tokenizer)
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"]:
         return ByteLevelVocabulary(tokenizer)
@@ -238,4 +208,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     )
     if re.fullmatch(r"R*B?(FS?)?|B?M", shape) and all(_is_piece_step(step) for step in steps):
         return PieceVocabulary(tokenizer, steps)
-    return GenericVocabulary(tokenizer)
+    try:
+        return ChainVocabulary(_token_texts(tokenizer), steps, _bytes_by_char())
+    except UnknownStepError as error:
+        return WholeVocabulary(tokenizer, f"decoder {error}")

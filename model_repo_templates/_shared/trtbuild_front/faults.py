@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class RequestError(Exception):
     """The request is wrong; the same request will fail again."""
@@ -21,3 +24,14 @@ class ClientGoneError(Exception):
 
 class ProtocolError(Exception):
     """The peer of a connection broke its protocol."""
+
+
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """A panic of the tokenizers library is a BaseException; it is this request's fault and nobody else's."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3_runtime's; it cannot be imported
+            raise
+        raise EngineError("the tokenizers library failed on this request (a panic, see the server's log)") from None

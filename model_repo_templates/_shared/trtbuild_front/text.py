@@ -8,10 +8,9 @@ Files: ``tokenizer.json`` (needed), ``tokenizer_config.json``, ``special_tokens_
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 
 from trtbuild_front.chat import template_source
 from trtbuild_front.detokenizer import Detokenizer, Vocabulary, vocabulary_of
-from trtbuild_front.faults import EngineError, RequestError
+from trtbuild_front.faults import EngineError, RequestError, panics_as_errors
 from trtbuild_front.limits import (
     BYTES_PER_TOKEN_UNPROVEN,
     MAX_TEXT_BYTES,
@@ -74,17 +73,6 @@ class TooManyTokensError(Exception):
     def __init__(self, seen: str) -> None:
         super().__init__(seen)
         self.seen = seen
-
-
-@contextlib.contextmanager
-def _panics_as_errors() -> Iterator[None]:
-    """A panic of the tokenizers library is a BaseException; it is this request's fault and nobody else's."""
-    try:
-        yield
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # pyo3_runtime's; it cannot be imported
-            raise
-        raise EngineError("the tokenizers library failed on this request (a panic, see the server's log)") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +160,7 @@ class TextModel:
     def _encode(self, text: str, adds_special_tokens: bool) -> Encoding:
         try:
             # One text as a batch: `encode` holds the interpreter's lock for as long as it takes (tokenizers 0.23).
-            with _panics_as_errors():
+            with panics_as_errors():
                 return self.tokenizer.encode_batch_fast([text], add_special_tokens=adds_special_tokens)[0]
         except TypeError as error:
             raise RequestError("the text has lone surrogates (\\ud800 to \\udfff), which are no characters") from error
@@ -210,7 +198,7 @@ class TextModel:
     def decode(self, token_ids: Sequence[int], *, skips_special_tokens: bool = True) -> str:
         """Return the text of a whole sequence."""
         if not skips_special_tokens:
-            with _panics_as_errors():
+            with panics_as_errors():
                 return self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
         detokenizer = self.detokenizer()
         return detokenizer.feed(token_ids) + detokenizer.finish()
@@ -227,7 +215,7 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     # The threads of this package are the parallelism; without it, a long text would keep short ones from the library's.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        with _panics_as_errors():
+        with panics_as_errors():
             tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for unreadable files
         raise ValueError(f"{path}: not a tokenizer that this tokenizers library can read: {error}") from error

@@ -24,6 +24,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import server_process, text
+from trtbuild_front.decoder_chain import WholeVocabulary
 from trtbuild_front.endpoint import find_endpoint, server_arguments
 from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
 from trtbuild_front.exporter import Exporter, Kind, Series
@@ -200,6 +201,11 @@ class TritonPythonModel:
             f"{contract.max_seq_len} tokens, end ids {list(model.end_ids)}, {type(model.vocabulary).__name__}, "
             f"chat template {'yes' if model.template else 'no'}"
         )
+        if isinstance(model.vocabulary, WholeVocabulary):
+            pb_utils.Logger.log_warn(
+                f"front model {args['model_name']}: text comes at the end of an answer only, and stop strings do not "
+                f"end it early: {model.vocabulary.reason} cannot be run on parts of it"
+            )
         if model.template is not None and (fault := model.template.start()):
             pb_utils.Logger.log_warn(
                 f"front model {args['model_name']}: messages are refused, text_input works: {fault}"

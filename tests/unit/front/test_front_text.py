@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from trtbuild_front import text
 from trtbuild_front.chat import ChatTemplate, parse_messages
+from trtbuild_front.engine import EngineContract, Update, prepare
 from trtbuild_front.faults import RequestError
+from trtbuild_front.generation import Writer
+from trtbuild_front.request import as_inputs, parse_request
 
 from tests.unit.front import kinds
 
@@ -164,3 +167,26 @@ def test_truncation_and_padding_in_the_file_are_ignored(make_tokenizer_dir: Call
     tokenizer.no_padding()
     ids = text.load(directory).encode("The quick brown fox jumps over the lazy dog. " * 3)
     assert len(ids) > 4 and ids[-1] == tokenizer.encode(" ").ids[-1]
+
+
+@pytest.mark.parametrize("is_echoed", [True, False])
+def test_an_echo_is_decoded_with_the_completion_as_one_text(tmp_path: Path, is_echoed: bool) -> None:
+    """Llama 2's decoder drops the first space of a text: the completion's own only where it stands alone."""
+    directory = kinds.write_directory(tmp_path)
+    kinds.llama2().save(str(directory / "tokenizer.json"))
+    model = text.load(directory, with_template=False)
+    names = "input_ids input_lengths request_output_len streaming end_id pad_id"
+    contract = EngineContract(
+        model="e", inputs=frozenset(names.split()), outputs=frozenset({"output_ids"}), has_batch_dimension=False,
+        max_input_len=64, max_seq_len=96,
+    )  # fmt: skip
+    values = as_inputs(text_input="the test", exclude_input_in_output=not is_echoed)
+    request = parse_request(values)
+    prompt = prepare(request, model, contract, 16)
+    writer = Writer(request, prompt, model)
+    completion = [model.tokenizer.token_to_id("▁quick"), model.tokenizer.token_to_id("ing")]
+    writer.feed([Update(token_ids=tuple(completion))])
+    whole = model.encode("the test") + completion
+    expected = model.tokenizer.decode(whole if is_echoed else completion)
+    assert writer.last().text == expected
+    assert expected.startswith("the test quick" if is_echoed else "quick")
