@@ -1,4 +1,4 @@
-"""Start-up: ``trtbuild --help`` and a warm ``trtbuild init`` against ``python -c "import click"``, in turn.
+"""Start-up: ``--help`` of both programs and a warm ``trtbuild init`` against ``python -c "import click"``, in turn.
 
     python benchmarks/cli/run.py [--runs 10] [--json FILE]
 
@@ -34,7 +34,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         # A copy: others may edit or compile the tree meanwhile. Links to templates and demo model become files.
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "builder" / "trtbuild", Path(scratch) / "package" / "trtbuild", ignore=ignored)
+        for package in (ROOT / "builder" / "trtbuild", ROOT / "clients" / "trtclient"):
+            shutil.copytree(package, Path(scratch) / "package" / package.name, ignore=ignored)
         for mode in ("no bytecode of trtbuild", "bytecode kept"):  # in this order: the second one leaves some
             results[mode] = _measure(mode == "bytecode kept", Path(scratch), options.runs)
     if options.json:
@@ -52,6 +53,7 @@ def _measure(is_kept: bool, scratch: Path, runs: int) -> dict[str, dict[str, flo
     commands = {
         PEER: [sys.executable, "-c", "import click"],
         "trtbuild --help": [*trtbuild, "--help"],
+        "trtclient --help": [sys.executable, "-m", "trtclient", "--help"],
         "trtbuild models": [*trtbuild, "models"],
         "trtbuild plan llama-3-8b --gpu h100": [*trtbuild, "plan", "llama-3-8b", "--gpu", "h100"],
         "trtbuild init (hit)": [*trtbuild, "init", "--config", str(config)],
