@@ -1,4 +1,4 @@
-"""One HTTP request, one bounded answer: what probes and readings of this machine and of Prometheus need.
+"""One HTTP request, one bounded response: what probes and readings of this machine and of Prometheus need.
 
 Never through a proxy, never on and on: every read, the whole exchange and its size have a limit. Every way to fail is
 an ``OSError``. Downloads, which need proxies, ranges and pools, have their own client in ``fetch``.
@@ -40,11 +40,11 @@ class BadStatusError(OSError):
 
 
 def get(url: str, *, timeout_s: float) -> bytes:
-    """Return the body that ``url`` answers a GET with, within ``timeout_s`` in all.
+    """Return the body of the response to a GET of ``url``, within ``timeout_s`` in all.
 
     Raises:
-        BadStatusError: The answer is no 200, after at most :data:`MAX_REDIRECTS` redirects.
-        OSError: There is no answer, or none that is HTTP, in time and within :data:`MAX_BODY_BYTES`.
+        BadStatusError: The response is no 200, after at most :data:`MAX_REDIRECTS` redirects.
+        OSError: There is no response, or none that is HTTP, in time and within :data:`MAX_BODY_BYTES`.
     """
     for _ in range(MAX_REDIRECTS):
         try:
@@ -57,7 +57,7 @@ def get(url: str, *, timeout_s: float) -> bytes:
 
 
 def post_json(url: str, body: bytes, *, timeout_s: float, total_s: float | None = None) -> Iterator[bytes]:
-    """Send a JSON document and yield the pieces of the answer's body as they come.
+    """Send a JSON document and yield the pieces of the response's body as they come.
 
     Args:
         url: Where to.
@@ -66,8 +66,8 @@ def post_json(url: str, body: bytes, *, timeout_s: float, total_s: float | None 
         total_s: Longest time for all of it, or None for a stream that may go on.
 
     Raises:
-        BadStatusError: The answer is no 200.
-        OSError: There is no answer, or none that is HTTP, in time.
+        BadStatusError: The response is no 200.
+        OSError: There is no response, or none that is HTTP, in time.
     """
     headers = {"Content-Type": "application/json"}
     yield from _exchange("POST", url, body=body, headers=headers, timeout_s=timeout_s, total_s=total_s)
@@ -90,32 +90,32 @@ def _exchange(
         connection.connect()
         with _deadline(connection.sock, total_s, is_late):
             connection.request(method, target, body=body, headers={"Connection": "close", **(headers or {})})
-            with connection.getresponse() as answer:
-                if answer.status != http.HTTPStatus.OK:
-                    said, location = answer.read(MAX_ERROR_BYTES), answer.headers.get("Location", "")
-                    raise BadStatusError(answer.status, answer.reason, said, location)
-                yield from _body(answer, limit)
+            with connection.getresponse() as response:
+                if response.status != http.HTTPStatus.OK:
+                    said, location = response.read(MAX_ERROR_BYTES), response.headers.get("Location", "")
+                    raise BadStatusError(response.status, response.reason, said, location)
+                yield from _body(response, limit)
             if is_late.is_set():
                 raise ConnectionError("the connection was cut")
     except (OSError, http.client.HTTPException, ValueError) as error:
         if is_late.is_set():
-            raise TimeoutError(f"no whole answer in {total_s:g} s") from error
+            raise TimeoutError(f"no whole response in {total_s:g} s") from error
         if isinstance(error, OSError):
             raise
-        raise ConnectionError(f"no HTTP answer: {type(error).__name__}: {error}") from error
+        raise ConnectionError(f"no HTTP response: {type(error).__name__}: {error}") from error
     finally:
         connection.close()
 
 
-def _body(answer: http.client.HTTPResponse, limit: int | None) -> Iterator[bytes]:
+def _body(response: http.client.HTTPResponse, limit: int | None) -> Iterator[bytes]:
     size = 0
-    while piece := answer.read1(_PIECE_BYTES):
+    while piece := response.read1(_PIECE_BYTES):
         size += len(piece)
         if limit is not None and size > limit:
-            raise OSError(f"the answer is over {limit} bytes")
+            raise OSError(f"the response is over {limit} bytes")
         yield piece
-    if answer.length:  # read1 takes an early end for the end; None: the length was not said
-        raise ConnectionError(f"the answer ended {answer.length} bytes early")
+    if response.length:  # read1 takes an early end for the end; None: the length was not said
+        raise ConnectionError(f"the response ended {response.length} bytes early")
 
 
 def _connection(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 for answers that trickle: one connection per request, the arrival time of every byte, nothing else.
+"""HTTP/1.1 for responses that trickle: one connection per request, the arrival time of every byte, nothing else.
 
 Why not a general client: a load generator must not be what is slow. Bytes are stamped and parsed where they arrive, in
 the event loop's reader callback; a task is woken once per request, not once per token. docs/clients.md has the figures.
@@ -20,18 +20,18 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 
 from trtbuild.errors import SpecError
-from trtclient.answer import AnswerParser, Head, require_httptools
 from trtclient.errors import RequestFailure, classify
+from trtclient.response import Head, ResponseParser, require_httptools
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Of an answer that is no stream: it is kept until it is whole."""
+"""Of a response that is no stream: it is kept until it is whole."""
 CONNECT_TIMEOUT_S = 20.0
 RESOLVE_EVERY_S = 15.0
 LINGER_S = 1.0
 
 
 class _Exchange(asyncio.Protocol):
-    """One request and its answer on a connection of their own."""
+    """One request and its response on a connection of their own."""
 
     def __init__(
         self, message: bytes, on_body: Callable[[Head, float, bytes], None], open_exchanges: set[_Exchange]
@@ -43,7 +43,7 @@ class _Exchange(asyncio.Protocol):
         self._now = loop.time
         self._message = message
         self._on_body = on_body
-        self._parser = AnswerParser(self._body)
+        self._parser = ResponseParser(self._body)
         self._at_s = 0.0
         self._body_bytes = 0
         self._transport: asyncio.Transport | None = None
@@ -79,14 +79,14 @@ class _Exchange(asyncio.Protocol):
             self._end(None)
         else:
             why = f": {exc}" if exc else ""
-            self._end(RequestFailure("disconnected", f"the server closed the connection before its answer ended{why}"))
+            self._end(RequestFailure("disconnected", f"the connection closed before its response ended{why}"))
 
     def _body(self, body: bytes) -> None:
         head = self._parser.head
         assert head is not None
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES and not is_event_stream(head):
-            raise RequestFailure("protocol", f"the answer is over {MAX_BODY_BYTES} bytes")
+            raise RequestFailure("protocol", f"the response is over {MAX_BODY_BYTES} bytes")
         self._on_body(head, self._at_s, body)
 
     def _end(self, failure: RequestFailure | None) -> None:
@@ -135,12 +135,12 @@ class HttpClient:
         *,
         body: bytes | None = None,
     ) -> Head:
-        """Send ``GET`` or, with a ``body`` of JSON, ``POST``; hand over the answer's body as it comes.
+        """Send ``GET`` or, with a ``body`` of JSON, ``POST``; hand over the response's body as it comes.
 
         ``on_body(head, at_s, data)`` gets the loop's time at which ``data`` arrived. Cancelling closes the connection.
 
         Raises:
-            RequestFailure: No whole answer came; or ``on_body`` raised it.
+            RequestFailure: No whole response came; or ``on_body`` raised it.
         """
         method = "GET" if body is None else "POST"
         typed = "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -202,7 +202,7 @@ class HttpClient:
 
 
 def is_event_stream(head: Head) -> bool:
-    """Return whether an answer is a stream of events, and no error."""
+    """Return whether a response is a stream of events, and no error."""
     return head.status == 200 and head.headers.get("content-type", "").startswith("text/event-stream")
 
 
@@ -212,7 +212,7 @@ def _reason(error: OSError) -> str:
 
 
 def failure_of(head: Head, body: bytes) -> RequestFailure:
-    """Return the failure for an answer with an error status, in the server's words."""
+    """Return the failure for a response with an error status, in the server's words."""
     after = head.headers.get("retry-after", "")
     text = error_text(body) or "no explanation"
     return RequestFailure(

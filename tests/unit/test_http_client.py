@@ -72,12 +72,12 @@ def test_a_whole_answer(parts: Parts, serve: Callable[..., str], monkeypatch: py
     ("parts", "words"),
     [
         pytest.param([OK + b"Content-Length: 50\r\n\r\nhel"], "47 bytes early", id="short"),
-        pytest.param([OK + b"Transfer-Encoding: chunked\r\n\r\n9\r\nhel"], "no HTTP answer", id="short-chunk"),
-        pytest.param([OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"], "no HTTP answer", id="no-chunk"),
-        pytest.param([b"SSH-2.0-OpenSSH\r\n"], "no HTTP answer", id="no-http"),
+        pytest.param([OK + b"Transfer-Encoding: chunked\r\n\r\n9\r\nhel"], "no HTTP response", id="short-chunk"),
+        pytest.param([OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"], "no HTTP response", id="no-chunk"),
+        pytest.param([b"SSH-2.0-OpenSSH\r\n"], "no HTTP response", id="no-http"),
         pytest.param([b""], "closed connection without response", id="nothing"),
-        pytest.param([OK + b"X: " + b"v" * 70_000 + b"\r\n\r\n"], "no HTTP answer", id="long-header"),
-        pytest.param([OK + b"X: v\r\n" * 200 + b"\r\n"], "no HTTP answer", id="many-headers"),
+        pytest.param([OK + b"X: " + b"v" * 70_000 + b"\r\n\r\n"], "no HTTP response", id="long-header"),
+        pytest.param([OK + b"X: v\r\n" * 200 + b"\r\n"], "no HTTP response", id="many-headers"),
         pytest.param([OK + b"Content-Length: 5000\r\n\r\n" + b"v" * 5000], "over 1000 bytes", id="large"),
         pytest.param([OK + b"\r\n", *[b"v" * 100] * 50], "over 1000 bytes", id="large-without-length"),
     ],
@@ -114,7 +114,7 @@ def test_a_stream_comes_in_pieces_and_may_be_limited_in_all(serve: Callable[...,
     assert next(pieces) == b"v"
     assert next(pieces) == b"v"
     pieces.close()  # type: ignore[attr-defined]
-    with pytest.raises(TimeoutError, match=r"no whole answer in 0\.5 s"):
+    with pytest.raises(TimeoutError, match=r"no whole response in 0\.5 s"):
         list(post_json(serve(script), b"{}", timeout_s=30, total_s=0.5))
 
 

@@ -11,10 +11,10 @@ import urllib.parse
 from collections.abc import Mapping
 
 from trtbuild.event_stream import EventParser
-from trtclient.answer import Head
 from trtclient.errors import RequestFailure, classify
 from trtclient.generation import Generation, OnPiece, Piece
 from trtclient.http1 import HttpClient, failure_of, is_event_stream
+from trtclient.response import Head
 
 
 class GenerateApi:

@@ -228,7 +228,7 @@ async def _empty(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
-        pytest.param(_break_off, "disconnected", "before its answer ended", id="broken-off"),
+        pytest.param(_break_off, "disconnected", "before its response ended", id="broken-off"),
         pytest.param(_error_in_stream, "overloaded", "shutting down", id="error-in-stream"),
         pytest.param(_busy, "overloaded", "HTTP 503: later", id="503"),
         pytest.param(_not_json, "protocol", "expected a JSON object", id="not-json"),

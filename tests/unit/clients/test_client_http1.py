@@ -13,9 +13,9 @@ import pytest
 
 from trtbuild.errors import SpecError
 from trtclient import http1
-from trtclient.answer import Head
 from trtclient.errors import RequestFailure, classify
 from trtclient.http1 import HttpClient, error_text, failure_of
+from trtclient.response import Head
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,10 @@ def test_a_mangled_answer_never_hangs_and_never_crashes() -> None:
             [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", *[b"v" * 8000] * 2000],
             "headers", id="chunk-extension",
         ),
-        pytest.param([b"HTTP/1.1 200 OK\r\n\r\n", *[b"v" * 60000] * 2000], "the answer is over", id="body"),
+        pytest.param([b"HTTP/1.1 200 OK\r\n\r\n", *[b"v" * 60000] * 2000], "the response is over", id="body"),
         pytest.param([b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n", *[b"v" * 60000] * 2000],
-                     "the answer is over", id="long-body"),
-        pytest.param([b"HTTP/1.1 500 No\r\n\r\n", *[b"v" * 60000] * 2000], "the answer is over", id="error"),
+                     "the response is over", id="long-body"),
+        pytest.param([b"HTTP/1.1 500 No\r\n\r\n", *[b"v" * 60000] * 2000], "the response is over", id="error"),
         pytest.param([b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nabc"],
                      "switches protocols", id="upgrade"),
         pytest.param([b"RTSP/1.0 200 OK\r\n\r\n"], "another protocol", id="rtsp"),

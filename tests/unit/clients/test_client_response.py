@@ -1,4 +1,4 @@
-"""One HTTP/1.1 answer, however its bytes are cut, and whatever they are."""
+"""One HTTP/1.1 response, however its bytes are cut, and whatever they are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtclient.answer import MAX_HEAD_BYTES, AnswerParser
 from trtclient.errors import RequestFailure
+from trtclient.response import MAX_HEAD_BYTES, ResponseParser
 
 CHUNKED = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: Chunked\r\n\r\n"
@@ -30,7 +30,7 @@ INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n" + PLAIN
 def test_an_answer_is_the_same_however_it_is_cut(raw: bytes, status: int, needs_eof: bool) -> None:
     for step in range(1, len(raw) + 1):
         got = bytearray()
-        parser = AnswerParser(got.extend)
+        parser = ResponseParser(got.extend)
         for at in range(0, len(raw), step):
             parser.feed(raw[at : at + step])
         assert bytes(got) == b"hello, wide world"
@@ -42,7 +42,7 @@ def test_an_answer_is_the_same_however_it_is_cut(raw: bytes, status: int, needs_
 
 @pytest.mark.parametrize("end", range(1, len(CHUNKED) - 2))
 def test_a_cut_off_answer_is_not_complete(end: int) -> None:
-    parser = AnswerParser(lambda data: None)
+    parser = ResponseParser(lambda data: None)
     parser.feed(CHUNKED[:end])
     if not CHUNKED[:end].endswith(b"0\r\n"):
         assert not parser.feed_eof()
@@ -50,7 +50,7 @@ def test_a_cut_off_answer_is_not_complete(end: int) -> None:
 
 def test_what_came_at_once_is_handed_over_at_once() -> None:
     parts: list[bytes] = []
-    AnswerParser(parts.append).feed(CHUNKED)
+    ResponseParser(parts.append).feed(CHUNKED)
     assert parts == [b"hello, wide world"]
 
 
@@ -59,14 +59,14 @@ def test_what_came_at_once_is_handed_over_at_once() -> None:
 )
 def test_what_is_not_http_is_refused(raw: bytes) -> None:
     with pytest.raises(RequestFailure, match="expected|head") as caught:
-        AnswerParser(lambda data: None).feed(raw)
+        ResponseParser(lambda data: None).feed(raw)
     assert caught.value.kind == "protocol"
 
 
 @given(st.binary(max_size=200), st.integers(0, len(CHUNKED)), st.integers(0, 40), st.lists(st.integers(1, 50)))
 def test_whatever_comes_is_an_answer_or_a_failure(junk: bytes, at: int, dropped: int, cuts: list[int]) -> None:
     raw = CHUNKED[:at] + junk + CHUNKED[at + dropped :]
-    parser, got, position = AnswerParser(bytearray().extend), 0, 0
+    parser, got, position = ResponseParser(bytearray().extend), 0, 0
     try:
         for cut in [*cuts, len(raw)]:
             parser.feed(raw[position : position + cut])
@@ -83,7 +83,7 @@ def test_whatever_comes_is_an_answer_or_a_failure(junk: bytes, at: int, dropped:
 
 def test_a_head_of_the_allowed_size_is_read_and_a_larger_one_is_not() -> None:
     for size, is_read in ((MAX_HEAD_BYTES - 200, True), (MAX_HEAD_BYTES + 1, False)):
-        parser = AnswerParser(lambda data: None)
+        parser = ResponseParser(lambda data: None)
         raw = b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 0\r\n\r\n" % (b"v" * size)
         if is_read:
             parser.feed(raw)
@@ -94,7 +94,7 @@ def test_a_head_of_the_allowed_size_is_read_and_a_larger_one_is_not() -> None:
 
 
 def test_trailers_do_not_change_the_head() -> None:
-    parser = AnswerParser(lambda data: None)
+    parser = ResponseParser(lambda data: None)
     parser.feed(
         b"HTTP/1.1 200 OK\r\nA: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: 2\r\nB: 3\r\n\r\nHTTP/1.1 500 No\r\n"
     )

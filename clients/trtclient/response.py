@@ -1,4 +1,4 @@
-"""One HTTP/1.1 answer, read from its bytes as they come and bounded. It decides nothing about connections."""
+"""One HTTP/1.1 response, read from its bytes as they come and bounded. It decides nothing about connections."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ OnBody = Callable[[bytes], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """Status and headers of an answer; header names in lower case."""
+    """Status and headers of a response; header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
 
 
-class AnswerParser:
-    """Turns the bytes of one answer into its head and its body, as they come.
+class ResponseParser:
+    """Turns the bytes of one response into its head and its body, as they come.
 
     ``httptools`` (llhttp) reads the protocol. What it does not bound is bounded here: bytes that bring no body (heads,
-    interim answers, chunk extensions, trailers).
+    interim responses, chunk extensions, trailers).
     """
 
     def __init__(self, on_body: OnBody) -> None:
@@ -39,7 +39,7 @@ class AnswerParser:
         self.is_complete = False
         self._on_body = on_body
         self._parser: HttpResponseParser | None = _response_parser(self)
-        self._start = b""  # of the answer, to show where it is no HTTP
+        self._start = b""  # of the response, to show where it is no HTTP
         self._headers: dict[str, str] = {}
         self._header_bytes = 0
         self._bodiless_bytes = 0
@@ -71,10 +71,10 @@ class AnswerParser:
         if reason:
             self._parser = None
             seen = "" if self.head else f", got {self._start[:START_BYTES]!r}"
-            raise RequestFailure("protocol", f"expected an HTTP/1.1 answer{seen}: {reason}")
+            raise RequestFailure("protocol", f"expected an HTTP/1.1 response{seen}: {reason}")
 
     def feed_eof(self) -> bool:
-        """Say that the connection was closed; return whether that completes the answer."""
+        """Say that the connection was closed; return whether that completes the response."""
         if self._parser is not None and self.head is not None and self._is_until_closed:
             self.is_complete = True
         self._parser = None
@@ -89,7 +89,7 @@ class AnswerParser:
             self._headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
 
     def on_headers_complete(self) -> None:
-        """Make the head; that of an interim answer, such as 100 Continue, is dropped: the real one follows."""
+        """Make the head; that of an interim response, such as 100 Continue, is dropped: the real one follows."""
         headers, self._headers = self._headers, {}
         if self.head is not None or self._parser is None:
             return
@@ -105,11 +105,11 @@ class AnswerParser:
             self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        """Note the end of the answer; that of an interim one is not it."""
+        """Note the end of the response; that of an interim one is not it."""
         self.is_complete = self.is_complete or self.head is not None
 
 
-def _response_parser(protocol: AnswerParser) -> HttpResponseParser:
+def _response_parser(protocol: ResponseParser) -> HttpResponseParser:
     import httptools
 
     return httptools.HttpResponseParser(protocol)
@@ -129,7 +129,7 @@ def _feed(parser: HttpResponseParser, data: bytes) -> str:
 
 
 def require_httptools() -> None:
-    """Make sure that answers can be parsed.
+    """Make sure that responses can be parsed.
 
     Raises:
         SpecError: ``httptools`` is not installed.
