@@ -1,7 +1,7 @@
 """The embedded engine: OpenVINO with OpenVINO GenAI's continuous batching, for machines without a GPU.
 
 It decides what an engine directory of this backend looks like and how it is served. Types, limits and the key are
-``plan``; configurations ``families``; the graph ``graph``.
+``plan``; the models it knows ``families``; the model that is saved ``build``.
 
 An engine directory holds ``config.json`` (in the manner of TensorRT-LLM: ``pretrained_config``, ``build_config``),
 ``openvino_model.xml`` and ``openvino_model.bin``.
@@ -228,7 +228,7 @@ def _convert(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path, engine_
             hint=f"pass --max-seq-len {decoder.context_tokens}",
         )
     try:
-        from trtbuild.backends.cpu.graph import build_model, check_model
+        from trtbuild.backends.cpu.build import build_model, check_model
         from trtbuild.backends.cpu.openvino import ov
     except ImportError as error:
         raise BuildError(f"openvino cannot be imported: {error}", hint="pip install 'trtbuild[cpu]'") from error

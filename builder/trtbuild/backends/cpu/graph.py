@@ -1,8 +1,8 @@
-"""From a checkpoint to an OpenVINO model, without torch.
+"""The nodes of an OpenVINO model: inputs, weights, attention over states. Families put them together.
 
-It decides the graph and how weights are stored in it. The graph is a stateful decoder as OpenVINO GenAI expects it;
-GenAI's continuous-batching pipeline rewrites its attention to paged attention when it loads the engine, and then runs
-it with one row per token. Everything here must therefore hold for any split of tokens over rows.
+The graph is a stateful decoder as OpenVINO GenAI expects it; GenAI's continuous-batching pipeline rewrites its
+attention to paged attention when it loads the engine, and then runs it with one row per token. Everything here must
+therefore hold for any split of tokens over rows.
 Source: OpenVINO 2026.4, ov::pass::SDPAToPagedAttention (inputs input_ids, attention_mask, position_ids, beam_idx; state
 through ReadValue/Assign; scaled_dot_product_attention).
 """
@@ -10,40 +10,24 @@ through ReadValue/Assign; scaled_dot_product_attention).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from trtbuild.backends.cpu.families import Decoder
+from trtbuild.backends.cpu.decoder import Decoder
 from trtbuild.backends.cpu.openvino import op, ov
+from trtbuild.backends.cpu.storage import bfloat16_bits, float16, quantize_int4, quantize_int8
 from trtbuild.backends.cpu.weights import Array, Checkpoint, Tensor
 from trtbuild.errors import ConvertError
 
 Storage = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 Node = Any  # openvino's node types are not exported with type information
 
-INT4_GROUP = 128
-"""Input channels that share a scale in int4 storage; falls back to the largest power of two that divides them."""
-
 # Embeddings and the output head suffer most from four bits and are a small part of a large model.
 _INT4_EXCEPTIONS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "wpe.weight", "embed_positions.weight")
 
-_FLOAT16_MAX = 65504.0
 
-# Buffers that older checkpoints carry and no forward pass needs.
-_IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "embed_positions.inv_freq")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuiltModel:
-    """A model and the memory its constants live in; keep it until the model is saved."""
-
-    model: ov.Model
-    arrays: tuple[Array, ...]
-
-
-class _Graph:
+class Graph:
     """The nodes built so far: inputs shared by all layers, states, and weights."""
 
     def __init__(self, decoder: Decoder, checkpoint: Checkpoint, storage: Storage) -> None:
@@ -122,7 +106,7 @@ class _Graph:
             bits = tensor.data if tensor.dtype == "BF16" else bfloat16_bits(tensor.float32())
             return op.convert(self._shared(bits, ov.Type.bf16), "f32")
         if self.storage == "float16":
-            half = tensor.data if tensor.dtype == "F16" else _float16(name, tensor.float32())
+            half = tensor.data if tensor.dtype == "F16" else float16(name, tensor.float32())
             return op.convert(self._shared(half, ov.Type.f16), "f32")
         return self._shared(tensor.float32(), ov.Type.f32)
 
@@ -220,6 +204,45 @@ class _Graph:
         shape = np.array([0, decoder.heads, -1, decoder.head_dim], np.int64)
         return op.reshape(repeated, _constant(shape), True)
 
+    # -- what families put together --------------------------------------------------------------------------------
+
+    def add(self, x: Node, y: Node) -> Node:
+        """Return the sum."""
+        return op.add(x, y)
+
+    def multiply(self, x: Node, y: Node) -> Node:
+        """Return the product, value by value."""
+        return op.multiply(x, y)
+
+    def axes(self, *order: int) -> Node:
+        """Return an order of axes, for :meth:`transpose`."""
+        return _constant(np.array(order, np.int64))
+
+    def transpose(self, x: Node, axes: Node) -> Node:
+        """Return ``x`` with its axes in another order."""
+        return op.transpose(x, axes)
+
+    def split(self, x: Node, sizes: list[int]) -> list[Node]:
+        """Return pieces of ``x[batch, new, channels]`` with so many channels each."""
+        parts = op.variadic_split(x, _constant(np.int64(2)), _constant(np.array(sizes, np.int64)))
+        return [parts.output(index) for index in range(len(sizes))]
+
+    def embed(self, name: str) -> Node:
+        """Return the embeddings of the input tokens."""
+        rows = op.gather(self.table(name, self.decoder.vocab_size), self.ids, _constant(np.int64(0)))
+        scale = self.decoder.embedding_scale
+        return rows if scale == 1.0 else op.multiply(rows, _constant(np.float32(scale)))
+
+    def learned_positions(self, name: str) -> Node:
+        """Return the rows of a learned table at the input's positions."""
+        offset = self.decoder.position_offset
+        rows = op.add(self.position_ids, _constant(np.int64(offset))) if offset else self.position_ids
+        return op.gather(self.table(name, self.decoder.context_tokens + offset), rows, _constant(np.int64(0)))
+
+    def head(self, hidden: Node, embedding: str) -> Node:
+        """Return the logits, from the output head or from the embeddings where those are tied."""
+        return op.matmul(hidden, self.matrix(embedding if self.decoder.tied else "lm_head.weight"), False, True)
+
     def model(self, logits: Node) -> ov.Model:
         """Return the finished model."""
         logits.output(0).set_names({"logits"})
@@ -235,15 +258,17 @@ def _check_matrix(name: str, data: Array) -> None:
         )
 
 
-class _Outline(_Graph):
+class Outline(Graph):
     """The same graph with the weights left out: a node of each weight's shape stands in its place."""
 
     def matrix(self, name: str, *, transposed: bool = False) -> Node:
+        """Return a node of the shape a matrix must have."""
         data = self.checkpoint.get(name).data
         _check_matrix(name, data)
         return self._stand_in((data.T if transposed else data).shape)
 
     def vector(self, name: str, *, plus: float = 0.0) -> Node:  # noqa: ARG002
+        """Return a node of the shape a vector must have."""
         data = self.checkpoint.get(name).data
         if data.ndim != 1:
             raise ConvertError(
@@ -258,168 +283,6 @@ class _Outline(_Graph):
         return op.broadcast(_constant(np.float32(0)), _constant(np.array(shape, np.int64)))
 
 
-def build_model(
-    decoder: Decoder, checkpoint: Checkpoint, storage: Storage, *, on_layer: Callable[[int], None] = lambda _: None
-) -> BuiltModel:
-    """Return the OpenVINO model of a checkpoint.
-
-    Args:
-        decoder: What to build.
-        checkpoint: Its weights; must stay mapped until the model is saved.
-        storage: How matrices are kept; float32 is computed from them whatever it is.
-        on_layer: Called with the number of each finished layer.
-
-    Raises:
-        ConvertError: A tensor is missing or has an unexpected shape; see :func:`check_model` for what it ignores.
-    """
-    graph = _Graph(decoder, checkpoint, storage)
-    model = _build(graph, on_layer)
-    return BuiltModel(model=model, arrays=tuple(graph.arrays))
-
-
-def check_model(decoder: Decoder, checkpoint: Checkpoint) -> None:
-    """Build the graph from the shapes of the weights alone, in moments: no value is read or converted.
-
-    Raises:
-        ConvertError: A tensor is missing, has an unexpected shape, or would be ignored.
-    """
-    _build(_Outline(decoder, checkpoint, "float32"), lambda _: None)
-    _check_leftovers(checkpoint, is_tied=decoder.tied)
-
-
-def _build(graph: _Graph, on_layer: Callable[[int], None]) -> ov.Model:
-    builders = {"GPT2LMHeadModel": _gpt2, "OPTForCausalLM": _opt}
-    try:
-        logits = builders.get(graph.decoder.architecture, _llama_like)(graph, on_layer)
-        return graph.model(logits)
-    except RuntimeError as error:  # what openvino raises when shapes do not fit
-        raise ConvertError(
-            f"the weights do not fit config.json: {str(error).strip().splitlines()[-1]}",
-            hint="the snapshot mixes files of different models; remove it and run the command again",
-        ) from error
-
-
-def _check_leftovers(checkpoint: Checkpoint, *, is_tied: bool) -> None:
-    """Refuse a checkpoint with weights the graph does not use: it would compute something else than its authors."""
-    left = [name for name in checkpoint.unused() if not name.endswith(_IGNORED_SUFFIXES)]
-    if is_tied:
-        left = [name for name in left if name != "lm_head.weight"]
-    if left:
-        shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        raise ConvertError(
-            f"the checkpoint holds weights that the cpu backend would ignore: {shown}",
-            hint="this variant of the architecture is not covered by the cpu backend; use a GPU backend",
-        )
-
-
-def _llama_like(graph: _Graph, on_layer: Callable[[int], None]) -> Node:
-    decoder = graph.decoder
-    hidden = _embed(graph, "model.embed_tokens.weight")
-    for layer in range(decoder.layers):
-        prefix = f"model.layers.{layer}"
-        q, k, v = _project(graph, graph.norm(hidden, f"{prefix}.input_layernorm"), f"{prefix}.self_attn")
-        context = graph.attend(layer, graph.rotate(q), graph.rotate(k), v)
-        hidden = op.add(hidden, graph.linear(context, f"{prefix}.self_attn.o_proj"))
-        normed = graph.norm(hidden, f"{prefix}.post_attention_layernorm")
-        gate, up = _gate_up(graph, normed, f"{prefix}.mlp")
-        gated = op.multiply(graph.activate(gate), up)
-        hidden = op.add(hidden, graph.linear(gated, f"{prefix}.mlp.down_proj"))
-        on_layer(layer)
-    hidden = graph.norm(hidden, "model.norm")
-    return _head(graph, hidden, "model.embed_tokens.weight")
-
-
-def _project(graph: _Graph, x: Node, name: str) -> tuple[Node, Node, Node]:
-    """Return queries, keys and values, ``[batch, heads, new, head_dim]``, from three matrices or a fused one."""
-    decoder = graph.decoder
-    if f"{name}.qkv_proj.weight" in graph.checkpoint:
-        fused = graph.linear(x, f"{name}.qkv_proj")
-        sizes = [decoder.heads * decoder.head_dim] + [decoder.kv_heads * decoder.head_dim] * 2
-        parts = _split(fused, sizes)
-    else:
-        parts = [graph.linear(x, f"{name}.{kind}_proj") for kind in "qkv"]
-    heads = (decoder.heads, decoder.kv_heads, decoder.kv_heads)
-    split = [graph.split_heads(part, count) for part, count in zip(parts, heads, strict=True)]
-    for index, kind in enumerate("qk"):  # Qwen3 normalises each head
-        if f"{name}.{kind}_norm.weight" in graph.checkpoint:
-            split[index] = graph.norm(split[index], f"{name}.{kind}_norm")
-    order = _constant(np.array([0, 2, 1, 3], np.int64))
-    q, k, v = (op.transpose(part, order) for part in split)
-    return q, k, v
-
-
-def _gate_up(graph: _Graph, x: Node, name: str) -> tuple[Node, Node]:
-    if f"{name}.gate_up_proj.weight" in graph.checkpoint:
-        gate, up = _split(graph.linear(x, f"{name}.gate_up_proj"), [graph.decoder.intermediate_size] * 2)
-        return gate, up
-    return graph.linear(x, f"{name}.gate_proj"), graph.linear(x, f"{name}.up_proj")
-
-
-def _gpt2(graph: _Graph, on_layer: Callable[[int], None]) -> Node:
-    decoder = graph.decoder
-    root = "transformer." if "transformer.wte.weight" in graph.checkpoint else ""
-    hidden = op.add(_embed(graph, f"{root}wte.weight"), _learned_positions(graph, f"{root}wpe.weight"))
-    order = _constant(np.array([0, 2, 1, 3], np.int64))
-    for layer in range(decoder.layers):
-        prefix = f"{root}h.{layer}"
-        # GPT-2 stores matrices as [in, out].
-        fused = graph.linear(graph.norm(hidden, f"{prefix}.ln_1"), f"{prefix}.attn.c_attn", transposed=True)
-        parts = _split(fused, [decoder.hidden_size] * 3)
-        q, k, v = (op.transpose(graph.split_heads(part, decoder.heads), order) for part in parts)
-        context = graph.attend(layer, q, k, v)
-        hidden = op.add(hidden, graph.linear(context, f"{prefix}.attn.c_proj", transposed=True))
-        inner = graph.linear(graph.norm(hidden, f"{prefix}.ln_2"), f"{prefix}.mlp.c_fc", transposed=True)
-        hidden = op.add(hidden, graph.linear(graph.activate(inner), f"{prefix}.mlp.c_proj", transposed=True))
-        on_layer(layer)
-    return _head(graph, graph.norm(hidden, f"{root}ln_f"), f"{root}wte.weight")
-
-
-def _opt(graph: _Graph, on_layer: Callable[[int], None]) -> Node:
-    decoder = graph.decoder
-    root = next(
-        (root for root in ("model.decoder", "decoder") if f"{root}.embed_tokens.weight" in graph.checkpoint),
-        "model.decoder",
-    )
-    positions = _learned_positions(graph, f"{root}.embed_positions.weight")
-    hidden = op.add(_embed(graph, f"{root}.embed_tokens.weight"), positions)
-    order = _constant(np.array([0, 2, 1, 3], np.int64))
-    for layer in range(decoder.layers):
-        prefix = f"{root}.layers.{layer}"
-        normed = graph.norm(hidden, f"{prefix}.self_attn_layer_norm")
-        q, k, v = (
-            op.transpose(
-                graph.split_heads(graph.linear(normed, f"{prefix}.self_attn.{kind}_proj"), decoder.heads), order
-            )
-            for kind in "qkv"
-        )
-        hidden = op.add(hidden, graph.linear(graph.attend(layer, q, k, v), f"{prefix}.self_attn.out_proj"))
-        inner = graph.linear(graph.norm(hidden, f"{prefix}.final_layer_norm"), f"{prefix}.fc1")
-        hidden = op.add(hidden, graph.linear(graph.activate(inner), f"{prefix}.fc2"))
-        on_layer(layer)
-    return _head(graph, graph.norm(hidden, f"{root}.final_layer_norm"), f"{root}.embed_tokens.weight")
-
-
-def _embed(graph: _Graph, name: str) -> Node:
-    rows = op.gather(graph.table(name, graph.decoder.vocab_size), graph.ids, _constant(np.int64(0)))
-    scale = graph.decoder.embedding_scale
-    return rows if scale == 1.0 else op.multiply(rows, _constant(np.float32(scale)))
-
-
-def _learned_positions(graph: _Graph, name: str) -> Node:
-    offset = graph.decoder.position_offset
-    rows = op.add(graph.position_ids, _constant(np.int64(offset))) if offset else graph.position_ids
-    return op.gather(graph.table(name, graph.decoder.context_tokens + offset), rows, _constant(np.int64(0)))
-
-
-def _head(graph: _Graph, hidden: Node, embedding: str) -> Node:
-    return op.matmul(hidden, graph.matrix(embedding if graph.decoder.tied else "lm_head.weight"), False, True)
-
-
-def _split(x: Node, sizes: list[int]) -> list[Node]:
-    parts = op.variadic_split(x, _constant(np.int64(2)), _constant(np.array(sizes, np.int64)))
-    return [parts.output(index) for index in range(len(sizes))]
-
-
 def _parameter(name: str, kind: ov.Type, shape: list[int]) -> Node:
     node = op.parameter(ov.PartialShape(shape), kind, name=name)
     node.output(0).set_names({name})
@@ -428,43 +291,3 @@ def _parameter(name: str, kind: ov.Type, shape: list[int]) -> Node:
 
 def _constant(value: Any) -> Node:
     return op.constant(np.asarray(value))
-
-
-def _float16(name: str, values: Array) -> Array:
-    peak = float(np.max(np.abs(values), initial=0.0))
-    if peak > _FLOAT16_MAX:
-        raise ConvertError(
-            f"tensor {name!r} holds {peak:g}, float16 ends at {_FLOAT16_MAX:g}",
-            hint="use --dtype bfloat16 or --dtype float32 for this model",
-        )
-    return values.astype(np.float16)
-
-
-def bfloat16_bits(values: Array) -> Array:
-    """Return the upper 16 bits of float32 values, rounded to nearest, ties to even."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))
-    return (rounded >> 16).astype(np.uint16)
-
-
-def quantize_int8(values: Array) -> tuple[Array, Array]:
-    """Return ``int8[out, in]`` and ``float32[out, 1]``: one scale per output channel."""
-    peak = np.max(np.abs(values), axis=1, keepdims=True)
-    scale = np.where(peak == 0, 1, peak / np.float32(127)).astype(np.float32)
-    return np.rint(values / scale).astype(np.int8), scale
-
-
-def quantize_int4(values: Array) -> tuple[Array, Array]:
-    """Return packed ``uint8[out * in / 2]`` (low nibble first) and ``float16[out, groups, 1]``."""
-    rows, columns = values.shape
-    group = INT4_GROUP
-    while columns % group:
-        group //= 2
-    grouped = values.reshape(rows, columns // group, group)
-    # The value of largest magnitude becomes -8, the one level more that signed 4-bit numbers have on that side.
-    extreme = np.take_along_axis(grouped, np.abs(grouped).argmax(axis=2)[..., None], axis=2)
-    scale = (extreme / np.float32(-8)).astype(np.float16)
-    scale[scale == 0] = 1
-    rounded = np.clip(np.rint(grouped / scale.astype(np.float32)), -8, 7).astype(np.int8)
-    nibbles = rounded.reshape(-1).view(np.uint8) & 0x0F
-    return (nibbles[0::2] | (nibbles[1::2] << 4)).astype(np.uint8), scale

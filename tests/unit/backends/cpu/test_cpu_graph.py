@@ -18,9 +18,10 @@ pytest.importorskip("openvino")
 from tests.data.cpu_parity.checkpoints import CONFIGS, make_tensors, safetensors_bytes
 from tests.unit.backends.cpu.test_cpu_plan import HOST, read
 from trtbuild import backends
+from trtbuild.backends.cpu.build import check_model
 from trtbuild.backends.cpu.families import read_decoder
-from trtbuild.backends.cpu.graph import bfloat16_bits, check_model, quantize_int4, quantize_int8
 from trtbuild.backends.cpu.plan import make_plan
+from trtbuild.backends.cpu.storage import bfloat16_bits, quantize_int4, quantize_int8
 from trtbuild.backends.cpu.weights import Tensor, open_checkpoint
 from trtbuild.errors import ConvertError
 from trtbuild.spec import EngineSpec

@@ -19,7 +19,7 @@ WORKER = Path(__file__).resolve().parents[4] / "model_repo_templates" / "tensorr
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param("import trtbuild.backends.cpu.graph", id="builder"),
+        pytest.param("import trtbuild.backends.cpu.build", id="builder"),
         pytest.param(f"sys.path.insert(0, {str(WORKER)!r}); import engine_worker", id="engine"),
     ],
 )
