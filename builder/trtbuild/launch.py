@@ -6,6 +6,7 @@ server is PID 1 of its container and receives SIGTERM itself. Waiting and health
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -133,6 +134,30 @@ def prepare_server(server: Server, *, cache_dir: Path, search_path: str, library
     sources = [*(path for path in (root / "backends" / "python").iterdir() if path.is_file()), stub]
     backends = wheel_backend.lay_out(sources, stub.name, cache_dir, label=f"triton-py{version}-{os.geteuid()}")
     return replace(server, backend_directory=backends, env=env)
+
+
+def remove_stale_regions(
+    http_port: int,
+    *,
+    shm: Path = Path("/dev/shm"),
+    proc: Path = Path("/proc"),  # noqa: S108 - where the regions are
+) -> list[str]:
+    """Remove the shared memory that a killed server of this port left, and return the names of the regions.
+
+    A container that is started again has the memory of the one before it, and not much of it. What any process has
+    mapped stays, and so does what belongs to another user.
+    """
+    stale = {path.name for path in shm.glob(f"{SHM_PREFIX}{http_port}r[0-9]*_*")}
+    for maps in proc.glob("[0-9]*/maps") if stale else ():
+        with contextlib.suppress(OSError):
+            text = maps.read_text(errors="replace")
+            stale -= {name for name in stale if f"{shm}/{name}\n" in text}
+    removed = []
+    for name in sorted(stale):
+        with contextlib.suppress(OSError):
+            (shm / name).unlink()
+            removed.append(name)
+    return removed
 
 
 def server_command(

@@ -136,3 +136,17 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     blocked.write_text("")
     with pytest.raises(LaunchError, match="cannot lay out the server's Python backend under"):
         prepare_server(find_server("/nonexistent"), cache_dir=blocked / "x", search_path="/bin")
+
+
+def test_the_shared_memory_of_a_killed_server_is_removed_unless_somebody_has_it(tmp_path: Path) -> None:
+    shm, proc = tmp_path / "shm", tmp_path / "proc"
+    shm.mkdir()
+    names = [f"{launch.SHM_PREFIX}{rest}" for rest in ("80r0_a_1", "80r12_b_2", "80r0_mapped_3", "8000r0_c_4", "80x")]
+    for name in names:
+        (shm / name).write_bytes(b"")
+    (proc / "7").mkdir(parents=True)
+    (proc / "7" / "maps").write_text(f"7f00-7f01 rw-s 0 00:1a 4  {shm}/{names[2]}\n")
+    (proc / "8").mkdir()  # ended while it was looked at
+    assert launch.remove_stale_regions(80, shm=shm, proc=proc) == sorted(names[:2])
+    assert {path.name for path in shm.iterdir()} == set(names[2:])
+    assert launch.remove_stale_regions(80, shm=tmp_path / "none", proc=proc) == []

@@ -83,6 +83,8 @@ def serve(
             return
         check_machine(ctx, done)
         log.get().info("serve", f"serving {done.served_name!r} at {url} (gRPC {ports.grpc}, metrics {ports.metrics})")
+        if stale := launch.remove_stale_regions(ports.http):
+            log.get().info("serve", f"removed {len(stale)} shared-memory regions of a server that was killed")
         lease = ctx.store.lease(done.entry)
         lease.keep_over_exec()
         process.replace(command)

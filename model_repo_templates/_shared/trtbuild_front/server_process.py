@@ -30,6 +30,7 @@ DEFAULT_EXIT_TIMEOUT_S = 30.0
 _UNLOAD_S = 5.0
 _POLL_S = 0.5
 _PROBE_TIMEOUT_S = 2.0
+_LOOK_S = 1.0
 _OWN_END_S = 2.0
 """How long a process of a dead server may take to end by itself."""
 _PREFIX_OPTION = "backend-config=python,shm-region-prefix-name"
@@ -147,18 +148,23 @@ def end_with_server() -> None:
         )
 
 
-def _wait_for_death(pid: int) -> None:
+def _wait_for_death(pid: int, meanwhile: Callable[[], None] | None = None) -> None:
+    """Wait until a process is dead; call ``meanwhile`` every few seconds."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     except (OSError, AttributeError):  # an old kernel, or a sandbox without it
         while pid in _processes():
-            time.sleep(0.5)
+            time.sleep(_LOOK_S)
+            if meanwhile:
+                meanwhile()
         return
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    poll.poll()
+    while not poll.poll(_LOOK_S * 1000 if meanwhile else None):
+        if meanwhile:
+            meanwhile()
     os.close(descriptor)
 
 
@@ -198,6 +204,16 @@ def _is_stub_of(argv: Sequence[str], server: int, prefix: str) -> bool:
     return is_stub and argv[5] == str(server) and argv[2].startswith(prefix)
 
 
+def _mapped_regions(pid: int, prefix: str) -> set[str]:
+    """Return the shared-memory regions with this prefix that a process has mapped."""
+    try:
+        text = Path(f"/proc/{pid}/maps").read_text(errors="replace")
+    except OSError:
+        return set()
+    start = f"{_SHM}/{prefix}"
+    return {line[line.index(start) + len(f"{_SHM}/") :] for line in text.splitlines() if prefix and start in line}
+
+
 def unused_regions(names: Iterable[str], *, directory: Path = _SHM) -> set[str]:
     """Return those of the shared-memory regions ``names`` that no process has mapped."""
     unused = set(names)
@@ -213,12 +229,16 @@ def unused_regions(names: Iterable[str], *, directory: Path = _SHM) -> set[str]:
 def guard(server: int) -> None:
     """Wait until the server is dead; end what it left and remove what it shared."""
     prefix = last_option(command_line(server), _PREFIX_OPTION, "")
-    _wait_for_death(server)
+    regions: set[str] = set()  # by their whole names: another server may have the same prefix, here or in a container
+
+    def look() -> None:
+        regions.update(_mapped_regions(server, prefix))
+
+    look()
+    _wait_for_death(server, look)
     processes = _processes()
     stubs = {pid: argv for pid, (_, argv) in processes.items() if _is_stub_of(argv, server, prefix)}
-    regions = {argv[2] for argv in stubs.values()}
-    if prefix:  # those of now: a new server may have the same prefix soon
-        regions |= {path.name for path in _SHM.glob(f"{prefix}*")}
+    regions |= {argv[2] for argv in stubs.values()}
     family = _family(stubs, processes)
     deadline = time.monotonic() + _OWN_END_S
     while (left := family & _processes().keys()) and time.monotonic() < deadline:

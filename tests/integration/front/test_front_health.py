@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -160,3 +161,38 @@ def test_an_engine_that_is_asked_again_after_its_death_says_unavailable(
     running.eventually(
         lambda: running.metrics("trtbuild_requests_waiting", "trtbuild_requests_running") == [0, 0], "nothing is left"
     )
+
+
+NONSENSE_ENGINE = """
+import argparse, socket, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from engine_wire import Reader, encode
+
+parser = argparse.ArgumentParser()
+parser.add_argument("engine_dir")
+for name in ("--socket", "--parent"):
+    parser.add_argument(name, type=int)
+parser.add_argument("--options")
+connection = socket.socket(fileno=parser.parse_args().socket)
+stats = {"active": 0, "scheduled": 0, "waiting": 0, "max": 4}
+connection.sendall(encode({"ready": {"slots": 4, "vocab_size": 9999, "stats": stats}}))
+reader = Reader(connection)
+while (messages := reader.read()) is not None:
+    if messages:
+        connection.sendall(encode({"step": [{"nonsense": True}]}))
+"""
+
+
+def test_an_engine_model_whose_thread_fails_answers_and_ends(repository: Path, tmp_path: Path) -> None:
+    """Its engine process says what nobody expected: the thread that reads it cannot go on."""
+    copy = tmp_path / "repository"
+    shutil.copytree(repository.resolve(), copy, symlinks=False)
+    (copy / "tensorrt_llm" / "1" / "engine_worker.py").write_text(NONSENSE_ENGINE)
+    with serve(copy, tmp_path, tmp_path / "none") as running:
+        status, text = running.post("chat/generate", {"text_input": "The", "max_tokens": 5})
+        assert status != 200
+        assert "UNAVAILABLE: the engine model failed: KeyError('key')" in json.loads(text)["error"]
+        running.eventually(lambda: "a model process is dead" in live(running), "the probe sees it")
+        assert "Traceback" in running.log_path.read_text()
+        assert not of_repository(copy).keys() & {pid for pid, argv in argvs().items() if "engine_worker.py" in argv[1]}

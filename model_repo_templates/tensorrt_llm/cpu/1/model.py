@@ -9,6 +9,7 @@ it, one sends responses. Tokens that arrive while a response is being sent wait 
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import os
@@ -18,8 +19,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -293,9 +296,26 @@ class TritonPythonModel:
 
     def _start(self, *runs: Callable[[], None]) -> None:
         for run in runs:
-            thread = threading.Thread(target=run, name=run.__name__.strip("_"), daemon=True)
+            name = run.__name__.strip("_")
+            thread = threading.Thread(target=self._run_or_end, args=(run, name), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def _run_or_end(self, run: Callable[[], None], name: str) -> None:
+        """Run a thread; if it fails, answer everybody and end the process: probes see a dead process, not a thread."""
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nobody would hear of it
+            if self._is_stopping.is_set():
+                return
+            traceback.print_exc()
+            print(f"tensorrt_llm: thread {name!r} failed: {error!r}; the process ends", file=sys.stderr, flush=True)  # noqa: T201
+            with contextlib.suppress(Exception):
+                self._is_stopping.set()
+                self._fail_all(f"the engine model failed: {error!r}")
+            if self._process is not None:
+                self._process.kill()
+            os._exit(70)
 
     def execute(self, requests: list[Any]) -> None:
         """Queue requests; responses follow through their senders."""
@@ -305,6 +325,8 @@ class TritonPythonModel:
                 self._take(request, sender)
             except InvalidRequestError as error:
                 _send_error(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+            except Exception as error:  # noqa: BLE001 - one request must not take the others of its batch with it
+                _send_error(sender, f"the request could not be taken: {error!r}", pb_utils.TritonError.INTERNAL)
 
     def finalize(self) -> None:
         """End the engine process and the threads; answer what is still open."""
