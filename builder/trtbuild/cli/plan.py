@@ -98,7 +98,7 @@ def _release(version: str | None) -> str:
 
 def _show_table(spec: Spec, version: str | None, output: str) -> None:
     from trtbuild import catalog
-    from trtbuild.backends.tensorrt_llm.plan import choose_limits
+    from trtbuild.backends.gpu import choose_limits
     from trtbuild.cli.views.products import echo_products, products_document
     from trtbuild.plan.memory import Limits
     from trtbuild.plan.survey import COLUMNS, survey

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trtbuild import log, untrusted
-from trtbuild.backends.tensorrt_llm.plan import LLMAPI_SINCE, choose_limits, gpu_label
+from trtbuild.backends.gpu import LLMAPI_SINCE, choose_limits, gpu_label
 from trtbuild.catalog import GpuArchitecture, ModelInfo, gpu_architecture, parse_version, preset, trtllm_releases
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.log import format_bytes

@@ -21,7 +21,9 @@ from trtbuild.backends.tensorrt_llm.engine import (
     read_config,
 )
 from trtbuild.backends.tensorrt_llm.options import backend_parameters
-from trtbuild.backends.tensorrt_llm.plan import find_target, make_plan, split_calibration
+from trtbuild.backends.tensorrt_llm.plan import make_plan
+from trtbuild.backends.tensorrt_llm.shape import split_calibration
+from trtbuild.backends.tensorrt_llm.target import find_target
 from trtbuild.catalog import GpuArchitecture, TensorInfo, diagnose, safe_image_since, trtllm
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.log import format_bytes

@@ -12,7 +12,9 @@ from tests.data.cpu_parity.checkpoints import CONFIGS
 from tests.unit.backends.cpu.test_cpu_families import LLAMA_31, REFUSED
 from trtbuild import backends
 from trtbuild.backends.cpu.families import read_decoder
-from trtbuild.backends.cpu.plan import context_limit, cpu_class, make_plan
+from trtbuild.backends.cpu.key import cpu_class
+from trtbuild.backends.cpu.plan import make_plan
+from trtbuild.backends.cpu.shape import context_limit
 from trtbuild.catalog import ModelInfo, find_model
 from trtbuild.errors import HostError, SpecError
 from trtbuild.plan import BuildPlan, ResolvedModel

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.backends.cpu.test_cpu_plan import HOST, plan
-from trtbuild.backends.cpu.plan import optimum_arguments
+from trtbuild.backends.cpu.steps import optimum_arguments
 
 WORKER = Path(__file__).resolve().parents[4] / "model_repo_templates" / "tensorrt_llm" / "cpu" / "1"
 
