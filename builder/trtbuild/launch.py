@@ -140,7 +140,7 @@ def remove_stale_regions(
     http_port: int,
     *,
     shm: Path = Path("/dev/shm"),
-    proc: Path = Path("/proc"),  # noqa: S108 - where the regions are
+    proc: Path = Path("/proc"),
 ) -> list[str]:
     """Remove the shared memory that a killed server of this port left, and return the names of the regions.
 
