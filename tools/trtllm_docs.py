@@ -100,6 +100,21 @@ def families() -> str:
     return _table(("family", "architectures", "script, 0.20 and later", "tensor parallel", "pipeline parallel"), rows)
 
 
+def llm_api() -> str:
+    """Return what the LLM API loads, by the version it came with."""
+    since: dict[str, list[str]] = {}
+    for name, item in load("llmapi")["architectures"].items():
+        version = str(item["since"])
+        first = (
+            catalog.LLMAPI_SINCE
+            if catalog.parse_version(version) < catalog.parse_version(catalog.LLMAPI_SINCE)
+            else version
+        )
+        since.setdefault(first, []).append(name)
+    ordered = sorted(since.items(), key=lambda pair: catalog.parse_version(pair[0]))
+    return _table(("from", "architectures"), ((f"`{version}`", _code(sorted(names))) for version, names in ordered))
+
+
 def errors() -> str:
     """Return what is said instead of the tools' words."""
     rows = []
@@ -116,6 +131,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "presets": presets,
     "gpus": architectures,
     "families": families,
+    "llm api": llm_api,
     "errors": errors,
 }
 

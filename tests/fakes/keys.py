@@ -78,7 +78,7 @@ REQUESTS = {
     },
     "llmapi": {
         "defaults": LLMAPI,
-        "another-model": replace(LLMAPI, model="gpt2"),
+        "another-model": replace(LLMAPI, model="qwen3-8b"),
         "tp2-pp2": LLMAPI.but(tp_size=2, pp_size=2),
         "fp8-cache": LLMAPI.but(kv_cache_dtype="fp8"),
         "limits": LLMAPI.but(**LIMITS),

@@ -1,4 +1,4 @@
-"""What backends for GPUs share: the label and memory of a GPU, limits nobody named, who has the LLM API. Pure."""
+"""What backends for GPUs share: the label and memory of a GPU, limits nobody named. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ DEFAULT_BATCH_SIZE = 128
 DEFAULT_SEQ_LEN = 8192
 DEFAULT_NUM_TOKENS = 8192
 """Tokens of the longest sequence and of one step; upstream's max_num_tokens since 0.11."""
-
-LLMAPI_SINCE = "1.0.0"
-"""First release whose LLM API runs PyTorch by default. Source: TensorRT-LLM release notes 1.0."""
 
 
 def nominal_memory_mib(gpu: GpuInfo) -> int:

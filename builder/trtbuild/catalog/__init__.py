@@ -20,6 +20,7 @@ from trtbuild.catalog.advisories import (
 from trtbuild.catalog.blocks import Block, Latent
 from trtbuild.catalog.checkpoints import Storage
 from trtbuild.catalog.complaints import Complaint, Diagnosis, complaints, diagnose
+from trtbuild.catalog.llmapi import LLMAPI_SINCE, LlmApi, llm_api, samplers
 from trtbuild.catalog.models import (
     ModelInfo,
     closest_models,
@@ -61,6 +62,7 @@ from trtbuild.catalog.trtllm import (
 
 __all__ = [
     "EXAMPLES_DIR",
+    "LLMAPI_SINCE",
     "Advisory",
     "BackendParameter",
     "Block",
@@ -72,6 +74,7 @@ __all__ = [
     "GpuArchitecture",
     "GpuSku",
     "Latent",
+    "LlmApi",
     "ModelInfo",
     "ParameterCounts",
     "Preset",
@@ -96,6 +99,7 @@ __all__ = [
     "image_name",
     "image_warning",
     "is_known_version",
+    "llm_api",
     "mig_memory_mib",
     "models",
     "normalize_product",
@@ -106,6 +110,7 @@ __all__ = [
     "presets",
     "retired_build_options",
     "safe_image_since",
+    "samplers",
     "skus",
     "trtllm",
     "trtllm_releases",

@@ -50,7 +50,7 @@ def _minor(text: str) -> tuple[int, int]:
     return numbers[0], numbers[1] if len(numbers) > 1 else 0
 
 
-def _applies(entry: Mapping[str, Any], version: str) -> bool:
+def applies(entry: Mapping[str, Any], version: str) -> bool:
     """Whether ``since``/``until`` of a table entry include a release."""
     key = parse_version(version)
     since, until = entry.get("since"), entry.get("until")
@@ -293,13 +293,13 @@ def _refusal(version: str) -> HostError:
         return HostError(
             f"TensorRT-LLM {version} is a pre-release whose options are in no table: "
             f"supported are {oldest} to {newest}",
-            hint=f"use {last}, or --backend llmapi with this one",
+            hint=f"use {last}, or --backend llmapi with this one, where it loads the model",
         )
     if parse_version(version) > parse_version(newest):
         return HostError(
             f"TensorRT-LLM {version} cannot build engines: trtllm-build was removed after {data['last_engine_version']}"
             f", and supported are {oldest} to {newest}",
-            hint=f"use {last}, the last image with engines, or --backend llmapi with this one",
+            hint=f"use {last}, the last image with engines, or --backend llmapi where this one loads the model",
         )
     return HostError(f"TensorRT-LLM {version} is too old: supported are {oldest} to {newest}", hint=_use_an_image())
 
@@ -315,7 +315,7 @@ def _use_an_image() -> str:
 def _release(entry: Mapping[str, Any], *, installed: str) -> TrtLlmRelease:
     data = load("trtllm")
     version = entry["version"]
-    names = {item["new"]: item["new"] if _applies(item, version) else item["old"] for item in data["tensor_renames"]}
+    names = {item["new"]: item["new"] if applies(item, version) else item["old"] for item in data["tensor_renames"]}
     return TrtLlmRelease(
         version=version,
         installed=installed,
@@ -324,12 +324,12 @@ def _release(entry: Mapping[str, Any], *, installed: str) -> TrtLlmRelease:
         cuda=entry["cuda"],
         python=entry["python"],
         has_llmapi=entry["llmapi"],
-        has_uneven_stages=_applies(data["uneven_stages"], version),
+        has_uneven_stages=applies(data["uneven_stages"], version),
         build_options=_build_options(version),
         families=_families(version),
         quantize=_quantize_tool(),
         template_placeholders={
-            model: tuple(item["name"] for item in items if _applies(item, version))
+            model: tuple(item["name"] for item in items if applies(item, version))
             for model, items in data["template_placeholders"].items()
         },
         backend_parameters=_backend_parameters(version),
@@ -351,7 +351,7 @@ def _backend_parameters(version: str) -> dict[str, BackendParameter]:
             refused=item.get("refused", ""),
         )
         for name, item in load("trtllm")["backend_parameters"].items()
-        if _applies(item, version)
+        if applies(item, version)
     }
 
 
@@ -359,7 +359,7 @@ def _tensors(rows: Sequence[Sequence[Any]], version: str, names: Mapping[str, st
     found = []
     for name, data_type, dims, *rest in rows:
         how = set(rest[0].split()) if rest else set()
-        if len(rest) < 2 or _applies(rest[1], version):
+        if len(rest) < 2 or applies(rest[1], version):
             found.append(
                 TensorInfo(
                     name=names.get(name, name),
@@ -392,7 +392,7 @@ def _default(item: Mapping[str, Any], version: str) -> str | None:
 def _build_options(version: str) -> dict[str, BuildOption]:
     options: dict[str, BuildOption] = {}
     for name, item in load("trtllm")["build_options"].items():
-        if not _applies(item, version):
+        if not applies(item, version):
             continue
         option = BuildOption(
             name=name,
@@ -422,7 +422,7 @@ def _families(version: str) -> tuple[Family, ...]:
         families.append(
             Family(
                 name=name,
-                architectures=tuple(a for a in item["architectures"] if _applies({"since": since.get(a)}, version)),
+                architectures=tuple(a for a in item["architectures"] if applies({"since": since.get(a)}, version)),
                 scripts=scripts,
                 flags=item["flags"],
                 fixed=tuple(item.get("fixed", ())),

@@ -19,6 +19,7 @@ from trtbuild.catalog import (
     safe_image_since,
     trtllm_versions,
 )
+from trtbuild.plan.llm_api import or_llm_api
 from trtbuild.plan.memory import GpuMemory, Layout, Limits, gpu_memory
 from trtbuild.plan.problem import Problem
 from trtbuild.plan.rope import rope_problem
@@ -139,7 +140,7 @@ def family_problem(
     if model.pre_quantized:
         return Problem(
             reason=f"{model.name} has weights that are already quantized ({model.pre_quantized})",
-            remedy="the unquantized model with --quantization, or --backend llmapi",
+            remedy=or_llm_api("the unquantized model with --quantization", release.installed, model),
         )
     family = find_family(release, model.architecture)
     if family is None:
@@ -147,11 +148,11 @@ def family_problem(
         known = ", ".join(sorted(name for item in release.families for name in item.architectures))
         return Problem(
             reason=f"TensorRT-LLM {release.installed} cannot convert {model.architecture}; it converts {known}",
-            remedy=_image_since(later) if later else "--backend llmapi, or another model",
+            remedy=_image_since(later) if later else or_llm_api("another model", release.installed, model),
             is_host=bool(later),
         )
     if problem := rope_problem(model, family):
-        return problem
+        return replace(problem, remedy=or_llm_api(problem.remedy, release.installed, model))
     needs_quantizer = preset(quantization).is_calibrated or kv_cache_dtype != "auto"
     supported = release.quantize.presets.get(model.architecture, ())
     if preset(quantization).is_calibrated and quantization not in supported:

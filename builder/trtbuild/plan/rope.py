@@ -31,19 +31,21 @@ def rope_problem(model: ModelInfo, family: Family) -> Problem | None:
     """
     if model.architecture in _NO_ROPE:
         return None
+    if reason := rope_contradiction(model):
+        return Problem(reason=reason, remedy="a copy of the model whose config.json has one of the two")
     known = _ENGINE_ROPE.get(family.name, ())
     if model.rope_type and model.rope_type not in known and not _is_plain_for_old_readers(model):
         can = ", ".join(("none", *known))
         return Problem(
             reason=f"{model.name} scales rotary positions by {model.rope_type!r}; engines of the {family.name} "
             f"converter compute {can}",
-            remedy="--backend llmapi, or another model",
+            remedy="another model",
         )
     if model.rope_type == "longrope" and model.context_tokens < _PHI_LONGROPE_TOKENS:
         return Problem(
             reason=f"{model.name} has longrope within {model.context_tokens} tokens; the {family.name} converter reads "
             f"it from {_PHI_LONGROPE_TOKENS} tokens on",
-            remedy="--backend llmapi, or another model",
+            remedy="another model",
         )
     missed = unread_rope(model)
     if missed:
@@ -54,6 +56,26 @@ def rope_problem(model: ModelInfo, family: Family) -> Problem | None:
             "(rope_theta at the top, the rest in rope_scaling)",
         )
     return None
+
+
+def rope_contradiction(model: ModelInfo) -> str:
+    """Return what is wrong with a config.json that scales rotary positions twice and differently, or "".
+
+    Model cards tell people to add ``rope_scaling``; beside the ``rope_parameters`` that transformers 5 wrote, it
+    depends on the reader which of them counts. Source: transformers 4 reads rope_scaling only, 5 both.
+    """
+    config = model.config or {}
+    kinds = []
+    for key in ("rope_scaling", "rope_parameters"):
+        settings = config.get(key)
+        if isinstance(settings, Mapping) and settings:
+            kinds.append(str(settings.get("rope_type") or settings.get("type") or "default"))
+    if len(set(kinds)) < 2:
+        return ""
+    return (
+        f"{model.name}: config.json scales rotary positions by {kinds[0]!r} in rope_scaling and by {kinds[1]!r} in "
+        "rope_parameters, and it depends on the reader which of them counts"
+    )
 
 
 _NO_ROPE = frozenset({"GPT2LMHeadModel", "OPTForCausalLM"})

@@ -18,7 +18,7 @@ import pytest
 from tests.fakes.machines import gpu_host
 from trtbuild import repository
 from trtbuild.backends.llmapi.backend import BACKEND, TEMPLATE
-from trtbuild.catalog import ModelInfo
+from trtbuild.catalog import ModelInfo, samplers
 from trtbuild.plan import BuildPlan, ResolvedModel
 from trtbuild.spec import EngineSpec, RepositorySpec
 
@@ -112,7 +112,8 @@ class Worker:
 
 @pytest.fixture
 def worker(engine: Path, tmp_path: Path) -> Iterator[Worker]:
-    running = Worker(engine, tmp_path, kv_cache_free_gpu_mem_fraction=0.7, batch_scheduler_policy="max_utilization")
+    options = {"kv_cache_free_gpu_mem_fraction": 0.7, "batch_scheduler_policy": "max_utilization"}
+    running = Worker(engine, tmp_path, samplers=samplers(), **options)
     try:
         assert running.first()["ready"]["slots"] == 2
         yield running
@@ -130,6 +131,7 @@ def test_the_llm_gets_what_was_planned(worker: Worker, engine: Path) -> None:
     assert (got["tensor_parallel_size"], got["max_batch_size"], got["skip_tokenizer_init"]) == (2, 2, True)
     assert got["kv_cache_config"] == {"dtype": "fp8", "enable_block_reuse": True, "free_gpu_memory_fraction": 0.7}
     assert got["scheduler_config"] == {"capacity_scheduler_policy": "MAX_UTILIZATION"}
+    assert got["sampler_type"] == "TRTLLMSampler", "the default sampler of 1.2.1 ignores penalties and seeds"
 
 
 def test_tokens_stream_to_the_end(worker: Worker) -> None:
@@ -157,7 +159,10 @@ def test_waiting_inside_the_llm_api_is_told_apart_from_computing(worker: Worker)
         ({"stop_words": [[9, 10]]}, [8, 9, 10]),
         ({"stop_words": [[9]], "min_tokens": 3}, [8, 9, 10, 11]),
         ({"bad_words": [[9], [10]]}, [8, 11, 12, 13]),
-        ({"sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 1}, [8, 9, 10, 11]),
+        (
+            {"sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 3, "is_seeded": True},
+            [11, 12, 13, 14],
+        ),
     ],
     ids=["end-id", "stop", "stop-sequence", "min-tokens", "bad", "sampling"],
 )
@@ -208,9 +213,10 @@ def test_cancelling_frees_the_slot(worker: Worker) -> None:
         ([10**6], 4, {}, "the vocabulary is 0..", True),
         ([1], 4, {"bad_words": [[1, 2]]}, "single tokens only, got the sequence [1, 2]", True),
         ([1], 4, {"sample": True, "temperature": 1, "top_p": 1.5, "top_k": 0, "seed": 1}, "refused the request", True),
-        ([13], 8, {}, "the engine failed: CUDA error", False),
+        ([13], 8, {}, "the engine failed: RuntimeError: CUDA error", False),
+        ([19], 8, {}, "the engine failed: LookupError: request 4711 is unknown", False),
     ],
-    ids=["empty", "too-long", "token", "bad-sequence", "refused", "failure"],
+    ids=["empty", "too-long", "token", "bad-sequence", "refused", "failure", "another-failure"],
 )
 def test_errors_are_per_request(
     worker: Worker, prompt: list[int], new: int, options: dict[str, Any], said: str, is_invalid: bool
@@ -221,6 +227,68 @@ def test_errors_are_per_request(
     assert said in events[1][-1]["error"]
     assert events[1][-1].get("invalid", False) == is_invalid
     assert tokens(events[2]) == [8, 9, 10, 11]
+
+
+def test_any_failure_frees_the_slot(worker: Worker) -> None:
+    for key in range(4):  # two slots
+        worker.submit(key, [19], new=8)
+    worker.until_ended(*range(4))
+    worker.submit(9, [7])
+    assert tokens(worker.until_ended(9)[9]) == [8, 9, 10, 11]
+
+
+PENALTY = {"repetition_penalty": 1.3}
+SEED = {"sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": 5, "seed": 3, "is_seeded": True}
+BAD = {"bad_words": [[8]]}
+
+
+@pytest.mark.parametrize("version", ["1.0.3", "1.1.0", "1.2.1", "1.3.0rc25", "1.3.0rc26", "1.4.0rc4"])
+def test_every_version_applies_what_is_asked(
+    version: str, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same seed, same answer; a penalty is a penalty: with the sampler that the version has for it."""
+    monkeypatch.setenv("TRTBUILD_TEST_TRTLLM_VERSION", version)
+    running = Worker(engine, tmp_path, samplers=samplers())
+    try:
+        running.first()
+        for key, options in enumerate(({}, PENALTY, {"presence_penalty": 1.0}, {"frequency_penalty": 1.0}, SEED, BAD)):
+            running.submit(key, [7], new=3, **options)
+        events = running.until_ended(*range(6))
+    finally:
+        running.kill()
+    assert tokens(events[0]) == [8, 9, 10]
+    assert [tokens(events[key]) for key in (1, 2, 3)] == [[9, 11, 13]] * 3
+    assert tokens(events[4]) == [11, 12, 13]
+    assert tokens(events[5]) == [9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (PENALTY, "repetition_penalty"),
+        ({"presence_penalty": 1.0}, "presence_penalty"),
+        ({"frequency_penalty": -1.0}, "frequency_penalty"),
+        (SEED, "seed"),
+        (BAD, "bad_words_list"),
+    ],
+    ids=["repetition", "presence", "frequency", "seed", "bad-words"],
+)
+def test_what_a_version_would_ignore_is_refused_by_name(
+    options: dict[str, Any], name: str, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRTBUILD_TEST_TRTLLM_VERSION", "1.1.0rc0")  # no row of the table has it
+    running = Worker(engine, tmp_path, samplers=samplers())
+    try:
+        running.first()
+        running.submit(1, [7], **options)
+        running.submit(2, [7], **{**SEED, "is_seeded": False}, repetition_penalty=1.0)
+        events = running.until_ended(1, 2)
+    finally:
+        running.kill()
+    (refused,) = events[1]
+    assert refused["invalid"]
+    assert refused["error"] == f"{name}: the LLM API of TensorRT-LLM 1.1.0rc0 would ignore it; leave it out"
+    assert tokens(events[2]) == [8, 9, 10, 11], "a seed that nobody asked for is no reason"
 
 
 def test_closing_the_socket_shuts_the_llm_down(worker: Worker) -> None:
@@ -250,4 +318,5 @@ def test_the_repository_is_whole(engine: Path, tmp_path: Path) -> None:
     assert {"model.py", "engine_requests.py", "engine_wire.py", "engine_worker.py"} <= files
     config = (root / "tensorrt_llm" / "config.pbtxt").read_text()
     assert "kv_cache_free_gpu_mem_fraction" in config
+    assert json.dumps(json.dumps(samplers())) in config, "the engine process learns from here what its version applies"
     assert str(engine) in config

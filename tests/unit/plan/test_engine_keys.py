@@ -113,7 +113,7 @@ BASES = [
 
 def _changed(base: Request, name: str) -> Request:
     if name == "model":
-        return dataclasses.replace(base, model="gpt2")
+        return dataclasses.replace(base, model="mistral-7b")
     if name == "revision":
         return dataclasses.replace(base, revision="f" * 40)
     if name == "build_option":
@@ -138,7 +138,7 @@ def test_each_field_changes_the_key_or_is_refused_or_changes_no_byte(base: Reque
 
 
 def test_each_backend_has_keys_of_its_own() -> None:
-    digests = {dataclasses.replace(base, model="gpt2").plan().key.digest for base in (CPU, ENGINE, LLMAPI)}
+    digests = {dataclasses.replace(base, model="mistral-7b").plan().key.digest for base in (CPU, ENGINE, LLMAPI)}
     assert len(digests) == len(BACKENDS) - 1, "one for each but auto"
 
 

@@ -158,7 +158,15 @@ def test_unknown_architecture_lists_what_can_be_converted() -> None:
     problem = feasibility.family_problem(RELEASE, model, quantization="none", kv_cache_dtype="auto")
     assert problem is not None
     assert "LlamaForCausalLM" in problem.reason
-    assert "--backend llmapi" in problem.remedy
+    assert problem.remedy == "another model"
+    deepseek = dataclasses.replace(model, architecture="DeepseekV3ForCausalLM")
+    problem = feasibility.family_problem(RELEASE, deepseek, quantization="none", kv_cache_dtype="auto")
+    assert problem is not None
+    assert problem.remedy.startswith("--backend llmapi"), "the LLM API of this release has it"
+    old = catalog.trtllm("0.21.0")
+    problem = feasibility.family_problem(old, deepseek, quantization="none", kv_cache_dtype="auto")
+    assert problem is not None
+    assert "llmapi" not in problem.remedy, "the backend needs a later release"
 
 
 @pytest.mark.parametrize(

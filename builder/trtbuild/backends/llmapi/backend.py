@@ -14,8 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trtbuild import log, untrusted
-from trtbuild.backends.gpu import LLMAPI_SINCE, choose_limits, gpu_label
-from trtbuild.catalog import GpuArchitecture, ModelInfo, gpu_architecture, parse_version, preset, trtllm_releases
+from trtbuild.backends.gpu import choose_limits, gpu_label
+from trtbuild.catalog import (
+    LLMAPI_SINCE,
+    GpuArchitecture,
+    ModelInfo,
+    gpu_architecture,
+    llm_api,
+    parse_version,
+    preset,
+    samplers,
+    trtllm_releases,
+)
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.log import format_bytes
 from trtbuild.plan import (
@@ -31,6 +41,7 @@ from trtbuild.plan import (
     feasibility,
     memory,
 )
+from trtbuild.plan.llm_api import llm_api_problem
 from trtbuild.plan.rope import unread_rope
 from trtbuild.spec import EngineSpec, GpuInfo, HostInfo, JsonValue, RepositorySpec, closest
 
@@ -134,6 +145,7 @@ class LlmApiBackend:
                 "with the engine",
                 hint="put a copy of the file in its place",
             )
+        _check_quantization(plan, snapshot)
         with log.get().progress("link", f"linking {plan.model.model_id}", total=len(sources), unit="steps") as bar:
             for source in sources:
                 _link(source, target / source.name)
@@ -183,6 +195,7 @@ class LlmApiBackend:
             "enable_chunked_context": "true" if spec.enable_chunked_context else "false",
             "batch_scheduler_policy": spec.batch_scheduler_policy,
             "kv_cache_free_gpu_mem_fraction": f"{fraction:g}",
+            "samplers": json.dumps(samplers()),
             **spec.template_parameter,
         }
         variables: dict[str, JsonValue] = {
@@ -287,9 +300,10 @@ def _refuse_impossible(spec: EngineSpec, model: ModelInfo, host: HostInfo, gpu: 
         )
     if spec.build_option or spec.calibration:
         raise SpecError("--build-option and --calibration: the llmapi backend builds no engine", hint="drop them")
-    if spec.kv_cache_dtype not in {"auto", "fp8"}:
+    kinds = llm_api(version).kv_cache_dtypes
+    if spec.kv_cache_dtype not in kinds:
         raise SpecError(
-            f"--kv-cache-dtype {spec.kv_cache_dtype}: the LLM API has auto and fp8",
+            f"--kv-cache-dtype {spec.kv_cache_dtype}: the LLM API has {' and '.join(kinds)}",
             hint="pass --kv-cache-dtype fp8 or drop the option",
         )
     if not model.safetensors:
@@ -298,13 +312,22 @@ def _refuse_impossible(spec: EngineSpec, model: ModelInfo, host: HostInfo, gpu: 
             hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
         )
     architecture = gpu_architecture(gpu.compute_capability)
-    found = [feasibility.parallel_problem(model, spec.tp_size, spec.pp_size, family=None)]
+    found = [
+        llm_api_problem(
+            version,
+            model,
+            kv_cache_dtype=spec.kv_cache_dtype,
+            is_code_trusted=spec.trust_remote_code,
+            architecture=architecture,
+        ),
+        feasibility.parallel_problem(model, spec.tp_size, spec.pp_size, family=None),
+    ]
     if architecture is not None:
         product = gpu_label(gpu)
-        kinds = {"dtype": dtype, "quantization": "none", "kv_cache_dtype": spec.kv_cache_dtype}
         if reason := _unsupported(version, architecture, gpu):
             raise HostError(reason, hint="a GPU of compute capability 8.0 or later")
-        found.append(feasibility.gpu_problem(architecture, product, **kinds))
+        types = {"dtype": dtype, "quantization": "none", "kv_cache_dtype": spec.kv_cache_dtype}
+        found.append(feasibility.gpu_problem(architecture, product, **types))
     for problem in found:
         if problem is not None:
             kind = HostError if problem.is_host else SpecError
@@ -388,6 +411,29 @@ def _model_files(snapshot: Path, *, is_code_trusted: bool) -> Iterator[Path]:
     for path in sorted(snapshot.iterdir()):
         if path.is_file() and path.suffix not in _LEFT_OUT and (path.suffix != ".py" or is_code_trusted):
             yield path
+
+
+def _check_quantization(plan: BuildPlan, snapshot: Path) -> None:
+    """Refuse what only the file says that ModelOpt writes beside config.json, and by which the LLM API goes.
+
+    Raises:
+        ConvertError: It is missing where config.json counts on it, cannot be read, or asks for what cannot be served.
+    """
+    path, info = snapshot / "hf_quant_config.json", plan.model.info
+    if not path.is_file():
+        if info.pre_quantized == "modelopt":
+            raise ConvertError(
+                f"{plan.model.model_id} is quantized by ModelOpt, but {path.name} is missing, which the LLM API reads",
+                hint="name a revision that has the file",
+            )
+        return
+    try:
+        settings = untrusted.read(path, untrusted.CONFIG_LIMIT_BYTES)["quantization"]
+        algorithm = settings.get("quant_algo")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConvertError(f"{path} cannot be read ({error!r})", hint="download the model again") from error
+    if reason := llm_api(LLMAPI_SINCE).cache_problem(plan.shape.kv_cache_dtype, algorithm):
+        raise ConvertError(f"{plan.model.model_id}: {reason}", hint="build it again with --kv-cache-dtype auto")
 
 
 def _link(source: Path, target: Path) -> None:

@@ -99,7 +99,7 @@ def _refuse_remote_code(spec: EngineSpec, model: ModelInfo) -> None:
     if model.has_remote_code and not spec.trust_remote_code:
         raise SpecError(
             f"{model.name} brings Python code that conversion would run (auto_map in its config.json)",
-            hint="read it, then pass --trust-remote-code, or use --backend llmapi",
+            hint="read it, then pass --trust-remote-code",
         )
 
 

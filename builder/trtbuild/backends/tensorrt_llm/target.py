@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trtbuild.backends.gpu import LLMAPI_SINCE, gpu_label
+from trtbuild.backends.gpu import gpu_label
 from trtbuild.catalog import (
+    LLMAPI_SINCE,
     GpuArchitecture,
     TrtLlmRelease,
     gpu_architecture,

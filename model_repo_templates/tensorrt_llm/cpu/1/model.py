@@ -1,4 +1,4 @@
-"""Triton model of the cpu backend: the tensors of TensorRT-LLM's C++ backend in, an engine process behind it.
+"""Triton model of the cpu and llmapi backends: the tensors of TensorRT-LLM's C++ backend, an engine process behind it.
 
 It decides how tensors become requests and how tokens become responses. What is computed together, and when a request
 ends, is decided by ``engine_worker.py`` in a process of its own.
@@ -233,6 +233,7 @@ def _sampling(inputs: _Inputs) -> dict[str, Any]:
         "top_k": top_k,
         "top_p": top_p or 1.0,
         "seed": secrets.randbits(63) if seed is None else seed,
+        "is_seeded": seed is not None,
     }
 
 
@@ -466,6 +467,8 @@ class TritonPythonModel:
             "enable_chunked_context": self._parameters.get("enable_chunked_context", "true") == "true",
             "batch_scheduler_policy": self._parameters.get("batch_scheduler_policy", "guaranteed_no_evict"),
         }
+        if self._parameters.get("samplers"):  # what the LLM API of each version applies
+            options["samplers"] = json.loads(self._parameters["samplers"])
         if self._parameters.get("inference_num_threads"):
             options["inference_num_threads"] = int(self._parameters["inference_num_threads"])
         if self._parameters.get("kv_cache_free_gpu_mem_fraction"):  # engines on GPUs

@@ -17,12 +17,13 @@ import ctypes
 import inspect
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from engine_requests import Limits, Progress, RequestError
 from engine_wire import Reader, encode
 
 _PR_SET_PDEATHSIG = 1
+_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""Penalties, and the value of each that changes nothing."""
+
 _POLICIES = {"guaranteed_no_evict": "GUARANTEED_NO_EVICT", "max_utilization": "MAX_UTILIZATION"}
 
 
@@ -48,8 +52,56 @@ class Request(Progress):
     is_cancelled: bool = False
 
 
-def llm_arguments(engine_dir: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the LLM's arguments: those of ``model.yaml`` and what the repository decides."""
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """What chooses tokens in an installed TensorRT-LLM.
+
+    Attributes:
+        version: The version.
+        arguments: Arguments of ``LLM()`` that select it.
+        applies: Which of ``penalties``, ``seed`` and ``bad_words`` it applies; it takes all, and ignores the rest.
+    """
+
+    version: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    applies: frozenset[str] = frozenset()
+
+    def refusal(self, options: dict[str, Any]) -> str:
+        """Return which parameter of a request would be ignored, or ""."""
+        used = {
+            "penalties": next((name for name, none in _PENALTIES.items() if options.get(name, none) != none), ""),
+            "seed": "seed" if options.get("sample") and options.get("is_seeded") else "",
+            "bad_words": "bad_words_list" if options.get("bad_words") else "",
+        }
+        ignored = next((name for what, name in used.items() if name and what not in self.applies), "")
+        return f"{ignored}: the LLM API of TensorRT-LLM {self.version} would ignore it; leave it out" if ignored else ""
+
+
+def version_key(text: str) -> tuple[tuple[int, ...], int, int]:
+    """Return a sortable key of a version such as ``1.1.0``, ``1.0.3.2510`` or ``1.3.0rc26``."""
+    match = re.match(r"(?P<release>\d+(?:\.\d+)*)(?:rc(?P<candidate>\d+))?", text)
+    if match is None:
+        return (), 0, 0
+    release = [int(part) for part in match["release"].split(".")]
+    while release and release[-1] == 0:
+        release.pop()
+    return tuple(release), 0 if match["candidate"] else 1, int(match["candidate"] or 0)
+
+
+def choose_sampler(rows: list[dict[str, Any]], version: str) -> Sampler:
+    """Return what the row of a version says; without one, nothing is known to be applied.
+
+    The rows come with the repository, from trtbuild's table of releases (``catalog/llmapi.yaml``).
+    """
+    key = version_key(version)
+    for row in rows:
+        if version_key(row["since"]) <= key and (not row["until"] or key <= version_key(row["until"])):
+            return Sampler(version=version, arguments=row["arguments"], applies=frozenset(row["applies"]))
+    return Sampler(version=version)
+
+
+def llm_arguments(engine_dir: Path, options: dict[str, Any], sampler: Sampler) -> dict[str, Any]:
+    """Return the LLM's arguments: those of ``model.yaml``, what the repository decides, and the sampler's."""
     # Written as JSON, which is YAML too, so that this file needs no YAML reader.
     arguments: dict[str, Any] = json.loads((engine_dir / "model.yaml").read_text(encoding="utf-8"))
     arguments["model"] = str(engine_dir / arguments["model"])
@@ -60,7 +112,7 @@ def llm_arguments(engine_dir: Path, options: dict[str, Any]) -> dict[str, Any]:
     arguments["enable_chunked_prefill"] = bool(options.get("enable_chunked_context", True))
     policy = _POLICIES[options.get("batch_scheduler_policy", "guaranteed_no_evict")]
     arguments["scheduler_config"] = {"capacity_scheduler_policy": policy}
-    return arguments
+    return {**arguments, **sampler.arguments}
 
 
 def sampling_arguments(options: dict[str, Any]) -> dict[str, Any]:
@@ -72,8 +124,7 @@ def sampling_arguments(options: dict[str, Any]) -> dict[str, Any]:
         "pad_id": 0 if end_id is None else end_id,
         "detokenize": False,
     }
-    for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
-        neutral = 1.0 if name == "repetition_penalty" else 0.0
+    for name, neutral in _PENALTIES.items():
         if options.get(name, neutral) != neutral:
             arguments[name] = options[name]
     if options.get("min_tokens"):
@@ -98,6 +149,7 @@ class Engine:
 
     def __init__(self, engine_dir: Path, options: dict[str, Any]) -> None:
         from tensorrt_llm import LLM, SamplingParams
+        from tensorrt_llm import __version__ as version
 
         config = json.loads((engine_dir / "config.json").read_text(encoding="utf-8"))
         limits = config["build_config"]
@@ -109,7 +161,8 @@ class Engine:
         self.slots = int(options.get("max_batch_size") or limits["max_batch_size"])
         self.make_params = SamplingParams
         self._measures = "return_perf_metrics" in inspect.signature(SamplingParams).parameters
-        self.llm = LLM(**llm_arguments(engine_dir, options))
+        self.sampler = choose_sampler(options.get("samplers", []), version)
+        self.llm = LLM(**llm_arguments(engine_dir, options, self.sampler))
         self.waiting: collections.deque[Request] = collections.deque()
         self.active: dict[int, Request] = {}
         self.events: list[dict[str, Any]] = []
@@ -129,6 +182,8 @@ class Engine:
 
     def _check(self, options: dict[str, Any]) -> None:
         self.limits.check(options)
+        if refusal := self.sampler.refusal(options):
+            raise RequestError(refusal)
         longer = next((words for words in options.get("bad_words", ()) if len(words) > 1), None)
         if longer:
             raise RequestError(f"bad_words_list: this engine forbids single tokens only, got the sequence {longer}")
@@ -165,25 +220,26 @@ class Engine:
             task.add_done_callback(self._tasks.discard)
 
     async def _follow(self, request: Request) -> None:
-        """Pass a request's tokens on until it ends."""
-        event: dict[str, Any] | None = None
+        """Pass a request's tokens on until it ends, however it does: its slot is free then."""
         try:
-            async for output in request.handle:
-                event = self._take(request, output)
-                if "end" in event:
-                    break
-                if event["tokens"]:
-                    self._tell(event)
-        except (RuntimeError, ValueError) as error:
-            event = {"key": request.key, "error": f"the engine failed: {error}"}
-        if event is None or not {"end", "error"} & set(event):
-            reason = "cancelled" if request.is_cancelled else "length"
-            event = request.last([], [], reason)
-        elif not request.is_cancelled and "end" in event and not event.pop("finished"):
-            request.handle.abort()  # a stop sequence was found here; the engine would go on
+            event = await self._last_event(request)
+        except Exception as error:  # noqa: BLE001 - whatever the LLM API raises concerns this request, not the engine
+            event = {"key": request.key, "error": f"the engine failed: {type(error).__name__}: {error}"}
         del self.active[request.key]
         self._tell(event)
         self._admit()
+
+    async def _last_event(self, request: Request) -> dict[str, Any]:
+        """Pass a request's tokens on; return what is to be said last."""
+        async for output in request.handle:
+            event = self._take(request, output)
+            if "end" in event:
+                if not request.is_cancelled and not event.pop("finished"):
+                    request.handle.abort()  # a stop sequence was found here; the engine would go on
+                return event
+            if event["tokens"]:
+                self._tell(event)
+        return request.last([], [], "cancelled" if request.is_cancelled else "length")
 
     def _take(self, request: Request, output: Any) -> dict[str, Any]:
         completion = output.outputs[0]

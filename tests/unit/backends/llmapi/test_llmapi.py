@@ -10,9 +10,12 @@ import pytest
 
 from tests.fakes.machines import gpu_host, resolved
 from trtbuild.backends.llmapi.backend import BACKEND
+from trtbuild.catalog import ModelInfo
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.plan import BuildPlan
 from trtbuild.spec import EngineSpec, HostInfo, RepositorySpec
+
+CASES = Path(__file__).parents[3] / "data"
 
 
 def newer_host(sku: str = "h100", gpus: int = 8, version: str = "1.3.0") -> HostInfo:
@@ -171,3 +174,155 @@ def test_what_is_linked_from_elsewhere_is_not_kept_with_the_engine(tmp_path: Pat
 def test_pickles_that_would_be_downloaded_for_nothing_are_told() -> None:
     assert any("allow_pickle is of no use" in text for text in make(allow_pickle=True).warnings)
     assert not any("allow_pickle" in text for text in make().warnings)
+
+
+def config(architecture: str = "LlamaForCausalLM", **changes: object) -> ModelInfo:
+    values: dict[str, object] = {
+        "architectures": [architecture], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32, "vocab_size": 128256,
+        "max_position_embeddings": 8192, "torch_dtype": "bfloat16",
+    } | changes  # fmt: skip
+    return ModelInfo.from_hf_config("x/y", values)
+
+
+def plan_of(info: ModelInfo, version: str = "1.2.1", sku: str = "h100", **options: object) -> BuildPlan:
+    model = dataclasses.replace(resolved("llama-3-8b"), info=info)
+    return BACKEND.plan(EngineSpec(model="x/y", **options), model, newer_host(sku, version=version))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "first", "before"),
+    [
+        ("LlamaForCausalLM", "1.0.0", None),
+        ("Qwen3MoeForCausalLM", "1.0.0", None),
+        ("Phi3ForCausalLM", "1.1.0", "1.0.3.2510"),
+        ("GptOssForCausalLM", "1.1.0", "1.0.0"),
+        ("Glm4MoeForCausalLM", "1.2.0", "1.1.0"),
+        ("Cohere2ForCausalLM", "1.3.0rc7", "1.2.1"),
+        ("AfmoeForCausalLM", "1.4.0rc4", "1.3.0rc13"),
+    ],
+)
+def test_architectures_by_version(architecture: str, first: str, before: str | None) -> None:
+    assert plan_of(config(architecture), first, tp_size=2).backend == "llmapi"
+    if before is not None:
+        with pytest.raises(SpecError, match=f"{architecture} is not known to the LLM API of TensorRT-LLM") as caught:
+            plan_of(config(architecture), before, tp_size=2)
+        assert "it came with" in caught.value.message
+
+
+@pytest.mark.parametrize("alias", ["gpt2", "falcon-7b", "gemma-2-2b-it", "gemma-2-9b-it", "gemma-2-27b-it"])
+@pytest.mark.parametrize("version", ["1.0.0", "1.2.1", "1.4.0rc4"])
+def test_what_no_version_lists_is_refused_by_name(alias: str, version: str) -> None:
+    with pytest.raises(SpecError, match="is not known to the LLM API of TensorRT-LLM") as caught:
+        make(alias, newer_host(version=version))
+    assert "no version's list of models has it" in caught.value.message
+    assert "--backend llmapi" not in caught.value.hint
+
+
+FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "version", "said"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "1.2.1", "quantized by gptq are not known"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "1.2.1", "quantized by bitsandbytes are not known"),
+        ({"quant_method": "awq", "bits": 4}, "1.4.0rc4", "quantized by awq are not known"),
+        ({"quant_method": "compressed-tensors"}, "1.2.1", "which loads modelopt, fp8, mxfp4"),
+        ({"quant_method": "fp8", "weight_block_size": [64, 64]}, "1.2.1", "weight_block_size [128, 128] only"),
+        ({"quant_method": "fp8"}, "1.2.1", "config.json has none"),
+        ({"quant_method": "mxfp4"}, "1.0.0", "quantized by mxfp4 are not known"),
+    ],
+    ids=["gptq", "bitsandbytes", "awq", "compressed", "fp8-blocks", "fp8-static", "mxfp4-early"],
+)
+def test_quantizations_that_are_not_loaded(settings: dict[str, object], version: str, said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        plan_of(config(quantization_config=settings), version)
+    assert said in caught.value.message
+    assert f"TensorRT-LLM {version}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "version"),
+    [(FP8, "1.0.0"), ({"quant_method": "mxfp4"}, "1.1.0"), ({"quant_method": "modelopt"}, "1.2.1"),
+     ({"quant_method": "compressed-tensors"}, "1.3.0rc13")],
+    ids=["fp8", "mxfp4", "modelopt", "compressed-tensors"],
+)  # fmt: skip
+def test_quantizations_that_are_loaded(settings: dict[str, object], version: str) -> None:
+    assert plan_of(config(quantization_config=settings), version).backend == "llmapi"
+
+
+def test_an_engine_is_not_sent_to_a_loader_that_has_it_not() -> None:
+    """GPTQ weights are refused for engines without a word of llmapi; fp8 blocks are sent there."""
+    from trtbuild.backends import get
+
+    for settings, is_offered in (({"quant_method": "gptq", "bits": 4}, False), (FP8, True)):
+        model = dataclasses.replace(resolved("llama-3-8b"), info=config(quantization_config=settings))
+        with pytest.raises(SpecError) as caught:
+            get("tensorrt_llm").plan(EngineSpec(model="x"), model, gpu_host())
+        assert ("--backend llmapi" in caught.value.hint) == is_offered
+
+
+def test_quantized_weights_need_gpus_with_kernels() -> None:
+    with pytest.raises(HostError, match="ampere GPUs have no kernels"):
+        plan_of(config(quantization_config=FP8), sku="a100")
+    with pytest.raises(HostError, match="ada GPUs have no kernels"):
+        plan_of(config(quantization_config={"quant_method": "mxfp4"}), sku="l40s")
+
+
+def test_awq_and_an_fp8_cache_do_not_go_together(tmp_path: Path) -> None:
+    awq = config(quantization_config={"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"})
+    with pytest.raises(SpecError, match="no attention kernels beside W4A16_AWQ") as caught:
+        plan_of(awq, kv_cache_dtype="fp8")
+    assert "--kv-cache-dtype auto" in caught.value.hint
+    assert plan_of(awq).backend == "llmapi"
+    # Where only the file beside config.json says it, it shows when the file is there.
+    snapshot = write_snapshot(tmp_path / "snapshot")
+    (snapshot / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "W4A16_AWQ"}}')
+    with pytest.raises(ConvertError, match="no attention kernels beside W4A16_AWQ"):
+        BACKEND.build(plan_of(config(), kv_cache_dtype="fp8"), snapshot, tmp_path / "engine", tmp_path)
+
+
+def test_modelopt_checkpoints_need_their_file(tmp_path: Path) -> None:
+    plan = plan_of(config(quantization_config={"quant_method": "modelopt"}))
+    with pytest.raises(ConvertError, match=r"hf_quant_config\.json is missing"):
+        BACKEND.build(plan, write_snapshot(tmp_path / "snapshot"), tmp_path / "engine", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "is_needed"),
+    [("kimi_k2", "1.2.1", True), ("deepseek_v3", "1.2.1", False), ("glm4_moe", "1.0.0", True)],
+)
+def test_code_of_the_models_own_needs_the_word(kind: str, version: str, is_needed: bool) -> None:
+    auto_map = {"AutoConfig": "configuration.Config", "AutoModelForCausalLM": "modeling.Model"}
+    info = config("DeepseekV3ForCausalLM", model_type=kind, auto_map=auto_map)
+    if is_needed:
+        with pytest.raises(SpecError, match="brings Python code") as caught:
+            plan_of(info, version)
+        assert "--trust-remote-code" in caught.value.hint
+    assert plan_of(info, version, trust_remote_code=True).backend == "llmapi"
+    if not is_needed:
+        assert plan_of(info, version).backend == "llmapi"
+
+
+def test_positions_scaled_twice_are_refused() -> None:
+    info = config(
+        rope_scaling={"type": "dynamic", "factor": 4.0}, rope_parameters={"rope_type": "llama3", "factor": 8.0}
+    )
+    with pytest.raises(SpecError, match="'dynamic' in rope_scaling and by 'llama3' in rope_parameters"):
+        plan_of(info)
+
+
+def test_estimates_are_marked_and_told() -> None:
+    plan = plan_of(config("Starcoder2ForCausalLM"))
+    assert any("not known exactly" in text for text in plan.warnings)
+    assert not any(line.startswith(("layers", "disk: snapshot")) and " = " in line for line in plan.arithmetic)
+
+
+def test_a_model_of_671_billion_weights_is_not_planned_for_one_gpu() -> None:
+    config = json.loads((CASES / "published_sizes.json").read_text())["models"][0]["config"]
+    info = ModelInfo.from_hf_config("deepseek-ai/DeepSeek-V3", config)
+    with pytest.raises(HostError, match="does not fit"):
+        plan_of(info, sku="h200")
+    plan = plan_of(info, sku="h200", tp_size=8)
+    assert 640 < plan.budget.snapshot_bytes / 2**30 < 643, "what the hub lists is 641 GiB"
