@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from trtbuild import log
+from trtbuild import log, redact
 
 settings.register_profile("trtbuild", deadline=None)  # a busy machine is no failure
 settings.load_profile("trtbuild")
@@ -64,6 +64,7 @@ def _fresh_log() -> Iterator[None]:
     log.configure(log_format="text")
     yield
     log.configure(log_format="text")
+    redact.forget()
 
 
 def _area(nodeid: str) -> str:

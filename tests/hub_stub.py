@@ -9,6 +9,7 @@ Source: huggingface_hub 2.4 (hf_api.py, file_download.py, utils/_http.py) for pa
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import email
 import hashlib
@@ -119,6 +120,7 @@ class HubStub:
 
     Args:
         token: The one valid access token, or None if every token is refused.
+        login: The one valid ``user:password`` (basic authentication), or None.
         granted: Gated models that the token's account may read.
         page_size: Entries of a file list per answer.
         bytes_per_s: Speed of each connection, or None for full speed.
@@ -129,11 +131,13 @@ class HubStub:
         self,
         *,
         token: str | None = None,
+        login: str | None = None,
         granted: tuple[str, ...] = (),
         page_size: int = 1000,
         bytes_per_s: float | None = None,
         tls: tuple[Path, Path] | None = None,
     ) -> None:
+        self.login = login
         self.token, self.granted, self.page_size, self.bytes_per_s = token, set(granted), page_size, bytes_per_s
         self.repos: dict[str, Repo] = {}
         self.renamed: dict[str, str] = {}
@@ -325,7 +329,8 @@ class _Handler(BaseHTTPRequestHandler):
         stub = self.server.stub
         repo = stub.repos.get(model_id)
         sent = self.seen.headers.get("authorization")
-        if sent is not None and sent != f"Bearer {stub.token}":
+        basic = f"Basic {base64.b64encode((stub.login or '').encode()).decode()}" if stub.login else None
+        if sent is not None and sent not in {f"Bearer {stub.token}", basic}:
             return self.refuse(401, "", "Invalid credentials in Authorization header")
         if repo is None or (repo.is_private and not sent):
             return self.refuse(404 if sent else 401, "RepoNotFound", "Repository not found")

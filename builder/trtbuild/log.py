@@ -1,7 +1,8 @@
 """Everything people and log collectors see on standard error: one sink, three formats.
 
 ``human`` (a terminal: colours, progress bars), ``text`` (plain lines), ``json`` (one object per line, for pods).
-It decides looks, never what happened. Standard output belongs to results and is not touched here.
+It decides looks, never what happened; secrets are masked on the way (:mod:`trtbuild.redact`). Standard output belongs
+to results and is not touched here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TextIO
+
+from trtbuild import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -238,11 +241,13 @@ class Log:
     def _write(self, level: str, event: str, msg: str, fields: dict[str, object]) -> None:
         if LEVELS[level] < self._threshold:
             return
+        msg = redact.text(msg)
         if self.log_format == "json":
             stamp = datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="milliseconds")
             record = {"ts": stamp, "level": level, "stage": self._stage, "event": event, "msg": msg}
             is_utf8 = (getattr(self._stream or sys.stderr, "encoding", None) or "").lower() in {"utf-8", "utf8"}
-            self._emit(json.dumps({**record, **self._base, **fields}, default=str, ensure_ascii=not is_utf8))
+            found = redact.value({**self._base, **fields})
+            self._emit(json.dumps({**record, **found}, default=_as_text, ensure_ascii=not is_utf8))
         elif self.log_format == "human":
             from rich.markup import escape
 
@@ -261,6 +266,10 @@ class Log:
         stream = self._stream or sys.stderr
         with self._lock, contextlib.suppress(OSError, ValueError):
             print(line, file=stream, flush=True)
+
+
+def _as_text(value: object) -> str:
+    return redact.text(str(value))
 
 
 _current = Log()

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from trtbuild import redact
+
 TAIL_LINES = 40
 
 
@@ -127,7 +129,7 @@ def run(
                 line = raw.rstrip("\n")
                 tail.append(line)
                 if log_file:
-                    log_file.write(line + "\n")
+                    log_file.write(redact.text(line) + "\n")  # kept on disk, where others read it
                 if on_line:
                     on_line(line)
             returncode = child.wait()

@@ -111,7 +111,10 @@ def echo_json(value: object) -> None:
     """Write one JSON document to standard output."""
     import json
 
-    click.echo(json.dumps(value, indent=2, sort_keys=True, default=str, ensure_ascii=False))
+    from trtbuild import redact
+
+    plain = json.loads(json.dumps(value, default=str, ensure_ascii=False))
+    click.echo(json.dumps(redact.value(plain), indent=2, sort_keys=True, ensure_ascii=False))
 
 
 def _click_option(option: Option, *, is_hidden: bool) -> Callable[[F], F]:

@@ -7,6 +7,7 @@ stays instant and an interrupt during start-up is one word, not a traceback.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -28,20 +29,26 @@ class Program(NamedTuple):
         configure_log: Makes the log sink that a command line asks for, before its options are known to be right, so
             that a wrong one is reported in the right format.
         first_words: Returns the words beside the commands that may stand first, which are no misspelt commands.
+        is_stdout_data: Standard output carries what a model wrote, which is not ours to change; the program masks its
+            own secrets in it.
     """
 
     name: str
     app: str
     configure_log: Callable[[Sequence[str]], object]
     first_words: Callable[[], Collection[str]] = tuple
+    is_stdout_data: bool = False
 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> NoReturn:
     """Run a program and exit with a documented code (see ``errors.EXIT_CODE_MEANINGS``)."""
     try:
-        from trtbuild.console.streams import finish, harden_streams
+        from trtbuild import redact
+        from trtbuild.console.streams import finish, harden_streams, redact_streams
 
         harden_streams()
+        redact.learn_environment(os.environ)
+        redact_streams("stderr", *(() if program.is_stdout_data else ("stdout",)))
         signal.signal(signal.SIGTERM, _terminate)
         code = finish(run(program, list(sys.argv[1:] if argv is None else argv)))
     except KeyboardInterrupt:  # before there was anything to end

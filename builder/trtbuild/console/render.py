@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from trtbuild import log
+from trtbuild import log, redact
 from trtbuild.console.streams import is_plain
 from trtbuild.errors import HostError, SpecError, TrtBuildError
 
@@ -41,7 +41,7 @@ def render_unexpected(error: Exception, program: str) -> int:
     known = refusal_by_system(error)
     if known is not None:
         return render(known)
-    traceback.print_exception(error)
+    _write("".join(traceback.format_exception(error)).rstrip("\n"))
     _paint("error:", RED, f"a bug in {program}: {type(error).__name__}: {error}")
     _paint("hint:", CYAN, "please report it with the lines above and the output of: trtbuild doctor")
     return 1
@@ -86,6 +86,6 @@ def _paint(label: str, colour: int, text: str) -> None:
 
 
 def _write(line: str) -> None:
-    """Write a line to standard error; where that is full or gone, the exit code still tells what happened."""
+    """Write text without secrets to standard error; where that is full or gone, the exit code tells what happened."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr)  # noqa: T201
+        print(redact.text(line), file=sys.stderr)  # noqa: T201

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import Any, TextIO, cast
+
+from trtbuild import redact
 
 
 def harden_streams() -> None:
@@ -24,6 +27,35 @@ def harden_streams() -> None:
         elif name == "stdout":
             is_utf8 = stream.encoding.lower() in {"utf-8", "utf8"}
             stream.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
+
+
+def redact_streams(*names: str) -> None:
+    """Mask secrets in all that is written as text to these streams of ``sys``, whoever writes it.
+
+    The last net behind the log and the rendering of errors: a table, a library's warning, Python's own traceback.
+    """
+    for name in names:
+        setattr(sys, name, cast(TextIO, _RedactedStream(getattr(sys, name))))
+
+
+class _RedactedStream:
+    """A text stream whose text passes the redactor; everything else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write ``text`` without its secrets; as many characters as were given count as written."""
+        self._stream.write(redact.text(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Write every one of ``lines``."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def finish(code: int) -> int:

@@ -9,6 +9,7 @@ token rule depends on it) and is among our dependencies already, through tritonc
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ipaddress
 import json
@@ -240,8 +241,8 @@ class Client:
             "User-Agent": f"trtbuild/{__version__}; python/{platform.python_version()}",
             "Accept-Encoding": "identity",  # lengths and ranges are those of the file
         }
-        if self.hub.token and self.is_hub(url):
-            own["Authorization"] = f"Bearer {self.hub.token}"
+        if self.is_hub(url) and (authorization := _authorization(self.hub)):
+            own["Authorization"] = authorization
         try:
             return self._pool(url).request(
                 "GET", url, headers={**own, **headers}, redirect=False, retries=False, preload_content=False
@@ -368,6 +369,12 @@ def refusal(status: int, headers: Mapping[str, str], hub: Hub, subject: Subject)
             f"{model} has no file {subject.path!r} at {subject.revision}",
             hint="the listing and the files of the hub disagree; try again, or another --revision",
         )
+    if status == 401 and hub.login is not None:
+        return FetchError(
+            f"{hub.host} does not accept the login in HF_ENDPOINT "
+            f"(401: {headers.get('X-Error-Message') or 'unauthorized'})",
+            hint="correct the user and password there (percent-encoded), or take them out and export HF_TOKEN",
+        )
     if code == "RepoNotFound" or status == 404 or (status == 401 and not hub.token):
         seen = "for your access token" if hub.token else "without an access token"
         return FetchError(
@@ -453,6 +460,16 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now)
     except (ValueError, TypeError):
         return None
+
+
+def _authorization(hub: Hub) -> str:
+    """Return the header that shows who we are; a login in the endpoint comes before a token.
+
+    Source: httpx 0.28, Client._build_request_auth, which Hugging Face's own tools use.
+    """
+    if hub.login is not None:
+        return f"Basic {base64.b64encode(hub.login.encode()).decode()}"
+    return f"Bearer {hub.token}" if hub.token else ""
 
 
 def _reason(error: BaseException) -> str:

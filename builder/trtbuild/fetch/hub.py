@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from trtbuild import redact
 from trtbuild.errors import FetchError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -32,7 +33,8 @@ class Hub:
     """A hub and our way to it. Secrets are left out of ``repr``.
 
     Attributes:
-        endpoint: Base address without a trailing slash.
+        endpoint: Base address without a trailing slash and without a login.
+        login: ``user:password`` that stood in ``HF_ENDPOINT``, sent to the endpoint's own host only.
         token: Access token, sent to the endpoint's own host only.
         token_error: Why the token cannot be used; raised when the hub is asked, and not before.
         is_offline: No network is used at all; only the cache.
@@ -41,6 +43,7 @@ class Hub:
     """
 
     endpoint: str = DEFAULT_ENDPOINT
+    login: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     token_error: FetchError | None = field(default=None, repr=False)
     is_offline: bool = False
@@ -61,8 +64,12 @@ class Hub:
             token = _token(environ)
         except FetchError as error:  # a local model and a complete cache need none
             token_error = error
+        if token:
+            redact.learn(token)
+        endpoint, login = _endpoint(environ.get("HF_ENDPOINT", ""))
         return cls(
-            endpoint=_endpoint(environ.get("HF_ENDPOINT", "")),
+            endpoint=endpoint,
+            login=login,
             token=token,
             token_error=token_error,
             is_offline=any(environ.get(n, "").lower() in _TRUE for n in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")),
@@ -77,7 +84,7 @@ class Hub:
     @property
     def host(self) -> str:
         """Host and port of the endpoint, for messages."""
-        return urlsplit(self.endpoint).netloc.rpartition("@")[2]
+        return urlsplit(self.endpoint).netloc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,15 +229,20 @@ def _expanded(text: str) -> Path:
         ) from error
 
 
-def _endpoint(text: str) -> str:
-    endpoint = (text.strip() or DEFAULT_ENDPOINT).rstrip("/")
-    parts = urlsplit(endpoint)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+def _endpoint(text: str) -> tuple[str, str | None]:
+    """Return the address and the login of an endpoint."""
+    endpoint, login = redact.split_login((text.strip() or DEFAULT_ENDPOINT).rstrip("/"))
+    try:
+        parts = urlsplit(endpoint)
+        is_usable = parts.port != 0
+    except ValueError:  # a port that is none, a bracket too many
+        is_usable = False
+    if not is_usable or parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise FetchError(
             f"HF_ENDPOINT: expected an address such as {DEFAULT_ENDPOINT}, got {endpoint!r}",
             hint=f"export HF_ENDPOINT={DEFAULT_ENDPOINT}, or unset it",
         )
-    return endpoint
+    return endpoint, login
 
 
 def _token(environ: Mapping[str, str]) -> str | None:

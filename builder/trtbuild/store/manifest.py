@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal, cast
 
+from trtbuild import redact
 from trtbuild.errors import StoreError
 from trtbuild.plan import EngineKey, canonical_json
 from trtbuild.spec import JsonValue
@@ -28,17 +29,6 @@ MAX_MANIFEST_BYTES = 16 << 20
 VerifyMode = Literal["sizes", "full", "none"]
 _HASH_CHUNK = 4 << 20
 _HEX64 = re.compile(r"[0-9a-f]{64}")
-_SECRET_NAME = re.compile(
-    r"^token$|(?:^|[_.-])(?:hf_token|access_token|auth_token|bearer|api_?key|secret|secret_\w+|password|passwd|authorization"
-    r"|credentials?|access_key\w*)$",
-    re.IGNORECASE,
-)
-# Source: the documented prefixes of Hugging Face, AWS, GitHub and NVIDIA NGC tokens, and of JSON web tokens.
-_SECRET_VALUE = re.compile(
-    r"hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{20,}|nvapi-[A-Za-z0-9_-]{20,}"
-    r"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|(?i:bearer )\S{12,}"
-)
-REMOVED = "[removed: looks like a secret]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,18 +199,8 @@ def _seal(body: Mapping[str, JsonValue]) -> str:
 
 
 def without_secrets(value: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return provenance with everything that looks like a secret replaced by :data:`REMOVED`."""
-
-    def clean(name: str, item: JsonValue) -> JsonValue:
-        if isinstance(item, Mapping):
-            return {_SECRET_VALUE.sub(REMOVED, str(key)): clean(str(key), part) for key, part in item.items()}
-        if isinstance(item, list | tuple):
-            return [clean(name, part) for part in item]
-        if isinstance(item, str):
-            return REMOVED if item and _SECRET_NAME.search(name) else _SECRET_VALUE.sub(REMOVED, item)
-        return item
-
-    return cast(dict[str, JsonValue], clean("", dict(value)))
+    """Return provenance with everything that looks like a secret masked; see :mod:`trtbuild.redact`."""
+    return cast(dict[str, JsonValue], redact.value(value))
 
 
 def make_manifest(

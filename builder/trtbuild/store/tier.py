@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from trtbuild import redact
 from trtbuild.errors import HostError, StoreError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def open_tier(text: str) -> Tier:
             f"shared tier: expected a directory, s3://, gs:// or az:// URL, got {url.scheme}://...",
             hint="e.g. s3://bucket/engines",
         )
-    if "@" in url.netloc and not url.scheme.startswith("abfs"):
+    if redact.text(text) != text:
         raise StoreError(
             "shared tier: credentials do not belong into the URL",
             hint="use the environment (AWS_*, GOOGLE_*, AZURE_*) or workload identity",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
+from trtbuild import redact
 from trtbuild.errors import SpecError
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ def choose(url: str) -> str:
 
 
 def connect(url: str, model: str, *, name: str = "", token: str = "", ca_file: str | None = None) -> Api:
-    """Return the way to ``model`` at ``url``; nothing is sent yet. ``token`` is a bearer token for a gateway.
+    """Return the way to ``model`` at ``url``; nothing is sent yet.
+
+    ``token`` is a bearer token for a gateway. A login in the URL (``http://user:password@gateway``) is sent as basic
+    authentication, unless there is a token.
 
     Raises:
         SpecError: The URL or the protocol is none that exists here.
@@ -28,7 +33,13 @@ def connect(url: str, model: str, *, name: str = "", token: str = "", ca_file: s
     if "://" not in url:
         url = f"http://{url}"
     chosen = name or choose(url)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    url, login = redact.split_login(url)
+    headers = {}
+    if token:
+        redact.learn(token)
+        headers["Authorization"] = f"Bearer {token}"
+    elif login is not None:
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
     if chosen == "generate":
         from trtclient.apis.generate import GenerateApi
 

@@ -26,4 +26,6 @@ def _configure_log(arguments: Sequence[str]) -> None:
     configure_log(frame.asked_log_format(arguments, os.environ.get("TRTCLIENT_LOG_FORMAT")))
 
 
-PROGRAM = frame.Program(name="trtclient", app="trtclient.cli.app:app", configure_log=_configure_log)
+PROGRAM = frame.Program(
+    name="trtclient", app="trtclient.cli.app:app", configure_log=_configure_log, is_stdout_data=True
+)

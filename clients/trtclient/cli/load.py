@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trtbuild import redact
 from trtbuild.errors import SpecError
 from trtclient.cli.options import (
     DURATION,
@@ -197,14 +198,15 @@ def _workload(options: dict[str, Any]) -> Workload:
 
 
 def _settings(options: dict[str, Any]) -> dict[str, object]:
-    """Return the options as JSON can hold them; a token never comes here."""
+    """Return the options as JSON can hold them, for reports that are passed on: without logins and tokens."""
 
     def plain(value: Any) -> object:
         if is_dataclass(value) and not isinstance(value, type):
             return asdict(value)
         return str(value) if isinstance(value, Path) else value
 
-    return {name: plain(value) for name, value in options.items() if value not in (None, ())}
+    found = {name: plain(value) for name, value in options.items() if value not in (None, ())}
+    return dict(redact.value(found))
 
 
 def _exit_code(summary: Summary, fail_under: float | None) -> int:

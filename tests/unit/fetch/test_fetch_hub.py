@@ -30,6 +30,11 @@ def test_an_empty_environment_is_the_public_hub(tmp_path: Path) -> None:
     ("environ", "expected"),
     [
         pytest.param({"HF_ENDPOINT": "https://hub.example/hf/"}, Hub(endpoint="https://hub.example/hf"), id="endpoint"),
+        pytest.param(
+            {"HF_ENDPOINT": "https://u:p%40w@hub.example:1/hf/"},
+            Hub(endpoint="https://hub.example:1/hf", login="u:p@w"),
+            id="login",
+        ),
         pytest.param({"HF_TOKEN": " hf_abc\n"}, Hub(token="hf_abc"), id="token"),
         pytest.param({"HUGGING_FACE_HUB_TOKEN": "hf_old"}, Hub(token="hf_old"), id="old-token-name"),
         pytest.param({"HF_TOKEN": "hf_new", "HUGGING_FACE_HUB_TOKEN": "hf_old"}, Hub(token="hf_new"), id="both-tokens"),
