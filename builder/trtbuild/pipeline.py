@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-from trtbuild import __version__, backends, catalog, fetch, log, untrusted
+from trtbuild import __version__, backends, catalog, diskspace, fetch, log, untrusted
 from trtbuild.catalog import ModelInfo
 from trtbuild.errors import HostError, SpecError, StoreError, TrtBuildError
 from trtbuild.fetch import Hub
@@ -53,9 +53,6 @@ SHOWN_DIFFERENCES = 8
 
 RECORD_LIMIT_BYTES = 1 << 16
 """Largest record beside a repository that is read; it holds three hashes and a commit."""
-
-FULL_BYTES = 4 << 20
-"""A disk with less left is full: file systems keep a little, and a writer stops short of the last byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,10 +345,9 @@ def _told_well(needs: Mapping[str, int], staging: Staging, ctx: Context) -> Iter
     try:
         yield
     except (OSError, TrtBuildError) as error:
-        figures, free = "", shutil.disk_usage(ctx.store.root).free
-        if free < FULL_BYTES:  # compilers rarely say so
-            writes = " + ".join(f"{what} {format_bytes(size)}" for what, size in needs.items())
-            figures = f"; the disk of {ctx.store.root} has {format_bytes(free)} left, this build writes {writes}"
+        lack = diskspace.shortage(staging.work_dir, needed_bytes=sum(needs.values()))  # compilers rarely say so
+        writes = " + ".join(f"{what} {format_bytes(size)}" for what, size in needs.items())
+        figures = f"; {lack}, this build writes {writes}" if lack else ""
         if isinstance(error, OSError):
             raise StoreError(
                 f"the engine cannot be written to {ctx.store.root}: {error.strerror or error}{figures}",

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from trtbuild import log, untrusted
+from trtbuild import diskspace, log, untrusted
 from trtbuild.errors import RepositoryError
 from trtbuild.log import format_bytes
 from trtbuild.plan import EngineInfo, EngineTemplate
@@ -52,8 +52,6 @@ KEPT_VERSIONS = 2
 LEFTOVER_AGE_S = 3600.0
 """Where no lock can prove a writer dead, it is taken for dead this long after it began; writing takes a second."""
 
-FEW_INODES = 1000
-"""Free inodes below which a full disk may be one that takes no more files; a repository has tens of them."""
 
 _RECORD = "trtbuild-repository.json"
 _VERSION = re.compile(r"[0-9a-f]{16}")
@@ -136,13 +134,14 @@ def unwritable(what: str, directory: Path, error: OSError, *, needed_bytes: int 
     there = next((path for path in (named, *named.parents) if _can_be_seen(path)), Path("/"))
     reason, elsewhere = error.strerror or str(error), "pass --repository with a directory on another disk"
     needs = f", {format_bytes(needed_bytes)} are needed" if needed_bytes is not None else ""
-    if error.errno == errno.ENOSPC:
-        room = os.statvfs(there)
-        inodes = f" and {room.f_favail} inodes" if room.f_files and room.f_favail < FEW_INODES else ""
-        reason = f"the disk of {there} is full: {format_bytes(room.f_bavail * room.f_frsize)}{inodes} are free{needs}"
+    lack = diskspace.reason(there, error)
+    if error.errno == errno.ENOSPC and lack:
+        reason = f"{lack}{needs}"
         hint = f"make room there (df -h {there}; trtbuild store gc if the store is on it), or {elsewhere}"
-    elif error.errno == errno.EDQUOT:
-        reason = f"the disk quota of uid {os.geteuid()} on {there} is used up{needs}"
+    elif error.errno == errno.EFBIG and lack:
+        reason, hint = f"{lack}{needs}", "raise it (ulimit -f unlimited)"
+    elif error.errno == errno.EDQUOT and lack:
+        reason = f"{lack}{needs}"
         hint = f"remove what this user has there (quota -s), or {elsewhere}"
     elif error.errno == errno.EROFS:
         reason = f"{there} is on a read-only file system"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.machines import gpu_host
-from trtbuild import log, pipeline, repository
+from trtbuild import diskspace, log, pipeline, repository
 from trtbuild.errors import BuildError, HostError, RepositoryError, SpecError, StoreError
 from trtbuild.fetch import Hub, RemoteFile
 from trtbuild.fetch.cache import RepoCache
@@ -425,11 +425,11 @@ def test_a_disk_that_fills_is_the_stores_fault_and_not_a_bug(
     backend.fault = _no_room
     with pytest.raises(StoreError, match=r"cannot be written to .*: No space left on device$"):
         provision(request(model), ctx)
-    monkeypatch.setattr(pipeline, "FULL_BYTES", 1 << 62)
-    with pytest.raises(StoreError, match=r"has .* left, this build writes engine 10 B"):
+    monkeypatch.setattr(diskspace, "shortage", lambda _, needed_bytes: "the disk of X is full: 0 B are free")
+    with pytest.raises(StoreError, match=r"; the disk of X is full: 0 B are free, this build writes engine 10 B"):
         provision(request(model), ctx)
     backend.fault = lambda _: (_ for _ in ()).throw(BuildError("the compiler gave up", hint="look"))
-    with pytest.raises(BuildError, match=r"the compiler gave up; the disk of .* left, this build writes engine 10 B"):
+    with pytest.raises(BuildError, match=r"the compiler gave up; the disk of X is full: 0 B are free, this build writes engine 10 B"):
         provision(request(model), ctx)
     assert not list(ctx.store.root.glob(".staging/*/*")), "nothing half-built stays"
     backend.fault = lambda _: None

@@ -21,7 +21,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from trtbuild import log, untrusted
+from trtbuild import diskspace, log, untrusted
 from trtbuild.errors import FetchError
 from trtbuild.fetch.hub import RemoteFile, check_model_id, check_path, check_revision, is_commit
 
@@ -30,6 +30,10 @@ _TREE_FORMAT = 1
 _TEMPORARY_SUFFIX = ".trtbuild-tmp"
 _NO_SYMLINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+MAKE_ROOM = "make room (hf cache prune; trtbuild store ls), or name another disk with --hf-cache or HF_HUB_CACHE"
+KEPT = "what was downloaded is kept"
 
 
 class RepoCache:
@@ -242,8 +246,12 @@ def _temporary(path: Path) -> Path:
 
 def unwritable(path: Path, error: OSError) -> FetchError:
     """Return the error for a cache that cannot be written."""
+    lack = diskspace.reason(path, error)
+    if lack is not None:
+        return FetchError(f"the Hugging Face cache {path} cannot be written: {lack}", hint=f"{MAKE_ROOM}; {KEPT}")
+    where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
     return FetchError(
-        f"the Hugging Face cache {path} cannot be written: {error.strerror or error}",
+        f"the Hugging Face cache {path} cannot be written: {error.strerror or error}{where}",
         hint="name a writable directory with --hf-cache or HF_HUB_CACHE",
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import errno
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,9 @@ from dataclasses import dataclass, field
 
 from urllib3.exceptions import HTTPError
 
-from trtbuild import log
+from trtbuild import diskspace, log
 from trtbuild.errors import FetchError
-from trtbuild.fetch.cache import BlobLock, RepoCache, unwritable
+from trtbuild.fetch.cache import KEPT, MAKE_ROOM, BlobLock, RepoCache, unwritable
 from trtbuild.fetch.http import Client, Failures, RetryableError, StoppedError, Subject, explain_transport
 from trtbuild.fetch.hub import RemoteFile, Resolved
 from trtbuild.fetch.partial import Partial, WrongContentError, is_leased, recoverable_bytes
@@ -27,8 +26,6 @@ DISK_RESERVE_BYTES = 64 << 20
 LOCK_POLL_S = 0.25
 LOCK_REPORT_S = 10.0
 _WRONG_CONTENT_ATTEMPTS = 2
-_MAKE_ROOM = "make room (hf cache prune; trtbuild store ls), or name another disk with --hf-cache or HF_HUB_CACHE"
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class NoRangesError(Exception):
@@ -302,11 +299,9 @@ class Transfer:
         return Subject(model_id=self._resolved.model_id, revision=self._resolved.revision, path=file.path)
 
     def _disk_error(self, error: OSError) -> FetchError:
-        if error.errno in _DISK_FULL:
-            return FetchError(
-                f"the disk of the cache {self._repo.root} is full: something else filled it during the download",
-                hint=f"{_MAKE_ROOM}; what was downloaded is kept",
-            )
+        lack = diskspace.reason(self._repo.root, error)
+        if lack is not None:  # it was measured before the first byte
+            return FetchError(f"{lack}: something else filled it during the download", hint=f"{MAKE_ROOM}; {KEPT}")
         return unwritable(self._repo.root, error)
 
 
@@ -327,5 +322,5 @@ def check_disk(repo: RepoCache, files: Sequence[RemoteFile]) -> None:
     raise FetchError(
         f"{repo.model_id} does not fit: {show(total)} in {len(files)} files{resumed} + {show(DISK_RESERVE_BYTES)} "
         f"reserve = {show(need)}, but {show(free)} are free at {repo.root}; {show(need - free)} too little",
-        hint=_MAKE_ROOM,
+        hint=MAKE_ROOM,
     )

@@ -148,7 +148,7 @@ def measure(store: Store, *, hf_cache: Path | None) -> tuple[list[Item], Usage]:
     """Return everything that takes room in the store."""
     items = [*_entries(store), *_broken(store), *_staging(store), *_loose(store)]
     snapshots = list(_snapshots(store, hf_cache)) if hf_cache else []
-    inside = hf_cache is not None and store.root in Path(os.path.abspath(hf_cache)).parents  # noqa: PTH100
+    inside = hf_cache is not None and _is_own(store.root, hf_cache)
     by_kind: dict[str, int] = {}
     for item in [*items, *(snapshots if inside else [])]:
         by_kind[item.kind] = by_kind.get(item.kind, 0) + item.size_bytes
@@ -177,7 +177,12 @@ def plan(
     hf_cache: Path | None,
     protect: tuple[Path, ...] = (),
 ) -> Collection:
-    """Return what would have to go so that ``needs`` fit into the budgets; changes nothing."""
+    """Return what would have to go so that ``needs`` fit into the budgets; changes nothing.
+
+    Raises:
+        OSError: A directory of the store is a link, so that what it holds is somebody else's.
+    """
+    store.refuse_links()
     items, usage = measure(store, hf_cache=hf_cache)
     removals, left = [], []
     for item in items:
@@ -428,23 +433,21 @@ def _loose(store: Store) -> Iterator[Item]:
 def _stray(store: Store) -> Iterator[Item]:
     """Yield drafts that a process left when it died between writing and renaming."""
     layout = store.layout
-    for directory in (
-        store.root,
-        layout.claims,
-        layout.leases,
-        layout.staging,
-        layout.downloads,
-        layout.used,
-        layout.pins,
-    ):
+    state = disk.directories(store.root / ".state", below=store.root)
+    for directory in (store.root, layout.claims, layout.leases, layout.staging, layout.downloads, *state):
         found = disk.children(directory, below=store.root)
-        drafts = [path for path in found if path.name.startswith(".") and path.name.endswith(".tmp")]
+        drafts = [path for path in found if _is_draft(path)]
         if not drafts:
             continue
         now = disk.file_system_now(directory)
         for path in drafts:
             if now - _mtime(path) > DEBRIS_AGE_S:
                 yield Item(path=path, kind="debris", size_bytes=tree_bytes(path), last_used=_mtime(path))
+
+
+def _is_draft(path: Path) -> bool:
+    """Say whether a file is a draft, renamed when it is whole; ``hashes.*`` is that of a local model's hashes."""
+    return path.name.endswith(".tmp") and path.name.startswith((".", "hashes."))
 
 
 def _snapshots(store: Store, hf_cache: Path) -> Iterator[Item]:
@@ -459,6 +462,8 @@ def _snapshots(store: Store, hf_cache: Path) -> Iterator[Item]:
     builders = [owner for owner in map(store.claims.holder, store.claims.digests()) if owner]
     keep = f"{builders[0].describe()} may read it" if builders else None
     for repo in info.repos:
+        if not _is_own(Path(os.path.abspath(hf_cache)), repo.repo_path / "snapshots"):  # noqa: PTH100
+            continue
         for revision in repo.revisions:
             size = info.delete_revisions(revision.commit_hash).expected_freed_size
             yield Item(
@@ -469,6 +474,18 @@ def _snapshots(store: Store, hf_cache: Path) -> Iterator[Item]:
                 keep=keep,
                 name=revision.commit_hash,
             )
+
+
+def _is_own(root: Path, directory: Path) -> bool:
+    """Say whether a directory lies below the root, and not behind a link that leads elsewhere."""
+    path = Path(os.path.abspath(directory))  # noqa: PTH100 - the path as named, links kept
+    if root not in path.parents:
+        return False
+    try:
+        disk.refuse_links(path, below=root)
+    except OSError:
+        return False
+    return True
 
 
 def _remove_snapshot(item: Item, hf_cache: Path | None) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 from trtbuild import log
 from trtbuild.store import beacon, disk
 from trtbuild.store.beacon import Beacon, Owner, Watch
+from trtbuild.store.disk import Sharing
 
 _FIRST = "first"
 _MAX_CHAIN = 1000
@@ -45,11 +46,10 @@ class Holder:
 class Claims:
     """The claims kept in one directory."""
 
-    def __init__(self, directory: Path, *, make_owner: Callable[[], Owner], mode: int, group: int | None) -> None:
+    def __init__(self, directory: Path, *, make_owner: Callable[[], Owner], sharing: Callable[[], Sharing]) -> None:
         self._directory = directory
         self._make_owner = make_owner
-        self._mode = mode
-        self._group = group
+        self._sharing = sharing
         self._watch = Watch()
 
     def try_claim(self, digest: str) -> Held | Holder:
@@ -66,7 +66,8 @@ class Claims:
                     return last
                 log.get().info("store-takeover", f"taking over from {last.owner.describe()}: {proof}")
             owner = self._make_owner()
-            mine = beacon.light(self._path(digest, name), owner, mode=self._mode, group=self._group)
+            sharing = self._sharing()
+            mine = beacon.light(self._path(digest, name), owner, mode=sharing.file_mode, group=sharing.group)
             if mine is None:
                 continue
             again = self._chain(digest)

@@ -111,6 +111,11 @@ class Layout:
         """Work directories that were asked to be kept."""
         return self.root / "checkpoints"
 
+    def own(self) -> tuple[Path, ...]:
+        """Return every directory that the store itself writes to or removes from."""
+        places = (self.engines, self.staging, self.claims, self.leases, self.downloads, self.quarantine, self.trash)
+        return (*places, self.used, self.pins, self.durations, self.logs, self.checkpoints)
+
     def entry(self, key: EngineKey) -> Path:
         """Return where the entry of ``key`` is, or would be."""
         return self.engines / key.relative_path
@@ -174,6 +179,9 @@ class Staging:
 class Store:
     """Engines by key. Safe for any number of processes, threads and pods on one directory.
 
+    A root that is setgid and group-writable is shared by its group, whoever opens it and whatever the arguments say: an
+    administrator's command must not leave directories behind that lock the pods out.
+
     Args:
         root: The store's directory; created when something is first written.
         now: The clock, in seconds since 1970.
@@ -195,12 +203,9 @@ class Store:
         self.layout = Layout(root=self.root)
         self.now = now
         self._label = label
-        self._group = group
-        self._dir_mode = 0o2775 if is_group_writable else disk.DIR_MODE
-        self._file_mode = 0o664 if is_group_writable else disk.FILE_MODE
-        self._entry_dir_mode = self._dir_mode if is_group_writable else 0o555
-        self.claims = Claims(self.layout.claims, make_owner=self._owner, mode=self._file_mode, group=group)
-        self.downloads = Claims(self.layout.downloads, make_owner=self._owner, mode=self._file_mode, group=group)
+        self._asked_sharing = disk.Sharing(group=group, is_group_writable=is_group_writable)
+        self.claims = Claims(self.layout.claims, make_owner=self._owner, sharing=self.sharing)
+        self.downloads = Claims(self.layout.downloads, make_owner=self._owner, sharing=self.sharing)
         self._my_claims: dict[str, Claim] = {}
 
     # -- finding -----------------------------------------------------------------------------------------------------
@@ -293,6 +298,7 @@ class Store:
         found = self.get(key)
         nearest, differences = (None, ()) if isinstance(found, Entry) else reading.nearest(key, self.entries())
         with disk.explained("read the claims", self.layout.claims):
+            disk.refuse_links(self.layout.claims, below=self.root)
             builder = self.claims.holder(key.digest)
         return Explanation(
             key=key,
@@ -372,15 +378,13 @@ class Store:
         with disk.explained("stage a build", directory):
             self.prepare(self.layout.staging)
             # The beacon is there before the directory and goes after it: a directory without one has no owner.
-            lit = beacon.light(
-                directory.with_name(directory.name + ".owner"), owner, mode=self._file_mode, group=self._group
-            )
+            lit = self._light(directory.with_name(directory.name + ".owner"), owner)
             if lit is None:
                 raise StoreError(f"{directory} is taken", hint="run the command again")
             staging = Staging(directory, lit, self._my_claims.get(key.digest))
             try:
                 for path in (staging.path, staging.work_dir):
-                    disk.make_dir(path, mode=self._dir_mode, group=self._group)
+                    disk.make_dir(path, mode=self.sharing().dir_mode, group=self.sharing().group)
             except OSError:
                 with contextlib.suppress(OSError):  # its beacon goes next, and a directory without one is a riddle
                     disk.remove_tree(directory)
@@ -423,6 +427,7 @@ class Store:
             StoreError: Nothing was staged, or it cannot be written.
         """
         with disk.explained("publish an engine", staging.path):
+            self.refuse_links()
             by: dict[str, JsonValue] = {"host": staging.owner.label, "uid": staging.owner.uid}
             manifest = self._describe(key, staging, {"built_by": by, **provenance})
             entry = self._seal(staging, manifest)
@@ -437,6 +442,7 @@ class Store:
             StoreError: They are not exactly the manifest's files, or cannot be written.
         """
         with disk.explained("publish an engine", staging.path):
+            self.refuse_links()
             problems = check_files(staging.path, manifest, "sizes")
             try:
                 found = list_files(staging.path)
@@ -452,7 +458,7 @@ class Store:
 
     def _seal(self, staging: Staging, manifest: Manifest) -> Entry:
         """Write the manifest, last, and rename all into place."""
-        disk.write_file(staging.path / MANIFEST, manifest.to_bytes(), mode=self._file_mode)
+        disk.write_file(staging.path / MANIFEST, manifest.to_bytes(), mode=self.sharing().file_mode)
         for parent, _, _ in os.walk(staging.path, topdown=False):
             disk.sync_dir(Path(parent))
         entry = self._move_in(manifest.key, staging.path, manifest)
@@ -462,9 +468,7 @@ class Store:
                 self.layout.durations,
                 manifest.key,
                 manifest.provenance,
-                dir_mode=self._dir_mode,
-                file_mode=self._file_mode,
-                group=self._group,
+                sharing=self.sharing(),
             )
         return entry
 
@@ -515,11 +519,11 @@ class Store:
 
     def close_entry(self, path: Path) -> None:
         """Make a published entry read-only; in a group's store its directories stay writable for collection."""
-        disk.make_read_only(path, dir_mode=self._entry_dir_mode)
+        disk.make_read_only(path, dir_mode=self.sharing().entry_dir_mode)
 
     def set_aside(self, path: Path, reason: str) -> None:
         """Move a bad entry to the quarantine, where nothing is ever used from."""
-        moved = disk.move_aside(path, self.layout.quarantine, label=path.name, mode=self._dir_mode, group=self._group)
+        moved = self._move_aside(path, self.layout.quarantine)
         if moved:
             log.get().warning("store-quarantine", f"moved {path} aside to {moved}: {reason}", path=str(moved))
 
@@ -543,6 +547,32 @@ class Store:
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
+    def sharing(self) -> disk.Sharing:
+        """Return the group and modes of what is created here: those of the root, else those asked for."""
+        asked = self._asked_sharing
+        return asked if asked.group is not None else disk.sharing_of(self.root) or asked
+
+    def refuse_links(self) -> None:
+        """Refuse a store one of whose own directories is a link: what is behind it is somebody else's.
+
+        Raises:
+            OSError: ``ELOOP`` with the link's path.
+        """
+        for directory in self.layout.own():
+            disk.refuse_links(directory, below=self.root)
+
+    def _move_aside(self, path: Path, into: Path) -> Path | None:
+        sharing = self.sharing()
+        moved = disk.move_aside(
+            path, into, label=path.name, below=self.root, mode=sharing.dir_mode, group=sharing.group
+        )
+        disk.heal(into, sharing)
+        return moved
+
+    def _light(self, path: Path, owner: Owner) -> Beacon | None:
+        sharing = self.sharing()
+        return beacon.light(path, owner, mode=sharing.file_mode, group=sharing.group)
+
     def _owner(self) -> Owner:
         return beacon.current_owner(self._label, now=self.now())
 
@@ -552,9 +582,15 @@ class Store:
         Raises:
             OSError: It cannot be created, or a link is in its place.
         """
+        self.refuse_links()
         disk.refuse_links(directory, below=self.root)
-        disk.tag_root(self.root, mode=self._dir_mode, group=self._group)
-        disk.make_dir(directory, mode=self._dir_mode, group=self._group)
+        sharing = self.sharing()
+        disk.tag_root(self.root, mode=sharing.dir_mode, group=sharing.group)
+        disk.make_dir(directory, mode=sharing.dir_mode, group=sharing.group)
+        for part in (directory, *directory.parents):
+            if self.root not in part.parents:
+                break
+            disk.heal(part, sharing)
 
     def _entry(self, path: Path, manifest: Manifest) -> Entry:
         return Entry(
@@ -577,12 +613,17 @@ class Store:
         """Note a use of an entry that exists; a store that cannot be written can still be read."""
         stamp, moment = self.layout.used / digest, self.now()
         try:
+            disk.refuse_links(stamp, below=self.root)
+        except OSError as error:
+            log.get().debug("store-last-use", f"last use not noted: {error}")
+            return
+        try:
             os.utime(stamp, (moment, moment))
         except FileNotFoundError:
             if path.is_dir():
                 with contextlib.suppress(OSError):
                     self.prepare(stamp.parent)
-                    disk.write_file(stamp, b"", mode=self._file_mode)
+                    disk.write_file(stamp, b"", mode=self.sharing().file_mode)
                     os.utime(stamp, (moment, moment))
         except OSError as error:
             # Another user's stamp can be set to the present, by those who may write it, but to no other time.
@@ -619,8 +660,13 @@ class Store:
     def _take_lease(self, entry: Entry) -> Lease:
         try:
             self.prepare(self.layout.leases)
+            sharing = self.sharing()
             return leases.take(
-                self.layout.leases, entry.digest, make_owner=self._owner, mode=self._file_mode, group=self._group
+                self.layout.leases,
+                entry.digest,
+                make_owner=self._owner,
+                mode=sharing.file_mode,
+                group=sharing.group,
             )
         except OSError as error:
             if error.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
@@ -631,6 +677,7 @@ class Store:
     def user(self, entry: Entry) -> str | None:
         """Return who uses an entry, for people, or None."""
         with disk.explained("read the leases", self.layout.leases):
+            disk.refuse_links(self.layout.leases, below=self.root)
             return leases.user(self.layout.leases, entry.digest)
 
     # -- removing ----------------------------------------------------------------------------------------------------
@@ -639,11 +686,12 @@ class Store:
         """Keep an entry for good: collection never takes it."""
         with disk.explained("pin an entry", self.layout.pins):
             self.prepare(self.layout.pins)
-            disk.write_file(self.layout.pins / entry.digest, b"", mode=self._file_mode)
+            disk.write_file(self.layout.pins / entry.digest, b"", mode=self.sharing().file_mode)
 
     def unpin(self, entry: Entry) -> None:
         """Let collection take an entry again."""
         with disk.explained("unpin an entry", self.layout.pins):
+            self.refuse_links()
             disk.unlink(self.layout.pins / entry.digest)
 
     def remove(self, entries: Sequence[Entry]) -> int:
@@ -654,6 +702,8 @@ class Store:
                 removed.
         """
         self.insist_on_tag()
+        with disk.explained("remove an entry", self.root):
+            self.refuse_links()
         for entry in entries:
             if self.layout.engines not in entry.path.parents:
                 raise StoreError(f"{entry.path} is not in the store {self.root}", hint="trtbuild store ls")
@@ -687,7 +737,7 @@ class Store:
 
     def take_out(self, path: Path) -> Path | None:
         """Move a directory to the trash in one step and return where it is; None when it is gone already."""
-        return disk.move_aside(path, self.layout.trash, label=path.name, mode=self._dir_mode, group=self._group)
+        return self._move_aside(path, self.layout.trash)
 
     def forget(self, entry: Entry) -> None:
         """Remove what is known about an entry that is gone, and the directories it leaves empty."""

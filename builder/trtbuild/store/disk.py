@@ -11,13 +11,14 @@ import errno
 import os
 import shutil
 import stat
+import sys
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from trtbuild import log
+from trtbuild import diskspace, log
 from trtbuild.errors import StoreError
-from trtbuild.log import format_bytes
 
 CACHEDIR_TAG = "CACHEDIR.TAG"
 _TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
@@ -48,13 +49,13 @@ def explained(action: str, path: Path) -> Iterator[None]:
 
 def store_error(action: str, path: Path, error: OSError) -> StoreError:
     """Return the error for people: what failed, what was found, what to type next."""
-    where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        free = f"{format_bytes(shutil.disk_usage(existing_parent(where)).free)} are free"
-        quota = " (quota exceeded)" if error.errno == errno.EDQUOT else ""
+    where = _refused_path(error, path)
+    if error.errno in diskspace.NO_ROOM:
         return StoreError(
-            f"cannot {action}: the disk under {where} is full{quota}; {free}",
-            hint="trtbuild store gc --dry-run shows what can go; or name another disk with --store",
+            f"cannot {action}: {diskspace.reason(where, error)}",
+            hint="raise it (ulimit -f unlimited)"
+            if error.errno == errno.EFBIG
+            else "trtbuild store gc --dry-run shows what can go; or name another disk with --store",
         )
     if error.errno == errno.EROFS:
         return StoreError(
@@ -76,12 +77,44 @@ def store_error(action: str, path: Path, error: OSError) -> StoreError:
             f"cannot {action}: the disk under {where} reports an input/output error",
             hint="check the disk (dmesg), then name another directory with --store",
         )
+    if error.errno in {errno.EEXIST, errno.ENOTDIR} and (file := _file_in_the_way(where)):
+        return StoreError(
+            f"cannot {action}: {file} is a file, and a store is a directory",
+            hint=f"name a directory with --store, or move {file} away",
+        )
+    if error.errno == errno.ENOENT and where.parent.is_dir() and not where.exists():
+        return StoreError(
+            f"cannot {action}: {where} cannot be created; the file system of {where.parent} takes no new files",
+            hint="name a directory on a disk with --store",
+        )
     return StoreError(f"cannot {action}: {error}", hint="trtbuild doctor checks the store's directory")
 
 
+def _refused_path(error: OSError, path: Path) -> Path:
+    """Return the path that an error is about, whole; of the two of a rename, the one whose directory refused."""
+    names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    named = [name if name.is_absolute() else path / name for name in names]
+    if error.errno in {errno.EACCES, errno.EPERM} and len(named) > 1:
+        closed = [name for name in named if not _is_writable(existing_parent(name.parent))]
+        named = closed or named
+    return named[0] if named else path
+
+
+def _file_in_the_way(path: Path) -> Path | None:
+    return next((found for found in (path, *path.parents) if found.exists() and not found.is_dir()), None)
+
+
+def _is_writable(directory: Path) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
+
+
 def ownership(path: Path) -> str:
-    """Say who owns the nearest existing parent of ``path``, its mode, and who we are."""
+    """Say who owns what refused: ``path`` itself or its nearest existing parent; its mode, and who we are."""
     found = existing_parent(path)
+    if found == path and not path.is_dir() and not _is_writable(path.parent) and os.access(path, os.R_OK):
+        found = path.parent  # a file that may be read could not be removed or renamed: its directory says no
+    elif found == path and path.is_dir() and _is_writable(path) and not _is_writable(path.parent):
+        found = path.parent
     try:
         info = found.stat()
     except OSError as error:
@@ -102,6 +135,43 @@ def existing_parent(path: Path) -> Path:
             continue
         return candidate
     return Path("/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """Who may write below a root, in the way of permissions: what everything is given that a store creates.
+
+    Attributes:
+        group: Group id that owns it, or None for the creator's own.
+        is_group_writable: That group may write, too: pods under different users share the store.
+    """
+
+    group: int | None = None
+    is_group_writable: bool = False
+
+    @property
+    def dir_mode(self) -> int:
+        """Mode of directories; the setgid bit hands the group on to what is created inside."""
+        return 0o2775 if self.is_group_writable else DIR_MODE
+
+    @property
+    def file_mode(self) -> int:
+        """Mode of the store's own small files."""
+        return 0o664 if self.is_group_writable else FILE_MODE
+
+    @property
+    def entry_dir_mode(self) -> int:
+        """Mode of directories inside of entries: a group keeps the right to collect each other's entries."""
+        return self.dir_mode if self.is_group_writable else 0o555
+
+
+def sharing_of(root: Path) -> Sharing | None:
+    """Return how an existing root is shared: setgid and group-writable means by its group. None when it is not."""
+    with contextlib.suppress(OSError):
+        info = root.stat()
+        if stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISGID and info.st_mode & stat.S_IWGRP:
+            return Sharing(group=info.st_gid, is_group_writable=True)
+    return None
 
 
 def refuse_links(directory: Path, *, below: Path) -> None:
@@ -129,6 +199,14 @@ def children(directory: Path, *, below: Path) -> list[Path]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return sorted(directory.iterdir())
     return []
+
+
+def directories(top: Path, *, below: Path) -> list[Path]:
+    """Return a directory of the store whose root is ``below``, and every directory in it; none that is a link."""
+    found = [top] if top.is_dir() else []
+    for parent in found:  # grows meanwhile
+        found += [path for path in children(parent, below=below) if path.is_dir() and not path.is_symlink()]
+    return found
 
 
 def read_small(path: Path, *, limit_bytes: int) -> bytes:
@@ -173,6 +251,17 @@ def make_dir(path: Path, *, mode: int = DIR_MODE, group: int | None = None) -> N
             raise
         return
     share(path, mode=mode, group=group)
+
+
+def heal(path: Path, sharing: Sharing) -> None:
+    """Give a directory of a shared store back to its group, where this user may: it was made without the group."""
+    if sharing.group is None:
+        return
+    info = path.stat()
+    is_right = info.st_gid == sharing.group and stat.S_IMODE(info.st_mode) & 0o2070 == 0o2070
+    if not is_right and os.geteuid() in {0, info.st_uid}:
+        with contextlib.suppress(PermissionError):  # not a member of the group
+            share(path, mode=sharing.dir_mode, group=sharing.group)
 
 
 def share(path: Path, *, mode: int, group: int | None) -> None:
@@ -274,14 +363,31 @@ def remove_tree(directory: Path) -> None:
             Path(parent).chmod(0o700)
     # Two sweepers may remove the same tree at once; what the other took is gone as asked.
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(directory)
+        if sys.version_info >= (3, 12):
+            shutil.rmtree(directory, onexc=lambda _, path, error: _raise_whole(path, error))
+        else:
+            shutil.rmtree(directory, onerror=lambda _, path, info: _raise_whole(path, info[1]))
 
 
-def move_aside(path: Path, into: Path, *, label: str, mode: int = DIR_MODE, group: int | None = None) -> Path | None:
-    """Rename ``path`` to a new name below ``into``; None when it is gone already.
+def _raise_whole(path: str, error: BaseException) -> None:
+    """Raise ``error`` with the whole path; ``rmtree`` works relative to open directories and names the last part."""
+    if isinstance(error, OSError):
+        error.filename = path
+    raise error
+
+
+def move_aside(
+    path: Path, into: Path, *, label: str, below: Path, mode: int = DIR_MODE, group: int | None = None
+) -> Path | None:
+    """Rename ``path`` to a new name in ``into``, both below the root ``below``; None when it is gone already.
 
     A directory that changes its parent must be writable itself, so a published entry is made so first.
+
+    Raises:
+        OSError: It cannot be renamed, or a link leads out of the root.
     """
+    refuse_links(into, below=below)
+    refuse_links(path.parent, below=below)
     make_dir(into, mode=mode, group=group)
     target = into / f"{label}.{uuid.uuid4().hex[:8]}"
     with contextlib.suppress(FileNotFoundError, PermissionError):

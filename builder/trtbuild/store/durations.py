@@ -37,9 +37,7 @@ def record(
     key: EngineKey,
     provenance: Mapping[str, JsonValue],
     *,
-    dir_mode: int,
-    file_mode: int,
-    group: int | None,
+    sharing: disk.Sharing,
 ) -> None:
     """Keep the durations of a build; one that cannot be kept is no reason to fail."""
     phases = phases_of(provenance)
@@ -48,8 +46,9 @@ def record(
     target = _group(directory, key) / f"{key.digest}.json"
     body = json.dumps({"fields": dict(key.fields), "seconds": phases}, sort_keys=True)
     try:
-        disk.make_dir(target.parent, mode=dir_mode, group=group)
-        disk.write_file(target, body.encode(), mode=file_mode)
+        disk.refuse_links(target.parent, below=directory)
+        disk.make_dir(target.parent, mode=sharing.dir_mode, group=sharing.group)
+        disk.write_file(target, body.encode(), mode=sharing.file_mode)
     except OSError as error:
         log.get().debug("store-durations", f"durations not recorded: {error}")
 

@@ -13,7 +13,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[3] / "clients" / "trtclient"
 FILES = sorted(PACKAGE.rglob("*.py"))
-SHARED = ("trtbuild.console", "trtbuild.errors", "trtbuild.event_stream", "trtbuild.log", "trtbuild.__version__")
+SHARED = (
+    "trtbuild.console",
+    "trtbuild.errors",
+    "trtbuild.event_stream",
+    "trtbuild.log",
+    "trtbuild.redact",
+    "trtbuild.__version__",
+)
 NEEDED_BY_BUILDER = {"huggingface_hub", "jinja2", "urllib3", "yaml", "requests", "httpx", "google", "openvino"}
 LISTED = """
 import importlib, json, pathlib, sys
