@@ -429,7 +429,9 @@ def test_a_disk_that_fills_is_the_stores_fault_and_not_a_bug(
     with pytest.raises(StoreError, match=r"; the disk of X is full: 0 B are free, this build writes engine 10 B"):
         provision(request(model), ctx)
     backend.fault = lambda _: (_ for _ in ()).throw(BuildError("the compiler gave up", hint="look"))
-    with pytest.raises(BuildError, match=r"the compiler gave up; the disk of X is full: 0 B are free, this build writes engine 10 B"):
+    with pytest.raises(
+        BuildError, match=r"the compiler gave up; the disk of X is full: 0 B are free, this build writes engine 10 B"
+    ):
         provision(request(model), ctx)
     assert not list(ctx.store.root.glob(".staging/*/*")), "nothing half-built stays"
     backend.fault = lambda _: None
