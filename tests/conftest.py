@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from trtbuild import log, redact
+from trtbuild import redact
+from trtbuild.console import log
 
 settings.register_profile("trtbuild", deadline=None)  # a busy machine is no failure
 settings.load_profile("trtbuild")

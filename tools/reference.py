@@ -12,8 +12,8 @@ import click
 
 from trtbuild.cli.app import COMMANDS, app
 from trtbuild.cli.config import RESERVED
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import EXIT_CODE_MEANINGS
-from trtbuild.log import format_bytes
 from trtbuild.spec import OPTIONS, Option
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from trtbuild import log
+from trtbuild.console import log
 from trtbuild.plan import EngineKey
 from trtbuild.spec import parse_bytes
 from trtbuild.store import Entry, FileRecord, Shared, Store, open_tier

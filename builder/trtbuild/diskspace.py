@@ -14,7 +14,7 @@ import resource
 import uuid
 from pathlib import Path
 
-from trtbuild.log import format_bytes
+from trtbuild.console.log import format_bytes
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What the system answers when something does not fit."""

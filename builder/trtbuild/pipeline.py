@@ -18,12 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-from trtbuild import __version__, backends, catalog, diskspace, fetch, log, untrusted
+from trtbuild import __version__, backends, catalog, diskspace, fetch, untrusted
 from trtbuild.catalog import ModelInfo
+from trtbuild.console import log
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import HostError, SpecError, StoreError, TrtBuildError
 from trtbuild.fetch import Hub
 from trtbuild.fetch.cache import RepoCache
-from trtbuild.log import format_bytes
 from trtbuild.plan import Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, canonical_json, path_part
 from trtbuild.repository import ServedModel, unwritable, write_repository
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import LaunchError
-from trtbuild.log import format_bytes
 from trtbuild.plan import EngineInfo
 from trtbuild.plan.feasibility import engine_mismatches
 from trtbuild.spec import HostInfo, JsonValue

@@ -29,9 +29,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from trtbuild import diskspace, log, untrusted
+from trtbuild import diskspace, untrusted
+from trtbuild.console import log
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import RepositoryError
-from trtbuild.log import format_bytes
 from trtbuild.plan import EngineInfo, EngineTemplate
 from trtbuild.spec import JsonValue
 

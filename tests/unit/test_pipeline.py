@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tests.fakes.machines import gpu_host
-from trtbuild import diskspace, log, pipeline, repository
+from trtbuild import diskspace, pipeline, repository
+from trtbuild.console import log
 from trtbuild.errors import BuildError, HostError, RepositoryError, SpecError, StoreError
 from trtbuild.fetch import Hub, RemoteFile
 from trtbuild.fetch.cache import RepoCache

@@ -14,8 +14,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from trtbuild import redact
+from trtbuild.console.log import Log
 from trtbuild.console.streams import redact_streams
-from trtbuild.log import Log
 
 # RFC 3986 allows these in the user part of a URL; everything else is percent-encoded.
 _USERINFO = string.ascii_letters + string.digits + "-._~!$&'()*+,;=:%@"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trtbuild import log
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
+from trtbuild.console import log
 
 if TYPE_CHECKING:
     from trtbuild.pipeline import Provisioned

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from trtbuild import log
 from trtbuild.cli.options import configure_log, make_context, output_options, read_spec
+from trtbuild.console import log
 from trtbuild.errors import LaunchError
 
 READY_TIMEOUT_S = 300.0

@@ -12,8 +12,8 @@ import click
 
 from trtbuild.cli.config import default_hf_cache, default_store
 from trtbuild.cli.options import configure_log, echo_json, output_options
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import HostError, TrtBuildError
-from trtbuild.log import format_bytes
 
 if TYPE_CHECKING:
     from trtbuild.spec import HostInfo

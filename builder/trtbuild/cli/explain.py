@@ -52,7 +52,7 @@ def explanation_document(found: Explanation) -> dict[str, object]:
 
 def explanation_lines(found: Explanation) -> list[str]:
     """Return an explanation as people read it."""
-    from trtbuild.log import format_duration
+    from trtbuild.console.log import format_duration
     from trtbuild.store import Entry
 
     if isinstance(found.local, Entry):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trtbuild import log
 from trtbuild.cli.config import default_hf_cache, default_store, load_spec
+from trtbuild.console import log
 from trtbuild.spec import OPTIONS, Option, Section, Spec
 
 if TYPE_CHECKING:

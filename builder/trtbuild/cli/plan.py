@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trtbuild import log
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
+from trtbuild.console import log
 from trtbuild.console.tables import echo_folded
 from trtbuild.errors import SpecError
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trtbuild import log
 from trtbuild.cli.config import default_store
 from trtbuild.cli.health import server_url
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
+from trtbuild.console import log
 from trtbuild.errors import SpecError
 from trtbuild.spec import ServerSpec, Spec
 

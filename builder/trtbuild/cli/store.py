@@ -19,9 +19,9 @@ from trtbuild.cli.views.store import (
     provenance_document,
     removal_rows,
 )
+from trtbuild.console.log import format_bytes
 from trtbuild.console.tables import echo_table
 from trtbuild.errors import StoreError
-from trtbuild.log import format_bytes
 
 if TYPE_CHECKING:
     from trtbuild.store import Entry, Store

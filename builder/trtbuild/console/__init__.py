@@ -1,1 +1,1 @@
-"""What trtbuild and trtclient show a person: standard streams, tables, commands imported when they are used."""
+"""What trtbuild and trtclient show a person: the log, standard streams, errors, tables, and the frame of a command."""

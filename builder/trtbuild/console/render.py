@@ -12,7 +12,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from trtbuild import log, redact
+from trtbuild import redact
+from trtbuild.console import log
 from trtbuild.console.streams import is_plain
 from trtbuild.errors import HostError, SpecError, TrtBuildError
 

@@ -21,7 +21,8 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from trtbuild import diskspace, log, untrusted
+from trtbuild import diskspace, untrusted
+from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.hub import RemoteFile, check_model_id, check_path, check_revision, is_commit
 

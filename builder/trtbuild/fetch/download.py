@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from urllib3.exceptions import HTTPError
 
-from trtbuild import diskspace, log
+from trtbuild import diskspace
+from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import KEPT, MAKE_ROOM, BlobLock, RepoCache, unwritable
 from trtbuild.fetch.http import Client, Failures, RetryableError, StoppedError, Subject, explain_transport

@@ -34,7 +34,8 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from trtbuild import __version__, log
+from trtbuild import __version__
+from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.hub import Hub
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from trtbuild import log
+from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.select import select, shards
 from trtbuild.fetch.snapshot import check_metadata, load_config, read_index

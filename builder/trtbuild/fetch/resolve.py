@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from trtbuild import log
+from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import RepoCache
 from trtbuild.fetch.hub import Hub, RemoteFile, Resolved, check_model_id, check_revision, is_commit

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtbuild import log, untrusted
+from trtbuild import untrusted
+from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import BlobLock, RepoCache
 from trtbuild.fetch.hub import Hub, RemoteFile, Resolved

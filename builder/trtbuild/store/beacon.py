@@ -34,8 +34,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from trtbuild import log
-from trtbuild.log import format_duration
+from trtbuild.console import log
+from trtbuild.console.log import format_duration
 from trtbuild.store import disk
 
 HEARTBEAT_S = 2.0

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trtbuild import log
+from trtbuild.console import log
+from trtbuild.console.log import format_bytes, format_duration
 from trtbuild.errors import StoreError
-from trtbuild.log import format_bytes, format_duration
 from trtbuild.store import beacon, disk, leases, leftovers
 from trtbuild.store.beacon import Watch
 from trtbuild.store.claims import Held

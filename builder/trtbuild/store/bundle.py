@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from trtbuild import log
+from trtbuild.console import log
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import StoreError
-from trtbuild.log import format_bytes
 from trtbuild.store import disk
 from trtbuild.store.core import Store
 from trtbuild.store.entries import Entry

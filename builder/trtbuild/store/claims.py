@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtbuild import log
+from trtbuild.console import log
 from trtbuild.store import beacon, disk
 from trtbuild.store.beacon import Beacon, Owner, Watch
 from trtbuild.store.disk import Sharing

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtbuild import log
+from trtbuild.console import log
+from trtbuild.console.log import format_duration
 from trtbuild.errors import StoreError
-from trtbuild.log import format_duration
 from trtbuild.plan import EngineKey
 from trtbuild.spec import JsonValue
 from trtbuild.store import beacon, disk, durations, leases, leftovers

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtbuild import diskspace, log
+from trtbuild import diskspace
+from trtbuild.console import log
 from trtbuild.errors import StoreError
 
 CACHEDIR_TAG = "CACHEDIR.TAG"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from trtbuild import log
+from trtbuild.console import log
 from trtbuild.plan import EngineKey, path_part
 from trtbuild.spec import JsonValue
 from trtbuild.store import disk

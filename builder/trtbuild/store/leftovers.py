@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from trtbuild import log
+from trtbuild.console import log
 from trtbuild.store import beacon, disk
 
 TRASH_KEPT_S = 60.0

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from trtbuild import log
+from trtbuild.console import log
+from trtbuild.console.log import Progress, format_bytes
 from trtbuild.errors import StoreError
-from trtbuild.log import Progress, format_bytes
 from trtbuild.plan import EngineKey
 from trtbuild.store import disk
 from trtbuild.store.claims import Held

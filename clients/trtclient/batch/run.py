@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from trtbuild import log
+from trtbuild.console import log
 from trtbuild.errors import LaunchError, TrtBuildError
 from trtclient.batch.items import Entry, Input, Item
 from trtclient.batch.journal import Journal

@@ -72,7 +72,7 @@ def batch(
     stays, the rest is done, what failed is tried again.
     """
     configure_log(log_format)
-    from trtbuild import log
+    from trtbuild.console import log
     from trtclient import apis
     from trtclient.batch.items import Defaults, Input
     from trtclient.batch.journal import Journal

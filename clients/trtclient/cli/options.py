@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from trtbuild import log
+from trtbuild.console import log
 from trtbuild.errors import SpecError, TrtBuildError
 from trtclient import apis, values
 

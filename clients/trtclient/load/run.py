@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from trtbuild import log
+from trtbuild.console import log
 from trtbuild.errors import LaunchError
 from trtclient.errors import RequestFailure
 from trtclient.generation import Api, Generation, Piece

@@ -365,7 +365,7 @@ def test_a_clock_that_jumps_and_a_lock_that_is_held_keep_unfinished_downloads(
 def test_progress_counts_every_byte_once(
     hub: HubStub, client: Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trtbuild import log
+    from trtbuild.console import log
 
     done: list[int] = []
     advance = log.Progress.advance

@@ -17,7 +17,7 @@ SHARED = (
     "trtbuild.console",
     "trtbuild.errors",
     "trtbuild.event_stream",
-    "trtbuild.log",
+    "trtbuild.console.log",
     "trtbuild.redact",
     "trtbuild.__version__",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trtbuild.backends.cpu.room import weights_are_widened
 from trtbuild.backends.cpu.shape import DEFAULT_SEQ_LEN, context_limit
 from trtbuild.catalog import ModelInfo
-from trtbuild.log import format_bytes
+from trtbuild.console.log import format_bytes
 from trtbuild.plan import EngineShape
 from trtbuild.plan.memory import GIB
 from trtbuild.spec import EngineSpec, HostInfo

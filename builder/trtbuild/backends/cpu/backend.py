@@ -18,10 +18,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from trtbuild import log, process, untrusted
+from trtbuild import process, untrusted
 from trtbuild.backends.cpu.families import read_decoder
 from trtbuild.backends.cpu.plan import make_plan
 from trtbuild.backends.cpu.steps import optimum_arguments
+from trtbuild.console import log
 from trtbuild.errors import BuildError, ConvertError, SpecError
 from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel
 from trtbuild.process import Command

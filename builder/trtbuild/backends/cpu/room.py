@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trtbuild.catalog import ModelInfo
-from trtbuild.log import format_bytes
+from trtbuild.console.log import format_bytes
 from trtbuild.plan import Budget, EngineShape
 from trtbuild.plan.memory import MIB, TOKENIZER_BYTES, Line, kv_bytes_per_token
 from trtbuild.spec import EngineSpec, HostInfo

@@ -5,8 +5,8 @@ from __future__ import annotations
 from trtbuild.backends.cpu.options import CpuOptions
 from trtbuild.backends.cpu.room import BLOCK_TOKENS, Room
 from trtbuild.catalog import ModelInfo
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import HostError, SpecError
-from trtbuild.log import format_bytes
 from trtbuild.plan import EngineShape
 from trtbuild.spec import JsonValue
 

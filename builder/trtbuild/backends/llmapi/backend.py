@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trtbuild import log, untrusted
+from trtbuild import untrusted
 from trtbuild.backends.gpu import choose_limits, gpu_label
 from trtbuild.catalog import (
     LLMAPI_SINCE,
@@ -26,8 +26,9 @@ from trtbuild.catalog import (
     samplers,
     trtllm_releases,
 )
+from trtbuild.console import log
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
-from trtbuild.log import format_bytes
 from trtbuild.plan import (
     Availability,
     Backend,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from trtbuild.backends.tensorrt_llm.shape import compiler_options, split_calibration
 from trtbuild.backends.tensorrt_llm.target import Target
 from trtbuild.catalog import ModelInfo, image_name, image_warning
-from trtbuild.log import format_bytes
+from trtbuild.console.log import format_bytes
 from trtbuild.plan import EngineShape, memory
 from trtbuild.spec import HostInfo
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trtbuild import log, process, untrusted
+from trtbuild import process, untrusted
 from trtbuild.backends.tensorrt_llm import commands
 from trtbuild.backends.tensorrt_llm.engine import (
     check_checkpoint,
@@ -25,8 +25,9 @@ from trtbuild.backends.tensorrt_llm.plan import make_plan
 from trtbuild.backends.tensorrt_llm.shape import split_calibration
 from trtbuild.backends.tensorrt_llm.target import find_target
 from trtbuild.catalog import GpuArchitecture, TensorInfo, diagnose, safe_image_since, trtllm
+from trtbuild.console import log
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
-from trtbuild.log import format_bytes
 from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, feasibility
 from trtbuild.plan.memory import kv_fraction
 from trtbuild.process import Command, Completed

@@ -13,8 +13,8 @@ from trtbuild.backends.tensorrt_llm.key import engine_key
 from trtbuild.backends.tensorrt_llm.shape import choose_shape, compiler_options
 from trtbuild.backends.tensorrt_llm.target import Target, find_target
 from trtbuild.catalog import ModelInfo, preset
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import HostError, SpecError
-from trtbuild.log import format_bytes
 from trtbuild.plan import Budget, BuildPlan, ResolvedModel, feasibility, memory
 from trtbuild.spec import EngineSpec, HostInfo
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from trtbuild.log import format_bytes
+from trtbuild.console.log import format_bytes
 
 if TYPE_CHECKING:
     from trtbuild.plan import BuildPlan

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trtbuild.console.log import format_bytes
 from trtbuild.console.tables import echo_folded, echo_table, table_width, terminal_width
-from trtbuild.log import format_bytes
 
 if TYPE_CHECKING:
     from trtbuild.catalog import ModelInfo

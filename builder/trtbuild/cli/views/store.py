@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trtbuild.log import format_bytes, format_duration
+from trtbuild.console.log import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from trtbuild.store import Collection, Entry, Removal

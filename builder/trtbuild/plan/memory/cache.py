@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trtbuild.catalog import Block, ModelInfo
+from trtbuild.console.log import format_bytes
 from trtbuild.errors import SpecError
-from trtbuild.log import format_bytes
 from trtbuild.plan.memory.layout import Layout, Limits, Line
 from trtbuild.plan.memory.weights import rank_kv_heads, stage_layers
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trtbuild.catalog import ModelInfo
-from trtbuild.log import format_bytes
+from trtbuild.console.log import format_bytes
 from trtbuild.plan.memory.cache import (
     KV_FRACTION,
     STATE_BYTES,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from trtbuild.catalog import ModelInfo
-from trtbuild.log import format_bytes
+from trtbuild.console.log import format_bytes
 from trtbuild.plan.memory.layout import GIB, MIB, Layout, Line
 from trtbuild.plan.memory.weights import stage_weights
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trtbuild.catalog import Preset, Storage
-from trtbuild.log import format_bytes
+from trtbuild.console.log import format_bytes
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1}
 """Bytes of one value by type name."""

@@ -12,9 +12,10 @@ import pytest
 
 from tests.fakes.machines import gpu_host, resolved
 from tests.fakes.toolchain import Mode, Recorder, lay_out_examples
-from trtbuild import catalog, log
+from trtbuild import catalog
 from trtbuild.backends.tensorrt_llm.backend import TIMING_CACHE, TensorRtLlmBackend
 from trtbuild.backends.tensorrt_llm.engine import read_config
+from trtbuild.console import log
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError, TrtBuildError
 from trtbuild.plan import BuildPlan
 from trtbuild.process import Command, Completed

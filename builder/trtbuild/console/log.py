@@ -276,7 +276,7 @@ _current = Log()
 
 
 def configure(*, log_format: Format, level: str = "info", stream: TextIO | None = None) -> Log:
-    """Make the process-wide sink; only ``trtbuild.cli`` calls this."""
+    """Make the process-wide sink; only the command lines call this."""
     global _current  # noqa: PLW0603 - one sink per process, like stderr itself
     _current = Log(log_format=log_format, level=level, stream=stream)
     return _current

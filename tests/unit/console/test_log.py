@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from trtbuild import log
-from trtbuild.log import Format, Log, format_bytes, format_duration
+from trtbuild.console import log
+from trtbuild.console.log import Format, Log, format_bytes, format_duration
 
 
 @pytest.mark.parametrize(
