@@ -21,14 +21,11 @@ from pathlib import Path
 
 from trtbuild import catalog
 from trtbuild.process import Command, run
+from trtbuild.registry import least_demanding_first
 from trtbuild.spec import CpuInfo, GpuInfo, HostInfo
 
 DISTRIBUTIONS = {
-    "openvino": ("openvino",),
-    "openvino_genai": ("openvino-genai",),
-    "optimum_intel": ("optimum-intel",),
-    "tensorrt_llm": ("tensorrt-llm",),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    **{name: found for backend in least_demanding_first() for name, found in backend.distributions.items()},
     "tokenizers": ("tokenizers",),
     "triton_wheel": ("nvidia-pytriton",),
 }

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
-from trtbuild import __version__, backends, catalog, diskspace, fetch, untrusted
+from trtbuild import __version__, backends, catalog, diskspace, fetch, registry, untrusted
 from trtbuild.catalog import ModelInfo
 from trtbuild.console import log
 from trtbuild.console.log import format_bytes
@@ -29,9 +29,6 @@ from trtbuild.plan import Backend, BuildPlan, EngineInfo, EngineTemplate, Resolv
 from trtbuild.repository import ServedModel, unwritable, write_repository
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec
 from trtbuild.store import Entry, Staging, Store, VerifyMode
-
-AUTO_ORDER = ("tensorrt_llm", "llmapi", "cpu")
-"""Backends in the order in which ``auto`` takes the first that this machine can run."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -107,11 +104,12 @@ def choose_backend(name: str, host: HostInfo) -> Backend:
         HostError: It does not work here; the message says why for each one tried.
     """
     tried: list[str] = []
-    has_gpu_stack = bool(host.gpus) and "tensorrt_llm" in host.versions
-    for candidate in AUTO_ORDER if name == "auto" else (name,):
+    has_gpu_stack = bool(host.gpus) and any(b.needs_gpu and b.package in host.versions for b in registry.BACKENDS)
+    for candidate in backends.names() if name == "auto" else (name,):
         backend = backends.get(candidate)
         availability = backend.availability(host)
-        if availability.is_available and not (name == "auto" and candidate == "cpu" and has_gpu_stack):
+        is_passed_over = name == "auto" and has_gpu_stack and not registry.find_backend(candidate).needs_gpu
+        if availability.is_available and not is_passed_over:
             for reason in tried if has_gpu_stack else ():
                 log.get().warning("backend", f"{candidate} is used: {reason}")
             return backend
@@ -323,7 +321,7 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
             if plan.model.directory is None:  # of a directory it was said with the plan
                 _warn_of_template(snapshot)
             durations["fetch_s"] = round(time.monotonic() - started, 3)
-        with sink.stage("build"), _told_well(needs, staging, ctx), _timing_cache(plan, staging, ctx):
+        with sink.stage("build"), _told_well(needs, staging, ctx), _timing_cache(plan, backend, staging, ctx):
             staging.set_phase("build")
             started = time.monotonic()
             backend.build(plan, snapshot, staging.path, staging.work_dir)
@@ -361,19 +359,17 @@ def _told_well(needs: Mapping[str, int], staging: Staging, ctx: Context) -> Iter
 
 
 @contextlib.contextmanager
-def _timing_cache(plan: BuildPlan, staging: Staging, ctx: Context) -> Iterator[None]:
+def _timing_cache(plan: BuildPlan, backend: Backend, staging: Staging, ctx: Context) -> Iterator[None]:
     """Lend a TensorRT build the kernel timings of earlier ones on this SKU and TensorRT version, and keep its own.
 
     A hint only: a lost or damaged cache costs time, never correctness, so nothing here fails a build.
     """
     version = ctx.host.versions.get("tensorrt")
-    if plan.backend != "tensorrt_llm" or version is None:
+    if backend.timing_cache is None or version is None:
         yield
         return
-    from trtbuild.backends.tensorrt_llm.backend import TIMING_CACHE
-
     kept = ctx.store.root / "timing" / path_part(plan.sku) / f"{path_part(version)}.cache"
-    lent = staging.work_dir / TIMING_CACHE
+    lent = staging.work_dir / backend.timing_cache
     with contextlib.suppress(OSError):
         shutil.copyfile(kept, lent)
     yield

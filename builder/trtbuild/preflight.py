@@ -13,6 +13,7 @@ from trtbuild.console.log import format_bytes
 from trtbuild.errors import LaunchError
 from trtbuild.plan import EngineInfo
 from trtbuild.plan.feasibility import engine_mismatches
+from trtbuild.registry import find_backend
 from trtbuild.spec import HostInfo, JsonValue
 
 SHM_BASE_BYTES = 64 << 20
@@ -101,10 +102,11 @@ def _shm(host: HostInfo, info: EngineInfo) -> Check:
 
 def _match(host: HostInfo, info: EngineInfo, fields: Mapping[str, JsonValue]) -> list[Check]:
     """Compare what the engine was built on with what is here; TensorRT's own message names neither side's GPU."""
-    if info.backend == "cpu":
+    backend = find_backend(info.backend)
+    if not backend.needs_gpu:
         seen = [
             f"built with {name} {fields[name]}, here is {host.versions.get(name) or 'none'}"
-            for name in ("openvino", "openvino_genai")
+            for name in backend.distributions
             if name in fields and fields[name] != host.versions.get(name)
         ]
     else:
@@ -127,7 +129,7 @@ def _open_files(limits: Limits) -> Check:
 
 
 def _locked_memory(limits: Limits, info: EngineInfo) -> list[Check]:
-    if info.world_size == 1 or info.backend == "cpu":
+    if info.world_size == 1 or not find_backend(info.backend).needs_gpu:
         return []
     seen = limits.locked_bytes
     return [

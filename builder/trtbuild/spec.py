@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trtbuild.errors import SpecError
+from trtbuild.registry import least_demanding_first
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
-BACKENDS = ("auto", "cpu", "tensorrt_llm", "llmapi")
+BACKENDS = ("auto", *(backend.name for backend in least_demanding_first()))
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 QUANTIZATIONS = ("none", "int8-weight-only", "int4-weight-only", "fp8", "int4-awq", "w4a8-awq", "int8-sq", "nvfp4")
 KV_CACHE_DTYPES = ("auto", "int8", "fp8")

@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "builder" / "trtbuild"
 LAYERS = {
     "errors": 0, "redact": 0, "console": 0, "event_stream": 0,
-    "http_client": 1, "untrusted": 1, "diskspace": 1, "catalog": 1, "spec": 1, "process": 1, "wheel_backend": 1,
+    "registry": 1, "http_client": 1, "untrusted": 1, "diskspace": 1, "catalog": 1, "spec": 1, "process": 1,
+    "wheel_backend": 1,
     "access": 2, "preflight": 2, "plan": 2,
     "host": 3, "fetch": 3, "store": 3, "repository": 3, "launch": 3, "health": 3, "backends": 3, "autoscaling": 3,
     "pipeline": 4,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.machines import gpu_host
-from trtbuild import diskspace, pipeline, repository
+from trtbuild import diskspace, pipeline, registry, repository
 from trtbuild.console import log
 from trtbuild.errors import BuildError, HostError, RepositoryError, SpecError, StoreError
 from trtbuild.fetch import Hub, RemoteFile
@@ -62,6 +62,7 @@ class TinyBackend:
     """A backend whose engine is one file; what it needs and how it fails can be set."""
 
     name = "tiny"
+    timing_cache = None
 
     def __init__(self, template: Path) -> None:
         self.template_directory = template
@@ -176,7 +177,7 @@ def test_a_backend_that_does_not_work_says_why(ctx: Context, monkeypatch: pytest
     with pytest.raises(HostError) as every:
         choose_backend("auto", ctx.host)
     lines = every.value.message.splitlines()
-    assert lines[1:] == [f"  {name}: no {name} here" for name in pipeline.AUTO_ORDER]
+    assert lines[1:] == [f"  {name}: no {name} here" for name in registry.NAMES]
     assert "trtbuild doctor" in every.value.hint
     is_cpu_there = True
     assert choose_backend("auto", ctx.host).name == "cpu"

@@ -1,6 +1,6 @@
-"""Engine backends by name. Each lives in a module of its own that is imported when it is asked for.
+"""Engine backends by name. Each lives in a package of its own that is imported when it is asked for.
 
-It decides which backends exist and in which order ``auto`` tries them, nothing about what they can do.
+Which exist, and in which order ``auto`` tries them, is :data:`trtbuild.registry.BACKENDS`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,13 @@ from typing import cast
 
 from trtbuild.errors import SpecError
 from trtbuild.plan import Backend
+from trtbuild.registry import NAMES, find_backend
 from trtbuild.spec import closest
-
-_MODULES = {
-    "tensorrt_llm": "trtbuild.backends.tensorrt_llm.backend",
-    "llmapi": "trtbuild.backends.llmapi.backend",
-    "cpu": "trtbuild.backends.cpu.backend",
-}
 
 
 def names() -> tuple[str, ...]:
     """Return every backend's name, best first: the order in which ``auto`` looks for one that is available."""
-    return tuple(_MODULES)
+    return NAMES
 
 
 def get(name: str) -> Backend:
@@ -30,10 +25,9 @@ def get(name: str) -> Backend:
     Raises:
         SpecError: There is no such backend.
     """
-    module = _MODULES.get(name)
-    if module is None:
+    if name not in NAMES:
         raise SpecError(
-            f"backend: expected one of {', '.join(_MODULES)}, got {name!r}{closest(name, tuple(_MODULES))}",
+            f"backend: expected one of {', '.join(NAMES)}, got {name!r}{closest(name, NAMES)}",
             hint="trtbuild doctor shows which backends can work on this machine",
         )
-    return cast(Backend, importlib.import_module(module).BACKEND)
+    return cast(Backend, importlib.import_module(find_backend(name).module).BACKEND)

@@ -125,7 +125,7 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
 
 
 def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, values: bool) -> None:
-    from trtbuild import backends, catalog
+    from trtbuild import backends, catalog, registry
     from trtbuild.cli.views.plan import UNRESOLVED
     from trtbuild.plan import ResolvedModel
 
@@ -137,7 +137,8 @@ def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, val
         )
     info = _model_info(spec)
     model = ResolvedModel(model_id=info.model_id, revision=UNRESOLVED, source="hub", info=info)
-    engine = replace(spec.engine, backend="tensorrt_llm") if spec.engine.backend == "auto" else spec.engine
+    best = next(backend.name for backend in registry.BACKENDS if backend.needs_gpu)
+    engine = replace(spec.engine, backend=best) if spec.engine.backend == "auto" else spec.engine
     made = backends.get(engine.backend).plan(engine, model, imagined_host(sku, engine, _release(version)))
     if unsafe := catalog.image_warning(catalog.trtllm(_release(version))):
         log.get().warning("plan_warning", unsafe)

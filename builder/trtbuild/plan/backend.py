@@ -42,7 +42,11 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """``cpu``, ``tensorrt_llm`` or ``llmapi``."""
+        """As ``--backend`` spells it."""
+
+    @property
+    def timing_cache(self) -> str | None:
+        """Name in ``work_dir`` of the file with kernel timings of earlier builds on this SKU; None: it reads none."""
 
     def availability(self, host: HostInfo) -> Availability:
         """Say whether this backend can work on ``host``."""

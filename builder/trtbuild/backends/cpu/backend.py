@@ -67,6 +67,7 @@ class CpuBackend:
     """See :class:`trtbuild.plan.Backend`."""
 
     name: str = "cpu"
+    timing_cache: None = None
 
     def availability(self, host: HostInfo) -> Availability:
         """Say whether OpenVINO GenAI is installed."""

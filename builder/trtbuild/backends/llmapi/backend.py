@@ -70,6 +70,7 @@ class LlmApiBackend:
     """See :class:`trtbuild.plan.Backend`."""
 
     name: str = "llmapi"
+    timing_cache: None = None
 
     def availability(self, host: HostInfo) -> Availability:
         """Say whether the LLM API can serve here."""

@@ -62,6 +62,7 @@ class TensorRtLlmBackend:
     python: Path = field(default_factory=lambda: process.interpreter_with("tensorrt_llm"))
     examples_dir: Path | None = None
     name: str = "tensorrt_llm"
+    timing_cache: str = TIMING_CACHE
 
     def availability(self, host: HostInfo) -> Availability:
         """Say whether engines can be built and served here."""
