@@ -42,13 +42,13 @@ class Fault:
             storage, ``GET /storage/<sha256>``.
         kind: ``status`` (answer ``status``), ``reset`` (close hard after ``after_bytes``), ``cut`` (close politely
             after ``after_bytes``), ``short`` (announce and send only ``after_bytes``), ``corrupt`` (flip the byte at
-            ``after_bytes`` of the answer), ``stall`` (send ``after_bytes``, then nothing), ``no_range`` (ignore Range),
-            ``body`` (answer 200 with ``body``).
+            ``after_bytes`` of the answer), ``stall`` (send ``after_bytes``, then nothing), ``trickle`` (then a byte
+            every 0.1 s), ``no_range`` (ignore Range), ``body`` (answer 200 with ``body``).
         times: How often, or None for always.
     """
 
     match: str
-    kind: Literal["status", "reset", "cut", "short", "corrupt", "stall", "no_range", "body"]
+    kind: Literal["status", "reset", "cut", "short", "corrupt", "stall", "trickle", "no_range", "body"]
     times: int | None = 1
     status: int = 503
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -434,7 +434,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault and fault.kind == "corrupt" and start <= limit < start + len(data):
                 at = limit - start
                 data = data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
-            if fault and fault.kind in {"reset", "cut", "stall"} and start + len(data) > limit:
+            if fault and fault.kind in {"reset", "cut", "stall", "trickle"} and start + len(data) > limit:
                 data = data[: max(0, limit - start)]
             if data:
                 self.wfile.write(data)
@@ -442,6 +442,9 @@ class _Handler(BaseHTTPRequestHandler):
                 start += len(data)
             if fault and fault.kind in {"reset", "cut", "stall"} and start >= limit:
                 return self.break_off(fault)
+            if fault and fault.kind == "trickle" and start >= limit:
+                stub.closing.wait(0.1)
+                limit = start + 1
             if stub.bytes_per_s:
                 time.sleep(max(0.0, (start - first) / stub.bytes_per_s - (time.monotonic() - began)))
         return None

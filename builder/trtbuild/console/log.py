@@ -7,6 +7,7 @@ to results and is not touched here.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import sys
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Format = Literal["human", "text", "json"]
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 HEARTBEAT_S = 30.0
+RATE_WINDOW_S = 60.0
+"""Bytes per second are those of so many seconds before: an hour of full speed says nothing of a line that is dead."""
 
 
 def format_bytes(count: float) -> str:
@@ -58,6 +61,7 @@ class Progress:
         self._total, self._done, self._at_start = total, 0, 0
         self._note = ""
         self._started = sink.now()
+        self._samples: collections.deque[tuple[float, int]] = collections.deque([(self._started, 0)])
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._show: Callable[[], None] | None = None
@@ -66,6 +70,11 @@ class Progress:
         """Add ``count`` bytes or steps."""
         with self._lock:
             self._done += count
+            now = self._sink.now()
+            if now - self._samples[-1][0] >= 1.0:
+                self._samples.append((now, self._done - self._at_start))
+                while len(self._samples) > 2 and now - self._samples[1][0] > RATE_WINDOW_S:
+                    self._samples.popleft()
         if self._show:
             self._show()
 
@@ -85,10 +94,19 @@ class Progress:
     def eta_s(self) -> float | None:
         """Return the seconds left at the rate so far, or None while unknown."""
         with self._lock:
-            fresh, elapsed = self._done - self._at_start, self._sink.now() - self._started
-            if not self._total or fresh <= 0 or elapsed <= 0:
-                return None
-            return max(0.0, (self._total - self._done) * elapsed / fresh)
+            rate = self._rate()
+            return max(0.0, (self._total - self._done) / rate) if self._total and rate > 0 else None
+
+    def _rate(self) -> float:
+        """Return bytes or steps per second: bytes over the last minute, since connections come and go; steps over all.
+
+        Nothing, or less than nothing (a range that is fetched again), in the last minute makes no estimate.
+        """
+        now, fresh = self._sink.now(), self._done - self._at_start
+        since, before = self._samples[0] if self._unit == "bytes" else (self._started, 0)
+        if self._unit == "bytes" and now - self._samples[-1][0] > RATE_WINDOW_S:
+            since, before = self._samples[-1]
+        return (fresh - before) / (now - since) if now > since else 0.0
 
     def _fields(self) -> dict[str, object]:
         fields: dict[str, object] = {"elapsed_s": round(self._sink.now() - self._started, 1)}
@@ -112,7 +130,8 @@ class Progress:
         parts = []
         if self._unit == "bytes":
             whole = f" of {format_bytes(self._total)}" if self._total else ""
-            rate = (self._done - self._at_start) / elapsed if elapsed > 0 else 0.0
+            with self._lock:
+                rate = max(0.0, self._rate())
             parts.append(f"{format_bytes(self._done)}{whole}, {format_bytes(rate)}/s")
         elif self._total:
             parts.append(f"{self._done}/{self._total}")

@@ -10,21 +10,34 @@ import collections
 import concurrent.futures
 import shutil
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
 from trtbuild import diskspace
 from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import KEPT, MAKE_ROOM, BlobLock, RepoCache, unwritable
-from trtbuild.fetch.http import Client, Failures, RetryableError, StoppedError, Subject, explain_transport
+from trtbuild.fetch.http import (
+    LEAST_BYTES,
+    Client,
+    Failures,
+    RangeRefusedError,
+    RetryableError,
+    StoppedError,
+    Subject,
+    explain_transport,
+)
 from trtbuild.fetch.hub import RemoteFile, Resolved
-from trtbuild.fetch.partial import Partial, WrongContentError, is_leased, recoverable_bytes
+from trtbuild.fetch.partial import Partial, Range, WrongContentError, is_leased, recoverable_bytes
 
 DISK_RESERVE_BYTES = 64 << 20
 LOCK_POLL_S = 0.25
+_LOOK_S = 1.0
+_FAST_READ_S = 0.5
 LOCK_REPORT_S = 10.0
 _WRONG_CONTENT_ATTEMPTS = 2
 
@@ -84,10 +97,11 @@ class Transfer:
                     self._fill(pool, running)
                     if running:
                         # A short wait while files are held by others, whose locks are polled.
-                        timeout_s = LOCK_POLL_S if self._queue else None
+                        timeout_s = LOCK_POLL_S if self._queue else _LOOK_S
                         done, running = concurrent.futures.wait(running, timeout_s, concurrent.futures.FIRST_COMPLETED)
                         for future in done:
                             future.result()
+                        self._client.end_slow()
                     elif self._queue:
                         self._wait_for_others()
                     else:
@@ -160,6 +174,7 @@ class Transfer:
         """Fetch one range with retries; the thread that completes the file also checks and publishes it."""
         failures = Failures(self._client, self._subject(job.file))
         part = job.partial.ranges[index]
+        has_restarted = False
         self._progress.note(job.file.path)
         while part.done < part.length:
             before = part.done
@@ -174,6 +189,11 @@ class Transfer:
                 if isinstance(error, HTTPError):
                     error = explain_transport(error, job.location or self._client.hub.endpoint, self._client)
                 job.location = ""  # perhaps the address has expired: ask the hub again
+                if isinstance(error, RangeRefusedError):
+                    if has_restarted:
+                        raise self._no_such_part(job.file, part, error) from error
+                    has_restarted = True
+                    self._progress.advance(-job.partial.restart(index))
                 failures.add(error)
         job.partial.advance_hash()
         with job.guard:
@@ -181,6 +201,14 @@ class Transfer:
             is_last = job.left == 0
         if is_last:
             self._finish(job)
+
+    def _no_such_part(self, file: RemoteFile, part: Range, error: RangeRefusedError) -> FetchError:
+        self._repo.forget_tree(self._resolved.commit)
+        return FetchError(
+            f"{file.path} of {self._resolved.model_id}: the hub lists {file.size} bytes, and its server refuses bytes "
+            f"{part.start} to {part.start + part.length - 1}, twice: {error}",
+            hint="run the same command again to start from a new listing; a proxy or mirror may hold another version",
+        )
 
     def _receive(self, job: _Job, index: int) -> None:
         """Read one answer of the server into a range, as far as it goes."""
@@ -208,15 +236,7 @@ class Transfer:
                     raise NoRangesError
                 self._progress.advance(-job.partial.restart(index))
             self._check_extent(file, response.status, response.headers, start, end)
-            while part.done < part.length:
-                if self._client.stopped.is_set():
-                    raise StoppedError
-                want = min(self._client.tuning.read_bytes, part.length - part.done)
-                data = response.read(want, decode_content=False)
-                if not data:
-                    raise RetryableError(f"the answer ended {part.length - part.done} bytes early")
-                job.partial.write(index, data)
-                self._progress.advance(len(data))
+            self._read(response, job, index)
             is_drained = True
         finally:
             self._client.unwatch(response)
@@ -224,6 +244,41 @@ class Transfer:
                 response.release_conn()
             else:
                 response.close()
+
+    def _read(self, response: BaseHTTPResponse, job: _Job, index: int) -> None:
+        """Read the rest of a range. Reads are short at first and while little comes, so that slowness shows.
+
+        Raises:
+            RetryableError: The answer ended early, or brought too little.
+        """
+        part, tuning = job.partial.ranges[index], self._client.tuning
+        size = min(LEAST_BYTES, tuning.read_bytes)
+        while part.done < part.length:
+            if self._client.stopped.is_set():
+                raise StoppedError
+            began = time.monotonic()
+            data = self._next(response, min(size, part.length - part.done))
+            if not data:
+                raise RetryableError(f"the answer ended {part.length - part.done} bytes early")
+            job.partial.write(index, data)
+            self._progress.advance(len(data))
+            self._client.watch(response)
+            is_fast = time.monotonic() - began < _FAST_READ_S
+            size = min(size * 2, tuning.read_bytes) if is_fast else min(LEAST_BYTES, tuning.read_bytes)
+
+    def _next(self, response: BaseHTTPResponse, count: int) -> bytes:
+        """Return the next bytes of an answer; empty at its end."""
+        data, error = b"", None
+        try:
+            data = response.read(count, decode_content=False)
+        except HTTPError as caught:
+            error = caught
+        if len(data) < count and self._client.is_slow(response):
+            least, slow_s = log.format_bytes(min(count, LEAST_BYTES)), self._client.tuning.slow_s
+            raise RetryableError(f"the connection brought less than {least} in {slow_s:g} s") from error
+        if error is not None:
+            raise error
+        return data
 
     def _check_identity(self, file: RemoteFile, headers: Mapping[str, str]) -> None:
         """Stop at once when the hub itself says that a large file's content is another one than was listed.
@@ -246,7 +301,19 @@ class Transfer:
             )
 
     def _check_extent(self, file: RemoteFile, status: int, headers: Mapping[str, str], start: int, end: int) -> None:
-        """Refuse an answer that is not about the bytes that were asked for."""
+        """Refuse an answer that is not about the bytes that were asked for.
+
+        Raises:
+            RetryableError: It is about others.
+            FetchError: They are encoded, which no further attempt would change.
+        """
+        encoding = headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in {"", "identity"}:
+            raise FetchError(
+                f"{file.path} of {self._resolved.model_id} comes with Content-Encoding {encoding!r}; expected its "
+                f"{file.size} bytes as they are, as was asked (Accept-Encoding: identity)",
+                hint="a proxy or mirror compresses downloads: switch it off, or check HTTPS_PROXY and HF_ENDPOINT",
+            )
         if status == 206:
             expected = f"bytes {start}-{end - 1}/{file.size}"
             seen = headers.get("Content-Range", "")

@@ -18,6 +18,7 @@ import random
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -45,6 +46,12 @@ MAX_PAUSE_S = 300.0
 MAX_JSON_BYTES = 64 << 20
 """Most that is read of one answer: a page of a listing has a thousand files and some hundred kilobytes."""
 
+LEAST_BYTES = 64 << 10
+"""What a connection must bring in ``Tuning.slow_s``. With one byte a second a model takes centuries."""
+
+_JSON_TIMEOUT_S = 120.0
+"""Longest time for one answer of the hub's API."""
+
 _REDIRECTS = {301, 302, 303, 307, 308}
 _RETRYABLE = {408, 425, 429, 500, 502, 503, 504}
 
@@ -60,6 +67,7 @@ class Tuning:
         journal_bytes: Bytes of a range that the death of the process may cost.
         read_bytes: Bytes per read of a connection.
         timeout_s: Longest silence on a connection.
+        slow_s: A connection must bring :data:`LEAST_BYTES` in this time, or it is replaced by another one.
         attempts: Failures in a row, without a byte in between, before giving up.
         pause: Waits some seconds; None waits for real, and stops waiting when the transfer is called off.
     """
@@ -70,6 +78,7 @@ class Tuning:
     journal_bytes: int = 1 << 18
     read_bytes: int = 1 << 19
     timeout_s: float = 30.0
+    slow_s: float = 60.0
     attempts: int = 8
     pause: Callable[[float], None] | None = None
 
@@ -97,6 +106,10 @@ class RetryableError(Exception):
         self.is_unreachable = is_unreachable
 
 
+class RangeRefusedError(RetryableError):
+    """The server says that it has no such part of the file (416)."""
+
+
 class StoppedError(Exception):
     """The transfer was called off by another thread's failure or by the user."""
 
@@ -118,7 +131,8 @@ class Client:
         self.hub, self.tuning = hub, tuning
         self.stopped = threading.Event()
         self._pools: dict[str, urllib3.PoolManager] = {}
-        self._open: set[urllib3.BaseHTTPResponse] = set()
+        self._open: dict[urllib3.BaseHTTPResponse, float] = {}
+        self._slow: weakref.WeakSet[urllib3.BaseHTTPResponse] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._has_worked = False
         self._ssl_context = _ssl_context(hub)
@@ -140,6 +154,8 @@ class Client:
         while True:
             try:
                 response, _ = self.get(url, {"Accept": "application/json"}, subject)
+                timer = threading.Timer(_JSON_TIMEOUT_S, _cut_off, (response,))
+                timer.start()
                 try:
                     data = response.read(MAX_JSON_BYTES + 1)
                     if len(data) > MAX_JSON_BYTES:
@@ -147,6 +163,7 @@ class Client:
                         raise ValueError(f"more than {MAX_JSON_BYTES} bytes")
                     return json.loads(data), response.headers
                 finally:
+                    timer.cancel()
                     response.release_conn()
             except RetryableError as error:
                 failures.add(error)
@@ -215,22 +232,37 @@ class Client:
             raise StoppedError
 
     def watch(self, response: urllib3.BaseHTTPResponse) -> None:
-        """Let :meth:`stop` cut off this answer while another thread reads it."""
+        """Let :meth:`stop` and :meth:`end_slow` cut off this answer while another thread reads it.
+
+        Called again for every :data:`LEAST_BYTES` or more that came.
+        """
         with self._lock:
-            self._open.add(response)
+            self._open[response] = time.monotonic()
 
     def unwatch(self, response: urllib3.BaseHTTPResponse) -> None:
         """Leave an answer alone from now on."""
         with self._lock:
-            self._open.discard(response)
+            self._open.pop(response, None)
+
+    def end_slow(self) -> None:
+        """Cut off the answers that bring less than is worth waiting for; their readers try again."""
+        now = time.monotonic()
+        with self._lock:
+            for response, since in self._open.items():
+                if now - since > self.tuning.slow_s and response not in self._slow:
+                    self._slow.add(response)
+                    _cut_off(response)
+
+    def is_slow(self, response: urllib3.BaseHTTPResponse) -> bool:
+        """Say whether :meth:`end_slow` cut an answer off."""
+        return response in self._slow
 
     def stop(self) -> None:
         """Call the transfer off: pauses end, and readers find their connection closed instead of waiting for data."""
         self.stopped.set()
         with self._lock:
             for response in self._open:
-                with contextlib.suppress(OSError, ValueError, RuntimeError):
-                    response.shutdown()
+                _cut_off(response)
 
     @property
     def has_worked(self) -> bool:
@@ -290,6 +322,9 @@ class Client:
         if response.status in _RETRYABLE:
             reason = f"{_host(url)} answers {response.status} {response.reason or ''}".rstrip()
             raise RetryableError(reason, after_s=retry_after_s(response.headers, time.time()))
+        if response.status == 416:
+            said = response.headers.get("Content-Range", "")
+            raise RangeRefusedError(f"{_host(url)} answers 416 {response.reason or ''} {said}".rstrip())
         if not self.is_hub(url):  # an expired signature: asking the hub again gives a new one
             raise RetryableError(f"{_host(url)} answers {response.status} {response.reason or ''}".rstrip())
         raise refusal(response.status, response.headers, self.hub, subject)
@@ -461,6 +496,12 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now)
     except (ValueError, TypeError):
         return None
+
+
+def _cut_off(response: urllib3.BaseHTTPResponse) -> None:
+    """End an answer that another thread reads: it finds the end of the data instead of waiting."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        response.shutdown()
 
 
 def _authorization(hub: Hub) -> str:

@@ -116,7 +116,10 @@ class Partial:
     def restart(self, index: int) -> int:
         """Forget what is in a range; return how many bytes that were."""
         part = self.ranges[index]
-        lost, part.done, part.journaled = part.done, 0, 0
+        with self._hash_lock:
+            lost, part.done, part.journaled = part.done, 0, 0
+            if self._hashed > part.start:  # what comes instead may differ from what was hashed
+                self._hash, self._hashed = _new_hash(self.file), 0
         return lost
 
     def sync(self) -> None:

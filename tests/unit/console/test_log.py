@@ -118,3 +118,31 @@ def test_figures_beside_a_bar_are_short() -> None:
         progress.advance(1 << 20)
         assert progress._figures(is_short=True) == "1.0 MiB of 4.0 MiB, 1.0 MiB/s, about 3.0s left"
         assert progress._line() == "downloading, 1.0 MiB of 4.0 MiB, 1.0 MiB/s, 1.0s so far, about 3.0s left"
+
+
+def test_the_rate_is_that_of_the_last_minute() -> None:
+    now = [0.0]
+    sink = Log(log_format="text", stream=io.StringIO(), now=lambda: now[0])
+    with sink.progress("download", "downloading", total=1_000_000) as progress:
+        for _ in range(100):  # 100 s at 5,000 a second ...
+            now[0] += 1
+            progress.advance(5_000)
+        assert progress.eta_s() == pytest.approx(100.0)
+        for _ in range(100):  # ... and then at 10
+            now[0] += 1
+            progress.advance(10)
+        assert progress.eta_s() == pytest.approx((1_000_000 - 501_000) / 10)
+        now[0] += 61
+        assert progress.eta_s() is None, "nothing came in a minute"
+        progress.advance(-1_000)  # a range is fetched again
+        assert progress.eta_s() is None
+
+
+def test_steps_are_counted_over_the_whole_time() -> None:
+    now = [0.0]
+    sink = Log(log_format="text", stream=io.StringIO(), now=lambda: now[0])
+    with sink.progress("build", "building", total=4, unit="steps") as progress:
+        now[0] = 600.0
+        progress.advance(1)
+        now[0] = 700.0
+        assert progress.eta_s() == pytest.approx(2100.0)

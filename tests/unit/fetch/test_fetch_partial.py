@@ -177,3 +177,16 @@ def test_leases(tmp_path: Path, age_s: float, is_lock_trusted: bool, kernel: str
     assert is_leased(download.blob, now=now, is_lock_trusted=is_lock_trusted) is expected
     download.close()  # gives it up: the next one need not wait
     assert not is_leased(download.blob, now=now, is_lock_trusted=is_lock_trusted)
+
+
+def test_a_range_that_starts_over_is_hashed_anew(tmp_path: Path) -> None:
+    content = noise_bytes = bytes(range(256)) * 8
+    file = RemoteFile(path="f", size=len(content), oid="0" * 40, sha256=hashlib.sha256(content).hexdigest())
+    partial = Partial(tmp_path / "blob", file, range_bytes=1024, sync_bytes=1 << 20, journal_bytes=1)
+    partial.write(0, content[:1024])
+    partial.advance_hash()
+    assert partial.restart(0) == 1024
+    partial.write(0, b"\xff" + noise_bytes[1:1024])  # other bytes than those that were hashed
+    partial.write(1, content[1024:])
+    with pytest.raises(WrongContentError):
+        partial.publish()
