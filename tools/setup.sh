@@ -80,3 +80,16 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
         fail "pip could not install trtbuild[$extras]" "the lines above say why; is the package index reachable?"
     touch "$stamp"
 fi
+
+# A client of others that the tests run as its users do, apart: its hundred packages are not ours (50 s, 350 MB).
+clients="$venv/llama-index"
+wanted="llama-index-llms-nvidia-triton==0.6.0"
+if [ "$what" = test ] && [ "$(cat "$clients/.installed" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing $wanted into $clients" >&2
+    if "$python" -m venv "$clients" && "$clients/bin/python" -m pip install --quiet --disable-pip-version-check "$wanted"; then
+        echo "$wanted" >"$clients/.installed"
+    else
+        rm -rf "$clients"
+        echo "note: $wanted could not be installed; its tests are skipped" >&2
+    fi
+fi

@@ -29,7 +29,7 @@ class Piece:
         finish_reason: Empty until the last piece: ``length``, ``stop`` or ``cancelled``.
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens generated so far.
-        cum_log_prob: Sum of log probabilities, in the last piece, when asked for.
+        cum_log_prob: Sum of log probabilities so far, when asked for.
         times_ns: In the last piece, when asked for and measured: arrival here, first scheduled, first token, last
             token, in nanoseconds of the engine's clock.
     """
@@ -123,6 +123,7 @@ class Writer:
             log_probs=tuple(self._log_probs),
             prompt_tokens=self._prompt.token_count,
             completion_tokens=self.completion_tokens,
+            cum_log_prob=self._cum_log_prob,
         )
         self._text = ""
         self._log_probs.clear()

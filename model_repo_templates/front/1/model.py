@@ -70,14 +70,14 @@ class TritonReply:
         outputs += [self._numbers(name, (0,), np.int32) for name in ("batch_index", "sequence_index")]
         if piece.log_probs:
             outputs.append(self._numbers("output_log_probs", piece.log_probs, np.float32, beams=self._lead))
+        if piece.cum_log_prob is not None:
+            outputs.append(self._numbers("cum_log_probs", (piece.cum_log_prob,), np.float32))
         if is_last:
             outputs.append(self._numbers("prompt_tokens", (piece.prompt_tokens,), np.int32))
             outputs.append(self._numbers("completion_tokens", (piece.completion_tokens,), np.int32))
             for name, count in zip(_COUNTS, (piece.prompt_tokens, piece.completion_tokens), strict=True):
                 if name in self.counts:
                     outputs.append(self._numbers(name, (count,), np.int32))
-            if piece.cum_log_prob is not None:
-                outputs.append(self._numbers("cum_log_probs", (piece.cum_log_prob,), np.float32))
             outputs += [
                 self._numbers(name, (value,), np.int64)
                 for name, value in zip(TIME_OUTPUTS, piece.times_ns, strict=False)  # none or all
