@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LOG_FORMATS = ("auto", "human", "text", "json")
 """What ``--log-format`` takes."""
 
+HELP_WORDS = ("--help", "-h", "--version")
+
 
 class Program(NamedTuple):
     """What the frame needs to know of a program.
@@ -43,14 +45,14 @@ class Program(NamedTuple):
 def main(program: Program, argv: Sequence[str] | None = None) -> NoReturn:
     """Run a program and exit with a documented code (see ``errors.EXIT_CODE_MEANINGS``)."""
     try:
-        from trtbuild import redact
-        from trtbuild.console.streams import finish, harden_streams, redact_streams
+        from trtbuild.console.streams import finish, harden_streams
 
+        arguments = list(sys.argv[1:] if argv is None else argv)
         harden_streams()
-        redact.learn_environment(os.environ)
-        redact_streams("stderr", *(() if program.is_stdout_data else ("stdout",)))
+        if not _asks_for_help(arguments):
+            _guard_output(program)
         signal.signal(signal.SIGTERM, _terminate)
-        code = finish(run(program, list(sys.argv[1:] if argv is None else argv)))
+        code = finish(run(program, arguments))
     except KeyboardInterrupt:  # before there was anything to end
         print("interrupted", file=sys.stderr)  # noqa: T201
         code = 130
@@ -65,7 +67,7 @@ def run(program: Program, arguments: list[str]) -> int:
     from trtbuild.errors import SpecError, TrtBuildError
 
     app = _load(program.app)
-    is_help = not arguments or bool({"--help", "-h", "--version"} & set(arguments))
+    is_help = _asks_for_help(arguments)
     if not is_help:
         program.configure_log(arguments)
     color = False if is_plain() else None
@@ -80,6 +82,7 @@ def run(program: Program, arguments: list[str]) -> int:
         from trtbuild.console import usage
 
         if is_help:
+            _guard_output(program)
             program.configure_log(arguments)
         return usage.render_usage(error, program.name, _closest_command(program, app, arguments))
     except TrtBuildError as error:
@@ -102,8 +105,28 @@ def run(program: Program, arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the boundary: anything else is a bug and says so
         from trtbuild.console import render
 
+        if is_help:
+            _guard_output(program)
         return render.render_unexpected(error, program.name)
     return result if isinstance(result, int) else 0
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    """Return whether nothing runs: no words, ``--help``, or ``COMMAND --help``. Then no log and no mask is needed.
+
+    Elsewhere the same word may be the value of an option, or a name behind ``--``.
+    """
+    *before, last = arguments or ["--help"]
+    return last in HELP_WORDS and (not before or (len(before) == 1 and not before[0].startswith("-")))
+
+
+def _guard_output(program: Program) -> None:
+    """Mask secrets in everything that is written from now on."""
+    from trtbuild import redact
+    from trtbuild.console.streams import redact_streams
+
+    redact.learn_environment(os.environ)
+    redact_streams("stderr", *(() if program.is_stdout_data else ("stdout",)))
 
 
 def asked_log_format(arguments: Sequence[str], default: str | None) -> str:

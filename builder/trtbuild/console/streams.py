@@ -7,8 +7,6 @@ import os
 import sys
 from typing import Any, TextIO, cast
 
-from trtbuild import redact
-
 
 def harden_streams() -> None:
     """Keep odd standard streams from ending a run: a closed one becomes /dev/null, what it cannot show is escaped.
@@ -42,11 +40,14 @@ class _RedactedStream:
     """A text stream whose text passes the redactor; everything else is the stream's own."""
 
     def __init__(self, stream: TextIO) -> None:
+        from trtbuild import redact
+
         self._stream = stream
+        self._mask = redact.text
 
     def write(self, text: str) -> int:
         """Write ``text`` without its secrets; as many characters as were given count as written."""
-        self._stream.write(redact.text(text))
+        self._stream.write(self._mask(text))
         return len(text)
 
     def writelines(self, lines: Any) -> None:

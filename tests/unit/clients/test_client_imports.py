@@ -17,7 +17,6 @@ SHARED = (
     "trtbuild.console",
     "trtbuild.errors",
     "trtbuild.event_stream",
-    "trtbuild.console.log",
     "trtbuild.redact",
     "trtbuild.__version__",
 )

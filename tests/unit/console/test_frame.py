@@ -14,7 +14,7 @@ from typing import Any
 import click
 import pytest
 
-from trtbuild.console.frame import Program, asked_log_format
+from trtbuild.console.frame import Program, _asks_for_help, asked_log_format
 from trtbuild.errors import LaunchError, SpecError
 
 NAMES = ("trtbuild", "trtclient")
@@ -243,3 +243,46 @@ def test_an_interrupt_while_python_still_imports_is_one_word(name: str, module: 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@both
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_loads_neither_log_nor_redactor_nor_options(name: str, word: str) -> None:
+    code = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+    code += f"from {name}.cli import main; main([{word!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert done.stdout
+    assert f"{name}.cli.app" in loaded
+    heavy = {"trtbuild.redact", "trtbuild.console.log", "trtbuild.console.render", "trtbuild.spec", "rich", "yaml"}
+    assert not loaded & heavy
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", True),
+        ("--help", True),
+        ("--version", True),
+        ("load -h", True),
+        ("-- --help", False),
+        ("chat URL m -m --help", False),
+        ("-m --help", False),
+        ("--help load", False),
+        ("models", False),
+    ],
+)
+def test_only_what_runs_nothing_counts_as_help(words: str, expected: bool) -> None:
+    assert _asks_for_help(words.split()) is expected
+
+
+@both
+def test_a_wrong_option_beside_help_shows_no_secret(name: str) -> None:
+    secret = "hunter2-hunter2"
+    command = [sys.executable, "-m", name, f"--{secret}", "--help"]
+    done = subprocess.run(
+        command, env={**os.environ, "MY_PASSWORD": secret}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert secret not in done.stdout + done.stderr
+    assert "No such option" in done.stderr
