@@ -18,6 +18,8 @@ lint: ## ruff and mypy (needs the environment of `make test`)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check --quiet builder clients tests tools
 	$(VENV)/bin/mypy
+	@for folder in model_repo_templates/*/1 model_repo_templates/tensorrt_llm/*/1; do \
+	    MYPYPATH=$$folder $(VENV)/bin/mypy $$folder/*.py || exit 1; done # each is a program of its own: model.py beside its modules
 
 format:
 	$(VENV)/bin/ruff check --fix .

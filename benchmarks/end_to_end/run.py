@@ -79,7 +79,8 @@ def _serving_at(log_path: Path, server: subprocess.Popen[bytes]) -> str:
     while True:
         for line in log_path.read_text().splitlines():
             if '"event": "serve"' in line:
-                return next(word for word in json.loads(line)["msg"].split() if word.startswith("http://"))
+                message: str = json.loads(line)["msg"]
+                return next(word for word in message.split() if word.startswith("http://"))
         if server.poll() is not None:
             sys.exit(log_path.read_text())
         time.sleep(0.005)

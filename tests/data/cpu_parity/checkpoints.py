@@ -234,7 +234,7 @@ def write_checkpoint(name: str, directory: Path, *, dtype: str = "F32", shards: 
         (directory / "model.safetensors").write_bytes(safetensors_bytes(tensors, dtype))
     else:
         names = list(tensors)
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for shard in range(shards):
             file_name = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
             part = {key: tensors[key] for key in names[shard::shards]}

@@ -295,7 +295,8 @@ def _waited_ns(completion: Any) -> int:
     timing = getattr(getattr(completion, "request_perf_metrics", None), "timing_metrics", None)
     if timing is None:
         return 0
-    return max(0, round((timing.first_scheduled_time - timing.arrival_time).total_seconds() * 1e9))
+    waited_s: float = (timing.first_scheduled_time - timing.arrival_time).total_seconds()
+    return max(0, round(waited_s * 1e9))
 
 
 def _log_probs(completion: Any, start: int) -> list[float]:
@@ -318,7 +319,8 @@ async def serve(engine: Engine, connection: socket.socket) -> None:
     engine.on_event = outbox.set
 
     def read() -> None:
-        reader, messages = Reader(connection), []
+        reader = Reader(connection)
+        messages: list[dict[str, Any]] | None = []
         while messages is not None:
             messages = reader.read()
             with contextlib.suppress(RuntimeError):  # the loop is gone: we are leaving
