@@ -31,7 +31,7 @@ _HINTS: dict[FailureKind, str] = {
     "not_found": "check the model's name; curl URL/v2/models/stats lists what is served",
     "overloaded": "the server is busy; try again later",
     "timeout": "the server is slow or stuck; wait longer with --timeout",
-    "protocol": "is this the right port and --api?",
+    "protocol": "is this the right port and --api? Triton's own HTTP API is at the URL without /v1",
 }
 
 

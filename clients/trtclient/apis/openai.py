@@ -40,7 +40,10 @@ class OpenAiApi:
         answer = _Answer(on_piece)
         path = "/chat/completions" if is_chat else "/completions"
         body = json.dumps(request_body(request, self._model, is_chat=is_chat)).encode()
-        answer.finish(await self._http.request(path, answer.take, body=body))
+        head = await self._http.request(path, answer.take, body=body)
+        if head.status == 404 and answer.is_foreign:
+            raise RequestFailure("protocol", f"404: this server has no OpenAI-style API: it does not know /v1{path}")
+        answer.finish(head)
 
     async def close(self) -> None:
         """Drop what is still connected."""
@@ -105,6 +108,14 @@ class _Answer:
                 self._is_done = True
             else:
                 self._give(at_s, event)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether an error is not in OpenAI's form, an object in ``error``: Triton answers {"error": "Not Found"}."""
+        try:
+            return not isinstance(json.loads(self._body).get("error"), dict)
+        except (ValueError, AttributeError, RecursionError):
+            return True
 
     def finish(self, head: Head) -> None:
         if head.status != 200:

@@ -97,12 +97,14 @@ class Settings:
         concurrency: Most requests open at once.
         timeout_s: For one attempt.
         retry_for_s: How long one request is repeated when the server is overloaded, away or silent.
+        stop_after: End the run when this many requests in a row could not connect, each for ``retry_for_s``; 0: never.
         score: How answers are compared with references; empty: not at all.
     """
 
     concurrency: int = 32
     timeout_s: float = 600.0
     retry_for_s: float = 600.0
+    stop_after: int = 3
     score: str = ""
 
 
@@ -112,7 +114,7 @@ def execute(connect: Callable[[], Api], source: Input, journal: Journal, setting
     Ctrl-C and SIGTERM end it early: what is finished stays in the journal, and the same command goes on from there.
 
     Raises:
-        LaunchError: The server does not know the model.
+        LaunchError: The server does not know the model, or is not there.
     """
     tally = Tally(total=len(source.items))
     pending = [item for item in source.items if not is_answered(item, journal)]
@@ -155,6 +157,7 @@ class _Runner:
         self._journal = journal
         self._settings = settings
         self._tally = tally
+        self._unconnected = 0  # requests in a row that failed for good for want of a connection
         self._random = random.Random()  # noqa: S311 - spreads retries, hides nothing
 
     async def run(self, pending: list[Item]) -> None:
@@ -197,6 +200,24 @@ class _Runner:
                 row = {"error": {"kind": failure.kind, "message": failure.message}}
             await self._journal.append({"id": item.id, "key": item.key, **row})
             self._count(row)
+            self._stop_if_nobody_is_there(row)
+
+    def _stop_if_nobody_is_there(self, row: dict[str, Any]) -> None:
+        """End the run when the server stays away: every further request would only wait for its turn to fail.
+
+        Raises:
+            LaunchError: It does.
+        """
+        error = row.get("error", {})
+        self._unconnected = self._unconnected + 1 if error.get("kind") == "connect" else 0
+        if self._settings.stop_after and self._unconnected >= self._settings.stop_after:
+            left = self._tally.total - self._tally.reused - self._tally.answered
+            raise LaunchError(
+                f"{self._unconnected} requests in a row could not connect for {self._settings.retry_for_s:g} s each "
+                f"({error['message']}); {left} of {self._tally.total} are not answered",
+                hint="start the server, then run the same command again: answers are kept and only the rest is asked; "
+                "--stop-after 0 goes on without a server",
+            )
 
     def _count(self, row: dict[str, Any]) -> None:
         """Count a record; it is on disk by now."""

@@ -52,6 +52,14 @@ _INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="How long to repeat one request while the server is overloaded or away.",
 )
 @click.option(
+    "--stop-after",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="End when N requests in a row could not connect, each for --retry-for; 0: try every line.",
+)
+@click.option(
     "--shard",
     type=SHARD,
     default="0/1",
@@ -62,8 +70,8 @@ _INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
 @output_options
 def batch(
     source: Path, out: Path, url: str, model: str, concurrency: int, max_tokens: int, system: str, score: str | None,
-    timeout: float, retry_for: float, shard: tuple[int, int], api: str | None, parameters: tuple[tuple[str, Any], ...],
-    token: str, ca_file: str | None, output: str, log_format: str,
+    timeout: float, retry_for: float, stop_after: int, shard: tuple[int, int], api: str | None,
+    parameters: tuple[tuple[str, Any], ...], token: str, ca_file: str | None, output: str, log_format: str,
 ) -> int:  # fmt: skip
     """Send every line of INPUT.jsonl to a model and write the answers, in the same order.
 
@@ -90,7 +98,13 @@ def batch(
             lambda: apis.connect(url, model, name=api or "", token=token, ca_file=ca_file),
             requests,
             journal,
-            Settings(concurrency=concurrency, timeout_s=timeout, retry_for_s=retry_for, score=score or ""),
+            Settings(
+                concurrency=concurrency,
+                timeout_s=timeout,
+                retry_for_s=retry_for,
+                stop_after=stop_after,
+                score=score or "",
+            ),
         )
     finally:
         journal.close()

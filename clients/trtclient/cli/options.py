@@ -51,7 +51,7 @@ def server_options(command: F) -> F:
                 type=PARAMETER,
                 multiple=True,
                 metavar="NAME=VALUE",
-                help="An input of the model, e.g. temperature=0.7; repeatable.",
+                help="An input of the model, e.g. top_p=0.9; repeatable.",
             ),
             click.option(
                 "--token",

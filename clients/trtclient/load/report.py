@@ -67,7 +67,7 @@ LATENCIES = (
     ("TTFT", "ttft", "due to first text"),
     ("ITL", "itl", "between pieces"),
     ("TPOT", "tpot", "per further token"),
-    ("E2E", "e2e", "due to last text"),
+    ("E2E", "e2e", "due to end of the answer"),
     ("lag", "lag", "client late, part of all"),
 )
 

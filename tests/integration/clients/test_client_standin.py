@@ -337,6 +337,27 @@ def test_an_openai_stream_without_its_end_is_a_failure() -> None:
         generate(server, name="openai")
 
 
+def test_a_server_without_openai_s_api_is_named_as_such() -> None:
+    """Triton answers any path it does not know so; the model's name is not to blame."""
+
+    async def answer(ask: Ask) -> None:
+        await ask.reply(404, {"error": "Not Found"})
+
+    with (
+        StandIn(answer) as server,
+        pytest.raises(RequestFailure, match="has no OpenAI-style API: .*/v1/chat") as caught,
+    ):
+        generate(server, name="openai-chat")
+    assert caught.value.kind == "protocol" and "without /v1" in caught.value.hint
+
+    async def unknown_model(ask: Ask) -> None:
+        await ask.reply(404, {"error": {"message": "The model `m` does not exist"}})
+
+    with StandIn(unknown_model) as server, pytest.raises(RequestFailure, match="does not exist") as caught:
+        generate(server, name="openai-chat")
+    assert caught.value.kind == "not_found"
+
+
 def test_a_token_is_sent_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer(ask: Ask) -> None:
         await ask.stream("a")
@@ -477,6 +498,21 @@ def test_patience_ends(tmp_path: Path) -> None:
     with StandIn(_busy) as server:
         done = trtclient(*_batch(tmp_path, server.url, "--retry-for", "0s", "--format", "json"), code=10)
     assert json.loads(done.stdout)["failures"] == {"overloaded": 1}
+
+
+def test_a_batch_ends_when_nobody_is_there_and_goes_on_later(tmp_path: Path) -> None:
+    _questions(tmp_path / "in.jsonl", 20)
+    with StandIn(_busy) as gone:
+        url = gone.url
+    options = ("--retry-for", "0s", "--concurrency", "2")
+    done = trtclient(*_batch(tmp_path, url, *options), code=9)
+    assert "3 requests in a row could not connect" in done.stderr and "run the same command again" in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+    done = trtclient(*_batch(tmp_path, url, *options, "--stop-after", "0", "--format", "json"), code=10)
+    assert json.loads(done.stdout)["failures"] == {"connect": 20}
+    with StandIn(_echo([])) as server:
+        trtclient(*_batch(tmp_path, server.url, *options))
+    assert len(_ids(tmp_path / "out.jsonl")) == 20
 
 
 def test_an_interrupted_batch_goes_on(tmp_path: Path) -> None:
