@@ -43,7 +43,10 @@ class HostError(TrtBuildError):
 
 
 class FetchError(TrtBuildError):
-    """The model's files could not be had: gated, not found, no network, disk full, wrong bytes."""
+    """The model's files could not be had, or are no good: gated, not found, no network, disk full, damaged, incomplete.
+
+    Whichever file of a model is damaged, and whoever finds out, it is this error: what helps is another copy.
+    """
 
     exit_code = 4
     stage = "fetch"
@@ -89,7 +92,7 @@ EXIT_CODE_MEANINGS: dict[int, str] = {
     1: "a bug in trtbuild; please report it with the traceback",
     2: "the request is wrong (options, engine.yaml, environment)",
     3: "this machine cannot do it (GPU, tool, package, memory)",
-    4: "the model could not be downloaded",
+    4: "the model could not be downloaded, or a file of it is damaged or missing",
     5: "checkpoint conversion or quantization failed",
     6: "the engine build failed",
     7: "the engine store failed",

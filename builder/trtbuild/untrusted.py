@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trtbuild.errors import SpecError
+from trtbuild.errors import FetchError
 
 CONFIG_LIMIT_BYTES = 8 << 20
 """Largest ``config.json`` that is read; published ones have some kilobytes, with long label tables a megabyte."""
@@ -122,15 +122,15 @@ class Fields:
         self._where = where
         self._values = values
 
-    def refusal(self, name: str, expected: str) -> SpecError:
+    def refusal(self, name: str, expected: str) -> FetchError:
         """Return the error for a field that is not as it must be."""
-        return SpecError(f"{self._where}: {name}: expected {expected}, got {shown(self._values[name])}", hint=_HINT)
+        return FetchError(f"{self._where}: {name}: expected {expected}, got {shown(self._values[name])}", hint=_HINT)
 
     def size(self, *names: str, default: int | None = None, limit: int = SIZE_LIMIT) -> int:
         """Return the first of ``names`` that is set, as a positive whole number up to ``limit``.
 
         Raises:
-            SpecError: It is something else, or none is set and there is no default.
+            FetchError: It is something else, or none is set and there is no default.
         """
         for name in names:
             value = self._values.get(name)
@@ -142,7 +142,7 @@ class Fields:
                 raise self.refusal(name, f"a whole number up to {limit:,}")
             return value
         if default is None:
-            raise SpecError(
+            raise FetchError(
                 f"{self._where} has none of {', '.join(names)}",
                 hint="only decoder-only text-generation models can be built",
             )
@@ -152,13 +152,13 @@ class Fields:
         """Return a positive finite number.
 
         Raises:
-            SpecError: It is something else, or not set and there is no default.
+            FetchError: It is something else, or not set and there is no default.
         """
         value = self._values.get(name)
         if value is None and default is not None:
             return default
         if value is None:
-            raise SpecError(f"{self._where} has no {name}", hint=_HINT)
+            raise FetchError(f"{self._where} has no {name}", hint=_HINT)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise self.refusal(name, "a positive number")
         if value > SIZE_LIMIT:
@@ -169,19 +169,19 @@ class Fields:
         """Return a list of exactly ``count`` positive finite numbers.
 
         Raises:
-            SpecError: It is something else.
+            FetchError: It is something else.
         """
         value = self._values.get(name)
         if not isinstance(value, list) or len(value) != count:
             found = f"{len(value)} values" if isinstance(value, list) else shown(value)
-            raise SpecError(f"{self._where}: {name}: expected a list of {count} numbers, got {found}", hint=_HINT)
+            raise FetchError(f"{self._where}: {name}: expected a list of {count} numbers, got {found}", hint=_HINT)
         return tuple(Fields(f"{self._where}: {name}", {"value": each}).number("value") for each in value)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """Return true or false.
 
         Raises:
-            SpecError: It is something else: the text "false", taken for what Python makes of it, would be true.
+            FetchError: It is something else: the text "false", taken for what Python makes of it, would be true.
         """
         value = self._values.get(name)
         if value is None:
@@ -199,7 +199,7 @@ class Fields:
         """Return an object field, or an empty one when it is absent or null.
 
         Raises:
-            SpecError: It is something else.
+            FetchError: It is something else.
         """
         value = self._values.get(name)
         if value is None:

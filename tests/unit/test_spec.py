@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from trtbuild.errors import SpecError
@@ -108,3 +110,22 @@ def test_defaults_of_the_table_and_of_the_values_agree() -> None:
 def test_bfloat16_is_not_dropped() -> None:
     """The system before this one compared dtype with "bfloat" and lost bfloat16 silently."""
     assert parse_spec({"model": "m", "dtype": "bfloat16"}).engine.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [*((word, True) for word in ("1", "true", "Yes", "on")), *((word, False) for word in ("0", "false", "No", "off"))],
+)
+def test_a_switch_takes_the_usual_words(text: str, expected: bool) -> None:
+    assert parse_spec({"model": "m", "allow_pickle": text}).engine.allow_pickle is expected
+
+
+@pytest.mark.parametrize("text", ["maybe", "2", "", "truee"])
+def test_a_switch_takes_no_other_word(text: str) -> None:
+    with pytest.raises(SpecError, match="allow_pickle"):
+        parse_spec({"model": "m", "allow_pickle": text})
+
+
+def test_a_home_directory_in_a_path_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_spec({"model": "m", "store": "~/x"}).store.store == tmp_path / "x"

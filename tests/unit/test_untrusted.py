@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trtbuild.catalog import ModelInfo
-from trtbuild.errors import SpecError
+from trtbuild.errors import FetchError
 from trtbuild.untrusted import Fields, outward_links, parse, read
 
 LIMIT = 1 << 20
@@ -96,7 +96,7 @@ def test_a_field_is_what_it_must_be_or_refused_by_name(value: Any) -> None:
     for read_field in (lambda: fields.size("f"), lambda: fields.number("f"), lambda: fields.numbers("f", 2)):
         try:
             found = read_field()
-        except SpecError as error:
+        except FetchError as error:
             assert "config.json" in error.message
             assert "f" in error.message
             assert len(error.message) < 400
@@ -123,7 +123,7 @@ def test_any_config_is_read_or_refused(changes: dict[str, Any]) -> None:
     config = json.loads(json.dumps({**GOOD, **changes}))
     try:
         model = ModelInfo.from_hf_config("org/model", config)
-    except SpecError as error:
+    except FetchError as error:
         assert error.message.startswith("org/model")
         assert error.hint
     else:

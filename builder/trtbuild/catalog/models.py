@@ -17,7 +17,7 @@ from trtbuild.catalog.blocks import Block, Frame, expert_count, read_blocks, win
 from trtbuild.catalog.checkpoints import Storage, read_storage, stored_bytes
 from trtbuild.catalog.loading import load
 from trtbuild.catalog.parameters import count_parameters, exact_architectures, next_token_parameters
-from trtbuild.errors import SpecError
+from trtbuild.errors import FetchError
 from trtbuild.untrusted import Fields, shown
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -159,18 +159,18 @@ class ModelInfo:
         that wrap a decoder, where what it leaves out is what its class in transformers has by default.
 
         Raises:
-            SpecError: No architecture or a size is missing or not a positive number.
+            FetchError: No architecture or a size is missing or not a positive number.
         """
         merged = _decoder_part(config)
         # TensorRT-LLM goes by the class of the whole model, at the top; a wrapped decoder may have one of its own.
         architectures = config.get("architectures") or merged.get("architectures")
         if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
-            raise SpecError(
+            raise FetchError(
                 f"{model_id}: config.json names no architecture (architectures: {shown(architectures)})",
                 hint="expected a decoder such as LlamaForCausalLM; is this the directory of a text-generation model?",
             )
         if not re.fullmatch(r"\w{1,100}", architectures[0], re.ASCII):
-            raise SpecError(
+            raise FetchError(
                 f"{model_id}: config.json: architectures: expected the name of a class, got {shown(architectures[0])}",
                 hint="expected a decoder such as LlamaForCausalLM; is this the directory of a text-generation model?",
             )
@@ -242,7 +242,7 @@ def rope_settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     the one of full attention counts. ``rope_type`` is "" where nothing is said.
 
     Raises:
-        SpecError: They are no object.
+        FetchError: They are no object.
     """
     given = Fields(where, config)
     settings = dict(given.object("rope_parameters") or given.object("rope_scaling"))
@@ -250,7 +250,7 @@ def rope_settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         settings = dict(settings["full_attention"])
     kind = settings.get("rope_type") or settings.get("type") or ""
     if not isinstance(kind, str) or not re.fullmatch(r"[\w-]{0,40}", kind, re.ASCII):
-        raise SpecError(
+        raise FetchError(
             f"{where}: rope_type: expected a name such as llama3, got {shown(kind)}",
             hint="the file is damaged or not a model's; download the model again",
         )
@@ -268,7 +268,7 @@ def _read_shape(model_id: str, architecture: str, values: Mapping[str, Any]) -> 
     hidden = config.size("hidden_size", "n_embd", "d_model")
     heads = config.size("num_attention_heads", "n_head", "n_heads", limit=_HEADS_LIMIT)
     if heads > hidden:
-        raise SpecError(
+        raise FetchError(
             f"{where}: {heads} attention heads share {hidden} channels, expected at least one for each",
             hint="the file is damaged or not a model's; download the model again",
         )

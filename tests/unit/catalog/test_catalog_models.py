@@ -8,7 +8,7 @@ import pytest
 
 from trtbuild import catalog
 from trtbuild.catalog import ModelInfo
-from trtbuild.errors import SpecError
+from trtbuild.errors import FetchError
 
 MODELS = catalog.models()
 
@@ -252,7 +252,7 @@ def test_published_totals_outside_of_the_catalog(changes: dict[str, object], par
     ids=["empty", "no-architecture", "no-width", "no-layers", "text-for-number"],
 )
 def test_damaged_configs_are_refused_by_key(config: dict[str, object], said: str) -> None:
-    with pytest.raises(SpecError, match="x/y") as caught:
+    with pytest.raises(FetchError, match="x/y") as caught:
         ModelInfo.from_hf_config("x/y", config)
     assert said in caught.value.message
     assert caught.value.hint

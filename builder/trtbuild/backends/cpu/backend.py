@@ -23,7 +23,7 @@ from trtbuild.backends.cpu.families import read_decoder
 from trtbuild.backends.cpu.plan import make_plan
 from trtbuild.backends.cpu.steps import optimum_arguments
 from trtbuild.console import log
-from trtbuild.errors import BuildError, ConvertError, SpecError
+from trtbuild.errors import BuildError, ConvertError, FetchError, SpecError
 from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel
 from trtbuild.process import Command
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, RepositorySpec, closest
@@ -204,16 +204,16 @@ def _read_config(snapshot: Path) -> dict[str, Any]:
     try:
         config = untrusted.read(snapshot / "config.json", untrusted.CONFIG_LIMIT_BYTES)
     except (OSError, ValueError) as error:
-        raise ConvertError(
+        raise FetchError(
             f"config.json of the snapshot cannot be read: {error}", hint="remove the snapshot and run the command again"
         ) from error
     if not isinstance(config, dict):
-        raise ConvertError(
+        raise FetchError(
             "config.json of the snapshot is no JSON object", hint="name the directory of a text-generation model"
         )
     vocabulary = config.get("vocab_size")
     if type(vocabulary) is not int or not 0 < vocabulary <= untrusted.SIZE_LIMIT:
-        raise ConvertError(
+        raise FetchError(
             "config.json of the snapshot: vocab_size: expected a positive whole number, got "
             f"{untrusted.shown(vocabulary)}",
             hint="name the directory of a text-generation model",

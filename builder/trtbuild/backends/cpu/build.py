@@ -10,7 +10,7 @@ from trtbuild.backends.cpu.families import family_of
 from trtbuild.backends.cpu.graph import Graph, Outline, Storage
 from trtbuild.backends.cpu.openvino import ov
 from trtbuild.backends.cpu.weights import Array, Checkpoint
-from trtbuild.errors import ConvertError
+from trtbuild.errors import ConvertError, FetchError
 
 # Buffers that older checkpoints carry and no forward pass needs.
 _IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "embed_positions.inv_freq")
@@ -58,7 +58,7 @@ def _build(graph: Graph, on_layer: Callable[[int], None]) -> ov.Model:
         logits = family_of(graph.decoder.architecture).build(graph, on_layer)
         return graph.model(logits)
     except RuntimeError as error:  # what openvino raises when shapes do not fit
-        raise ConvertError(
+        raise FetchError(
             f"the weights do not fit config.json: {str(error).strip().splitlines()[-1]}",
             hint="the snapshot mixes files of different models; remove it and run the command again",
         ) from error

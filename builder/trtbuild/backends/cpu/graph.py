@@ -18,7 +18,7 @@ from trtbuild.backends.cpu.decoder import Decoder
 from trtbuild.backends.cpu.openvino import op, ov
 from trtbuild.backends.cpu.storage import bfloat16_bits, float16, quantize_int4, quantize_int8
 from trtbuild.backends.cpu.weights import Array, Checkpoint, Tensor
-from trtbuild.errors import ConvertError
+from trtbuild.errors import ConvertError, FetchError
 
 Storage = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 Node = Any  # openvino's node types are not exported with type information
@@ -57,7 +57,7 @@ class Graph:
         """Return a weight that is read by row, after checking that it has a row for everything it is asked for."""
         shape = self.checkpoint.get(name).data.shape
         if not shape or shape[0] < rows:
-            raise ConvertError(
+            raise FetchError(
                 f"tensor {name!r}: expected at least {rows} rows by config.json, got shape {shape}",
                 hint="the snapshot mixes files of different models; remove it and run the command again",
             )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trtbuild.errors import ConvertError
+from trtbuild.errors import ConvertError, FetchError
 from trtbuild.untrusted import HEADER_LIMIT_BYTES, INDEX_LIMIT_BYTES, parse, read, shown
 
 Array = npt.NDArray[Any]
@@ -71,11 +71,11 @@ class Checkpoint:
         """Return a tensor and remember that it was used.
 
         Raises:
-            ConvertError: The checkpoint does not hold it.
+            FetchError: The checkpoint does not hold it.
         """
         tensor = self._tensors.get(name)
         if tensor is None:
-            raise ConvertError(
+            raise FetchError(
                 f"the checkpoint has no tensor {name!r} (it has {len(self._tensors)} others)",
                 hint="the weights do not belong to this config.json, or a shard is missing",
             )
@@ -99,13 +99,13 @@ def open_checkpoint(snapshot: Path) -> Checkpoint:
     """Map every ``*.safetensors`` file of a snapshot.
 
     Raises:
-        ConvertError: There is none, a shard is missing, or a file is damaged.
+        FetchError: There is none, a shard is missing, or a file is damaged.
     """
     tensors: dict[str, Tensor] = {}
     for path in _shards(snapshot):
         found = _map_file(path)
         if both := sorted(tensors.keys() & found.keys()):
-            raise ConvertError(f"{path.name}: tensor {shown(both[0])} is in another shard too", hint=_HINT)
+            raise FetchError(f"{path.name}: tensor {shown(both[0])} is in another shard too", hint=_HINT)
         tensors.update(found)
     return Checkpoint(tensors)
 
@@ -118,7 +118,7 @@ def _shards(snapshot: Path) -> list[Path]:
     if single.is_file():
         return [single]
     pickles = sorted(path.name for path in snapshot.glob("*.bin"))
-    raise ConvertError(
+    raise FetchError(
         f"no model.safetensors in {snapshot}" + (f"; only pickled weights: {', '.join(pickles)}" if pickles else ""),
         hint="the cpu backend reads safetensors only; name a revision or a repository that has them "
         "(on the hub often revision refs/pr/N, made by its safetensors converter)",
@@ -130,13 +130,13 @@ def _indexed(index: Path) -> list[str]:
     try:
         document = read(index, INDEX_LIMIT_BYTES)
     except (OSError, ValueError) as error:
-        raise ConvertError(f"{index.name} cannot be read: {error}", hint=_HINT) from None
+        raise FetchError(f"{index.name} cannot be read: {error}", hint=_HINT) from None
     weight_map = document.get("weight_map") if isinstance(document, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ConvertError(f"{index.name}: weight_map: expected the shard of each tensor", hint=_HINT)
+        raise FetchError(f"{index.name}: weight_map: expected the shard of each tensor", hint=_HINT)
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
-            raise ConvertError(
+            raise FetchError(
                 f"{index.name}: weight_map: {shown(tensor)}: expected the name of a safetensors file beside it, "
                 f"got {shown(name)}",
                 hint=_HINT,
@@ -144,7 +144,7 @@ def _indexed(index: Path) -> list[str]:
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise ConvertError(f"{index.name} names shards that are not there: {', '.join(missing[:5])}", hint=_HINT)
+        raise FetchError(f"{index.name} names shards that are not there: {', '.join(missing[:5])}", hint=_HINT)
     return names
 
 
@@ -164,17 +164,17 @@ def _map_file(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise ConvertError(f"{path.name}: the header claims {length} bytes, the file has {size}", hint=_HINT)
+            raise FetchError(f"{path.name}: the header claims {length} bytes, the file has {size}", hint=_HINT)
         if length > HEADER_LIMIT_BYTES:
-            raise ConvertError(
+            raise FetchError(
                 f"{path.name}: the header claims {length} bytes, expected at most {HEADER_LIMIT_BYTES}", hint=_HINT
             )
         try:
             header = parse(file.read(length), unique=True)
         except ValueError as error:
-            raise ConvertError(f"{path.name}: the header cannot be read: {error}", hint=_HINT) from None
+            raise FetchError(f"{path.name}: the header cannot be read: {error}", hint=_HINT) from None
     if not isinstance(header, dict):
-        raise ConvertError(f"{path.name}: the header cannot be read: expected an object", hint=_HINT)
+        raise FetchError(f"{path.name}: the header cannot be read: expected an object", hint=_HINT)
     start = 8 + length
     places = [_place(path, name, entry) for name, entry in header.items() if name != "__metadata__"]
     _check_places(path, places, size - start)
@@ -196,11 +196,11 @@ def _place(path: Path, name: str, entry: Any) -> _Place:
     given: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = given.get("dtype"), _counts(given.get("shape")), _counts(given.get("data_offsets"))
     if shape is None or len(shape) > _MOST_AXES:
-        raise ConvertError(
+        raise FetchError(
             f"{where}: shape: expected up to {_MOST_AXES} sizes, got {shown(given.get('shape'))}", hint=_HINT
         )
     if offsets is None or len(offsets) != 2:
-        raise ConvertError(
+        raise FetchError(
             f"{where}: data_offsets: expected two positions, got {shown(given.get('data_offsets'))}", hint=_HINT
         )
     dtype = _DTYPES.get(kind) if isinstance(kind, str) else None
@@ -212,7 +212,7 @@ def _place(path: Path, name: str, entry: Any) -> _Place:
     begin, end = offsets
     expected = math.prod(shape) * dtype.itemsize
     if end - begin != expected:
-        raise ConvertError(f"{where} needs {expected} bytes, its place is {begin}..{end}", hint=_HINT)
+        raise FetchError(f"{where} needs {expected} bytes, its place is {begin}..{end}", hint=_HINT)
     return _Place(name=name, dtype=kind, shape=shape, begin=begin, end=end)
 
 
@@ -229,11 +229,11 @@ def _check_places(path: Path, places: Sequence[_Place], size: int) -> None:
     for place in sorted(places, key=lambda each: (each.begin, each.end)):
         if place.begin != end:
             what = "overlaps" if place.begin < end else "leaves a gap after"
-            raise ConvertError(
+            raise FetchError(
                 f"{path.name}: tensor {shown(place.name)} at {place.begin}..{place.end} {what} {last}, which ends at "
                 f"{end}",
                 hint=_HINT,
             )
         last, end = f"tensor {shown(place.name)}", place.end
     if end != size:
-        raise ConvertError(f"{path.name}: tensors end at {end} of {size} bytes: cut off or damaged", hint=_HINT)
+        raise FetchError(f"{path.name}: tensors end at {end} of {size} bytes: cut off or damaged", hint=_HINT)

@@ -27,7 +27,7 @@ from trtbuild.backends.tensorrt_llm.target import find_target
 from trtbuild.catalog import GpuArchitecture, TensorInfo, diagnose, safe_image_since, trtllm
 from trtbuild.console import log
 from trtbuild.console.log import format_bytes
-from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
+from trtbuild.errors import BuildError, ConvertError, FetchError, HostError, SpecError
 from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, feasibility
 from trtbuild.plan.memory import kv_fraction
 from trtbuild.process import Command, Completed
@@ -272,7 +272,7 @@ def _refuse_remote_code(plan: BuildPlan, snapshot: Path) -> None:
     try:
         config = untrusted.read(snapshot / "config.json", untrusted.CONFIG_LIMIT_BYTES)
     except (OSError, ValueError) as error:
-        raise ConvertError(f"{snapshot}/config.json cannot be read: {error}", hint="download the model again") from None
+        raise FetchError(f"{snapshot}/config.json cannot be read: {error}", hint="download the model again") from None
     if isinstance(config, dict) and config.get("auto_map"):
         raise ConvertError(
             f"{plan.model.model_id} ships Python code that conversion would run: {', '.join(shipped)}",

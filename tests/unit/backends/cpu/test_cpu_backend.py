@@ -11,7 +11,7 @@ import pytest
 from tests.unit.backends.cpu.test_cpu_plan import HOST, plan
 from trtbuild import backends
 from trtbuild.backends.cpu.backend import engine_config
-from trtbuild.errors import BuildError, ConvertError, SpecError
+from trtbuild.errors import BuildError, FetchError, SpecError
 from trtbuild.spec import CpuInfo, HostInfo, RepositorySpec
 
 CPU = backends.get("cpu")
@@ -109,5 +109,5 @@ def test_availability_names_the_missing_package() -> None:
 def test_a_snapshot_without_a_usable_config_is_refused(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ConvertError, match="config.json of the snapshot"):
+    with pytest.raises(FetchError, match="config.json of the snapshot"):
         CPU.build(plan(), tmp_path, tmp_path / "engine", tmp_path / "work")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.data.cpu_parity.checkpoints import CONFIGS, make_tensors, safetensors_bytes, write_checkpoint
 from trtbuild.backends.cpu.weights import Tensor, open_checkpoint
-from trtbuild.errors import ConvertError
+from trtbuild.errors import ConvertError, FetchError
 
 TENSORS = {"a.weight": np.array([[1.5, -2.25], [0.0, 3e-3]], np.float32), "b": np.arange(3, dtype=np.float32)}
 
@@ -51,7 +51,7 @@ def test_shards_hold_together(tmp_path: Path) -> None:
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(TENSORS))
-    with pytest.raises(ConvertError, match="no tensor 'c'"):
+    with pytest.raises(FetchError, match="no tensor 'c'"):
         open_checkpoint(tmp_path).get("c")
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_refused(damage: Callable[[Path], None], message: str,
     damage(path)
     tracemalloc.start()
     try:
-        with pytest.raises(ConvertError, match=f"^model.safetensors: .*{message}") as caught:
+        with pytest.raises((ConvertError, FetchError), match=f"^model.safetensors: .*{message}") as caught:
             open_checkpoint(tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
@@ -139,7 +139,7 @@ def test_a_damaged_file_is_refused(damage: Callable[[Path], None], message: str,
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "model.safetensors").write_bytes(len(data).to_bytes(8, "little") + data)
-        with contextlib.suppress(ConvertError):
+        with contextlib.suppress(ConvertError, FetchError):
             open_checkpoint(Path(directory))
 
 
@@ -162,7 +162,7 @@ def test_an_index_names_files_beside_it(index: str, message: str, tmp_path: Path
     model.mkdir()
     (tmp_path / "x.safetensors").write_bytes(safetensors_bytes(TENSORS))
     (model / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(ConvertError, match=f"^model.safetensors.index.json.*{message}") as caught:
+    with pytest.raises(FetchError, match=f"^model.safetensors.index.json.*{message}") as caught:
         open_checkpoint(model)
     assert caught.value.hint
 
@@ -172,18 +172,18 @@ def test_a_tensor_is_in_one_shard_only(tmp_path: Path) -> None:
         (tmp_path / f"{name}.safetensors").write_bytes(safetensors_bytes(TENSORS))
     weight_map = {"a.weight": "x.safetensors", "b": "y.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(ConvertError, match=r"y.safetensors: tensor 'a.weight' is in another shard too"):
+    with pytest.raises(FetchError, match=r"y.safetensors: tensor 'a.weight' is in another shard too"):
         open_checkpoint(tmp_path)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     write_checkpoint("opt", tmp_path, shards=3)
     (tmp_path / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(ConvertError, match="model-00002-of-00003"):
+    with pytest.raises(FetchError, match="model-00002-of-00003"):
         open_checkpoint(tmp_path)
 
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ConvertError, match="only pickled weights: pytorch_model.bin"):
+    with pytest.raises(FetchError, match="only pickled weights: pytorch_model.bin"):
         open_checkpoint(tmp_path)
