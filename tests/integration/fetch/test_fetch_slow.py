@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import itertools
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +77,34 @@ def test_a_compressed_file_is_refused_at_once(hub: HubStub, client: Client, wher
         client.fetch()
     assert "compresses downloads" in caught.value.hint
     assert client.pauses == []
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "is full: .* are free: something else filled it during the download"),
+        (errno.EDQUOT, "the disk quota of uid .* is used up: something else filled it"),
+        (errno.EFBIG, "takes no file as large as that"),
+        (errno.EIO, "cannot be written: Input/output error"),
+    ],
+)
+def test_a_disk_that_fails_in_the_middle_is_named_and_nothing_stays_open(
+    hub: HubStub, client: Client, number: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("org/model", files := small_model())
+    writes = itertools.count()
+    write = os.pwrite
+
+    def fail(fd: int, data: bytes, offset: int) -> int:
+        if next(writes) > 3:
+            raise OSError(number, os.strerror(number))
+        return write(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    with pytest.raises(FetchError, match=words) as caught:
+        client.fetch()
+    assert "--hf-cache" in caught.value.hint
+    held = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert not [path for path in held if path.startswith(str(client.cache))]
+    monkeypatch.undo()
+    assert contents(client.fetch()) == {name: files[name] for name in NEEDED}
