@@ -139,7 +139,7 @@ def prepare_server(server: Server, *, cache_dir: Path, search_path: str, library
 def remove_stale_regions(
     http_port: int,
     *,
-    shm: Path = Path("/dev/shm"),  # noqa: S108 - where the regions are
+    shm: Path = Path("/dev/shm"),  # noqa: S108 - shared memory, no temporary file  # noqa: S108 - where the regions are
     proc: Path = Path("/proc"),
 ) -> list[str]:
     """Remove the shared memory that a killed server of this port left, and return the names of the regions.

@@ -20,7 +20,7 @@ EXAMPLES_DIR = "/app/examples"
 Source: tensorrtllm_backend dockerfile/Dockerfile.triton.trt_llm_backend, which copies examples there since v0.17.0.
 """
 
-OptionKind = Literal["str", "int", "float", "bool", "flag", "switch", "choice", "list"]
+OptionKind = Literal["str", "int", "float", "bool", "flag", "switch", "choice", "list", "ints"]
 
 _VERSION = re.compile(r"^(?P<release>\d+(?:\.\d+)*)(?:(?P<pre>a|b|rc)(?P<pre_n>\d+))?(?P<rest>.*)$")
 _POST = re.compile(r"\.?post(\d+)")
@@ -69,6 +69,7 @@ class BuildOption:
         is_ours: trtbuild sets it; users say it with trtbuild's own option.
         also: Other spellings.
         note: A caution.
+        refused: Values that contradict how engines are served, each with the reason; ``*`` is every value.
     """
 
     name: str
@@ -78,6 +79,7 @@ class BuildOption:
     is_ours: bool = False
     also: tuple[str, ...] = ()
     note: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,23 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnreadKey:
+    """A key of config.json that a converter does not read.
+
+    Attributes:
+        key: The key.
+        neutral: The value that makes no difference.
+        architectures: The classes it is about; empty for all of the family.
+        until: The last release that does not read it, or "".
+    """
+
+    key: str
+    neutral: object
+    architectures: tuple[str, ...] = ()
+    until: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """How checkpoints of a group of architectures are converted.
 
@@ -139,6 +158,8 @@ class Family:
         dtypes: Values its dtype flag takes.
         weight_only: Arguments that make an ``int8`` or ``int4`` weight-only checkpoint.
         pp_sizes: The pipeline sizes it accepts; empty for any.
+        unread: Keys of config.json that it does not read in this release.
+        reads_head_dim: It reads the width of a head; else it takes the model's width divided by the heads.
     """
 
     name: str
@@ -150,6 +171,8 @@ class Family:
     dtypes: tuple[str, ...]
     weight_only: Mapping[str, tuple[str, ...]]
     pp_sizes: tuple[int, ...] = ()
+    unread: tuple[UnreadKey, ...] = ()
+    reads_head_dim: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +232,7 @@ class TrtLlmRelease:
         python: Python version of those images.
         has_llmapi: The images ship the ``llmapi`` model template.
         has_uneven_stages: A pipeline may have a number of stages that does not divide the layers.
+        fp8_attention_later: Compute capabilities without attention in fp8, each with the release that brings it.
         build_options: Options of ``trtllm-build`` by name, every accepted spelling included.
         families: Conversion families.
         quantize: The quantizer.
@@ -227,6 +251,7 @@ class TrtLlmRelease:
     python: str
     has_llmapi: bool
     has_uneven_stages: bool
+    fp8_attention_later: Mapping[str, str]
     build_options: Mapping[str, BuildOption] = field(repr=False)
     families: tuple[Family, ...] = field(repr=False)
     quantize: QuantizeTool = field(repr=False)
@@ -325,6 +350,11 @@ def _release(entry: Mapping[str, Any], *, installed: str) -> TrtLlmRelease:
         python=entry["python"],
         has_llmapi=entry["llmapi"],
         has_uneven_stages=applies(data["uneven_stages"], version),
+        fp8_attention_later={
+            capability: since
+            for capability, since in data["fp8_attention"].items()
+            if not applies({"since": since}, version)
+        },
         build_options=_build_options(version),
         families=_families(version),
         quantize=_quantize_tool(),
@@ -402,6 +432,7 @@ def _build_options(version: str) -> dict[str, BuildOption]:
             is_ours=item.get("ours", False),
             also=tuple(item.get("also", ())),
             note=item.get("note", ""),
+            refused=item.get("refused", {}),
         )
         for spelling in (name, *option.also):
             options[spelling] = option
@@ -430,6 +461,17 @@ def _families(version: str) -> tuple[Family, ...]:
                 dtypes=tuple(item["dtypes"]),
                 weight_only={bits: tuple(item[bits]) for bits in ("int8", "int4")},
                 pp_sizes=(item["pp_size"],) if "pp_size" in item else (),
+                unread=tuple(
+                    UnreadKey(
+                        key=row["key"],
+                        neutral=row["neutral"],
+                        architectures=tuple(row.get("architectures", ())),
+                        until=str(row.get("until", "")),
+                    )
+                    for row in item.get("unread", ())
+                    if applies({"until": row.get("until")}, version)
+                ),
+                reads_head_dim=item.get("head_dim", True),
             )
         )
     return tuple(families)

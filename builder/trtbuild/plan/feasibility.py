@@ -19,6 +19,7 @@ from trtbuild.catalog import (
     safe_image_since,
     trtllm_versions,
 )
+from trtbuild.plan.conversion import attention_problem, calibration_problem, group_problem, unread_problem
 from trtbuild.plan.llm_api import or_llm_api
 from trtbuild.plan.memory import GpuMemory, Layout, Limits, gpu_memory
 from trtbuild.plan.problem import Problem
@@ -75,15 +76,17 @@ def parallel_problem(model: ModelInfo, tp_size: int, pp_size: int, *, family: Fa
 
 
 def _tp_reason(model: ModelInfo, tp_size: int) -> str:
-    if model.heads % tp_size:
-        return f"--tp {tp_size}: {model.name} has {model.heads} attention heads, which {tp_size} does not divide"
-    if model.kv_heads % tp_size and tp_size % model.kv_heads:
-        return (
-            f"--tp {tp_size}: {model.name} has {model.kv_heads} key/value heads, "
-            f"which can be neither shared nor copied evenly over {tp_size} ranks"
-        )
-    if model.intermediate_size % tp_size:
-        return f"--tp {tp_size}: the MLP of {model.name} is {model.intermediate_size} wide, not divisible by {tp_size}"
+    for block in dict.fromkeys(model.blocks):
+        if block.heads % tp_size:
+            return f"--tp {tp_size}: {model.name} has {block.heads} attention heads, which {tp_size} does not divide"
+        kv_heads = 0 if block.latent else block.kv_heads
+        if kv_heads and kv_heads % tp_size and tp_size % kv_heads:
+            return (
+                f"--tp {tp_size}: {model.name} has {kv_heads} key/value heads, "
+                f"which can be neither shared nor copied evenly over {tp_size} ranks"
+            )
+        if block.inner % tp_size:
+            return f"--tp {tp_size}: the MLP of {model.name} is {block.inner} wide, not divisible by {tp_size}"
     return ""
 
 
@@ -153,6 +156,8 @@ def family_problem(
         )
     if problem := rope_problem(model, family):
         return replace(problem, remedy=or_llm_api(problem.remedy, release.installed, model))
+    if problem := unread_problem(model, family):
+        return replace(problem, remedy=or_llm_api(problem.remedy, release.installed, model))
     needs_quantizer = preset(quantization).is_calibrated or kv_cache_dtype != "auto"
     supported = release.quantize.presets.get(model.architecture, ())
     if preset(quantization).is_calibrated and quantization not in supported:
@@ -184,6 +189,8 @@ def problems(
     architecture: GpuArchitecture | None,
     product: str,
     gpus: int | None = None,
+    gpu_bytes: int = 0,
+    compute_capability: str = "",
 ) -> Iterator[Problem]:
     """Yield every reason why an engine cannot be, the most basic first.
 
@@ -194,6 +201,8 @@ def problems(
         architecture: What the GPU can compute; None for a GPU the catalog does not know, which is not checked.
         product: The GPU's label, for messages.
         gpus: GPUs that are there; None when that does not matter.
+        gpu_bytes: Memory of one; 0 leaves out whether a calibration has room.
+        compute_capability: Of the GPU; "" leaves out what differs within an architecture.
     """
     kinds = {"quantization": layout.preset.name, "kv_cache_dtype": layout.kv_cache_dtype}
     found: list[Problem | None] = []
@@ -203,11 +212,16 @@ def problems(
     if architecture is not None:
         found.append(gpu_problem(architecture, product, dtype=layout.dtype, **kinds))
     family = find_family(release, model.architecture)
+    found.append(attention_problem(release, layout, compute_capability=compute_capability, product=product))
     found.append(parallel_problem(model, layout.tp_size, layout.pp_size, family=family))
+    found.append(group_problem(model, layout))
     if not release.has_uneven_stages and model.layers % layout.pp_size:
         found.append(_uneven_problem(release, model, layout.pp_size))
     if gpus is not None and layout.world_size > gpus:
         found.append(_gpu_count_problem(layout, gpus))
+    if gpu_bytes:
+        count = layout.world_size if gpus is None else gpus
+        found.append(calibration_problem(model, layout, gpus=count, gpu_bytes=gpu_bytes, product=product))
     yield from (problem for problem in found if problem is not None)
 
 
@@ -255,15 +269,24 @@ def smallest_fit(
     architecture: GpuArchitecture,
     product: str,
     gpu_bytes: int,
+    compute_capability: str = "",
     max_gpus: int = 8,
 ) -> Fit | None:
     """Return the fewest GPUs of a product that serve a model, tensor parallel before pipeline parallel; None if none.
 
-    ``layout`` gives the types; its sizes are ignored.
+    ``layout`` gives the types; its sizes are ignored. A calibration may need more of them while it runs.
     """
     for tp_size, pp_size in _sizes(max_gpus):
         cut = replace(layout, tp_size=tp_size, pp_size=pp_size)
-        if next(problems(model, cut, release=release, architecture=architecture, product=product), None):
+        found = problems(
+            model,
+            cut,
+            release=release,
+            architecture=architecture,
+            product=product,
+            compute_capability=compute_capability,
+        )
+        if next(found, None):
             continue
         memory = gpu_memory(model, cut, limits, gpu_bytes=gpu_bytes)
         if memory.fits:

@@ -75,6 +75,7 @@ def survey(
                 architecture=sku.architecture,
                 product=sku.product,
                 gpu_bytes=sku.memory_bytes,
+                compute_capability=sku.compute_capability,
                 max_gpus=MAX_GPUS,
             )
         row = SkuFit(sku=sku, dtype=chosen, fits=fits, room=None)

@@ -31,6 +31,7 @@ def plan_warnings(
         yield unsafe
     if not model.is_exact:
         yield memory.estimate_warning(model)
+    yield from _window_warnings(model, shape)
     expected = target.release.tensorrt
     found = host.versions.get("tensorrt")
     if found and not expected.startswith(found) and not found.startswith(expected):
@@ -58,4 +59,21 @@ def plan_warnings(
         yield (
             f"the key/value cache holds {gpu.kv_tokens:,} tokens: {gpu.full_sequences} of {shape.max_batch_size} slots "
             f"at {shape.max_seq_len} tokens each; shorter requests use more slots"
+        )
+
+
+def _window_warnings(model: ModelInfo, shape: EngineShape) -> Iterator[str]:
+    windows = shape.options.get("attention_windows")
+    if isinstance(windows, list):
+        yield (
+            f"{model.name} attends to {model.sliding_window_tokens} tokens in some layers: max_attention_window_size "
+            f"{','.join(map(str, windows))} is served, and with it no reuse of prompt beginnings and no prompts in "
+            "pieces; "
+            f"both work with --max-seq-len {model.sliding_window_tokens} or less"
+        )
+    elif model.sliding_window_tokens == shape.max_seq_len < model.context_tokens:
+        yield (
+            f"sequences end at the attention window of {model.name}, {shape.max_seq_len} of {model.context_tokens} "
+            "tokens; "
+            "a larger --max-seq-len is served with windows, without reuse of prompt beginnings"
         )

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from trtbuild import process, untrusted
 from trtbuild.backends.tensorrt_llm import commands
@@ -24,7 +25,8 @@ from trtbuild.backends.tensorrt_llm.options import backend_parameters
 from trtbuild.backends.tensorrt_llm.plan import make_plan
 from trtbuild.backends.tensorrt_llm.shape import split_calibration
 from trtbuild.backends.tensorrt_llm.target import find_target
-from trtbuild.catalog import GpuArchitecture, TensorInfo, diagnose, safe_image_since, trtllm
+from trtbuild.backends.tensorrt_llm.windows import read_windows, write_windows
+from trtbuild.catalog import GpuArchitecture, TensorInfo, TrtLlmRelease, diagnose, safe_image_since, trtllm
 from trtbuild.console import log
 from trtbuild.console.log import format_bytes
 from trtbuild.errors import BuildError, ConvertError, FetchError, HostError, SpecError
@@ -197,6 +199,8 @@ class TensorRtLlmBackend:
                 hint="look at the log for a rank that gave up; less memory than needed is the usual reason",
                 log_tail=done.tail,
             ) from None
+        if windows := plan.shape.options.get("attention_windows"):
+            write_windows(paths.engine, cast("list[int]", windows))
         if (info.tp_size, info.pp_size) != (plan.shape.tp_size, plan.shape.pp_size):
             raise BuildError(
                 f"trtllm-build made an engine of tp {info.tp_size} x pp {info.pp_size}, "
@@ -286,6 +290,7 @@ def _template_variables(info: EngineInfo, engine_dir: Path, spec: RepositorySpec
     config = read_config(engine_dir)
     pretrained, build = config["pretrained_config"], config["build_config"]
     fraction = kv_fraction(spec.kv_cache_free_gpu_mem_fraction)
+    windows = read_windows(engine_dir)
     ours = {
         "gpt_model_type": "inflight_fused_batching",
         "gpt_model_path": str(engine_dir),
@@ -294,12 +299,14 @@ def _template_variables(info: EngineInfo, engine_dir: Path, spec: RepositorySpec
         "kv_cache_free_gpu_mem_fraction": f"{fraction:g}",
         "batch_scheduler_policy": spec.batch_scheduler_policy,
         "exclude_input_in_output": "true",
-        **_reuse(spec, build),
+        **_reuse(spec, build, has_windows=bool(windows)),
     }
+    if windows and "max_attention_window_size" not in spec.template_parameter:
+        ours["max_attention_window_size"] = ",".join(map(str, windows))
     types = {
         "logits_datatype": _triton_type("logits_dtype", pretrained.get("logits_dtype") or "float32"),
         "encoder_input_features_data_type": "FP16",
-        "prompt_embedding_table_data_type": _triton_type("dtype", info.dtype),
+        "prompt_embedding_table_data_type": _embedding_type(release, info.dtype),
     }
     parameters = backend_parameters(release, ours, spec.template_parameter)
     names: dict[str, JsonValue] = {**release.tensor_names}
@@ -314,6 +321,15 @@ def _template_variables(info: EngineInfo, engine_dir: Path, spec: RepositorySpec
     }
 
 
+def _embedding_type(release: TrtLlmRelease, dtype: str) -> str:
+    """Return the type of prompt_embedding_table: fixed in the templates before it became a placeholder.
+
+    Source: tensorrt_llm/config.pbtxt of tensorrtllm_backend v0.17.0 to v0.19.0 and of 0.20.0 (a451bf93): TYPE_FP16.
+    """
+    is_ours = "prompt_embedding_table_data_type" in release.template_placeholders["tensorrt_llm"]
+    return _triton_type("dtype", dtype) if is_ours else "FP16"
+
+
 def _triton_type(name: str, dtype: object) -> str:
     found = _TRITON_TYPES.get(dtype) if isinstance(dtype, str) else None
     if found is None:
@@ -325,21 +341,24 @@ def _triton_type(name: str, dtype: object) -> str:
     return found
 
 
-def _reuse(spec: RepositorySpec, build: dict[str, JsonValue]) -> dict[str, str]:
-    """Return the parameters that need paged context attention; off, with a warning, where the engine lacks it."""
+def _reuse(spec: RepositorySpec, build: dict[str, JsonValue], *, has_windows: bool) -> dict[str, str]:
+    """Return the parameters that need paged context attention; off, with a warning, where the engine lacks it.
+
+    Beside windows of several lengths, too: with 1.2.0 the first reused block ends the engine (issue 13123 of
+    NVIDIA/TensorRT-LLM), and that prompts in pieces work is written nowhere.
+    """
     plugins = build.get("plugin_config")
     is_paged = not isinstance(plugins, dict) or bool(plugins.get("use_paged_context_fmha", True))
     wanted = {
         "enable_kv_cache_reuse": spec.enable_kv_cache_reuse,
         "enable_chunked_context": spec.enable_chunked_context,
     }
-    off = [name for name, is_wanted in wanted.items() if is_wanted and not is_paged]
+    is_possible = is_paged and not has_windows
+    off = [name for name, is_wanted in wanted.items() if is_wanted and not is_possible]
     if off:
-        log.get().warning(
-            "no_paged_context",
-            f"{' and '.join(off)} stay off: the engine was built with use_paged_context_fmha=disable",
-        )
-    return {name: "true" if is_wanted and is_paged else "false" for name, is_wanted in wanted.items()}
+        why = "its layers keep attention windows" if is_paged else "it was built with use_paged_context_fmha=disable"
+        log.get().warning("no_paged_context", f"{' and '.join(off)} stay off for this engine: {why}")
+    return {name: "true" if is_wanted and is_possible else "false" for name, is_wanted in wanted.items()}
 
 
 def _tensor(tensor: TensorInfo, types: dict[str, str]) -> dict[str, JsonValue]:

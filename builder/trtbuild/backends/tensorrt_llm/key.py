@@ -48,6 +48,8 @@ def engine_key(model: ResolvedModel, shape: EngineShape, target: Target, host: H
         "cuda": host.versions.get("cuda"),
         "platform": host.platform,
     }
+    if "attention_windows" in shape.options:  # kept with the engine, which is served with them
+        fields["attention_windows"] = shape.options["attention_windows"]
     kind = shape.dtype if shape.quantization == "none" else f"{shape.dtype}-{shape.quantization}"
     cache = "" if shape.kv_cache_dtype == "auto" else f"-kv{shape.kv_cache_dtype}"
     return EngineKey(

@@ -27,8 +27,9 @@ _FALSE = frozenset({"false", "disable", "off", "no", "0"})
 _GEMM_PLUGINS = {"fp8": "disable", "nvfp4": "nvfp4"}
 
 # Paged context attention has no kernels for an int8 cache, and for an fp8 cache only in models that compute in fp8.
-# Source: tensorrt_llm/builder.py, build(): older releases end there, newer ones turn it off with a warning.
-_FP8_ATTENTION = frozenset({"fp8", "w4a8-awq", "nvfp4"})
+# Source: tensorrt_llm/builder.py, build(): older releases end there, newer ones turn it off with a warning. With W4A8
+# AWQ the builder of 0.17 ends too, and where a later one builds it, no kernels are found (issues 2810 and 9253).
+_FP8_ATTENTION = frozenset({"fp8", "nvfp4"})
 
 
 def check_build_options(given: Mapping[str, str], release: TrtLlmRelease) -> dict[str, str]:
@@ -49,6 +50,8 @@ def check_build_options(given: Mapping[str, str], release: TrtLlmRelease) -> dic
             note = option.note or "trtbuild sets it"
             raise SpecError(f"build_option {name}: not accepted: {note}", hint="drop this --build-option")
         text = _legal(f"build_option {name}", value, option)
+        if text is not None and (reason := option.refused.get(text) or option.refused.get("*")):
+            raise SpecError(f"build_option {name}={text}: not accepted: {reason}", hint="drop this --build-option")
         if text is not None:
             checked[option.name] = text
     return dict(sorted(checked.items()))
@@ -91,6 +94,14 @@ def _legal(what: str, value: str, option: BuildOption | BackendParameter) -> str
             f"{closest(value, option.choices)}",
             hint="write it as NAME=VALUE",
         )
+    if option.kind == "ints":
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
+            raise SpecError(
+                f"{what}: expected whole numbers above 0, one or several with commas, got {value!r}",
+                hint="write it as NAME=4096 or NAME=4096,8192",
+            )
+        return ",".join(parts)
     if option.kind in {"int", "float"}:
         try:
             int(value) if option.kind == "int" else float(value)

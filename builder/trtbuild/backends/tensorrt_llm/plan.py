@@ -16,6 +16,7 @@ from trtbuild.catalog import ModelInfo, preset
 from trtbuild.console.log import format_bytes
 from trtbuild.errors import HostError, SpecError
 from trtbuild.plan import Budget, BuildPlan, ResolvedModel, feasibility, memory
+from trtbuild.plan.conversion import calibration_line, is_calibrated
 from trtbuild.spec import EngineSpec, HostInfo
 
 
@@ -45,6 +46,7 @@ def make_plan(spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPl
         max_num_tokens=shape.max_num_tokens,
         max_beam_width=int(beams),
     )
+    layout = replace(layout, has_windowed_cache="attention_windows" in shape.options)
     gpu = memory.gpu_memory(model.info, layout, limits, gpu_bytes=target.gpu.memory_mib << 20)
     if not gpu.fits:
         raise _too_big(model.info, layout, limits, target, gpu)
@@ -54,6 +56,7 @@ def make_plan(spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPl
         workers=int(str(shape.options["workers"])),
         is_calibrated=commands.needs_quantizer(shape),
     )
+    calibration = (calibration_line(model.info, layout.preset, target.gpus),) if is_calibrated(layout) else ()
     plan = BuildPlan(
         backend="tensorrt_llm",
         model=model,
@@ -61,7 +64,7 @@ def make_plan(spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPl
         sku=target.product,
         key=engine_key(model, shape, target, host),
         steps=(),
-        arithmetic=memory.text_lines((*gpu.lines, *room.lines)),
+        arithmetic=memory.text_lines((*gpu.lines, *calibration, *room.lines)),
         budget=Budget(
             snapshot_bytes=room.snapshot_bytes,
             checkpoint_bytes=room.checkpoint_bytes,
@@ -83,6 +86,8 @@ def _refuse_impossible(model: ModelInfo, layout: memory.Layout, target: Target) 
             architecture=target.architecture,
             product=target.product,
             gpus=target.gpus,
+            gpu_bytes=target.gpu.memory_mib << 20,
+            compute_capability=target.gpu.compute_capability,
         ),
         None,
     )
@@ -123,6 +128,7 @@ def _too_big(
         architecture=target.architecture,
         product=target.product,
         gpu_bytes=gpu.gpu_bytes,
+        compute_capability=target.gpu.compute_capability,
         max_gpus=64,
     )
     more = f"--tp {fit.layout.tp_size} --pp {fit.layout.pp_size}" if fit else "a smaller --max-seq-len"

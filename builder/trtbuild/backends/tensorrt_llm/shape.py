@@ -9,6 +9,7 @@ from trtbuild.backends.gpu import choose_limits
 from trtbuild.backends.tensorrt_llm import commands
 from trtbuild.backends.tensorrt_llm.options import check_build_options, chosen_build_options
 from trtbuild.backends.tensorrt_llm.target import Target
+from trtbuild.backends.tensorrt_llm.windows import attention_windows, windowless_length
 from trtbuild.catalog import EXAMPLES_DIR, ModelInfo
 from trtbuild.errors import SpecError
 from trtbuild.plan import EngineShape, memory
@@ -28,6 +29,8 @@ def choose_shape(
     spec: EngineSpec, model: ModelInfo, layout: memory.Layout, target: Target, host: HostInfo
 ) -> EngineShape:
     """Return every choice made, or refuse what contradicts itself."""
+    if (length := windowless_length(spec, model)) is not None:
+        spec = replace(spec, max_seq_len=length)
     batch, seq, inputs, tokens = choose_limits(spec, model)
     given = check_build_options(spec.build_option, target.release)
     shape = EngineShape(
@@ -42,10 +45,15 @@ def choose_shape(
         max_num_tokens=tokens,
     )
     chosen = chosen_build_options(shape)
+    if target.gpu.compute_capability in target.release.fp8_attention_later:
+        chosen["use_fp8_context_fmha"] = "disable"
+    if given.get("context_fmha") == "disable":
+        chosen["use_paged_context_fmha"] = "disable"
     if (given.get("use_paged_context_fmha"), chosen["use_paged_context_fmha"]) == ("enable", "disable"):
         raise SpecError(
             f"build_option use_paged_context_fmha=enable: no kernels for --dtype {shape.dtype} with "
-            f"--kv-cache-dtype {shape.kv_cache_dtype} and --quantization {shape.quantization}",
+            f"--kv-cache-dtype {shape.kv_cache_dtype} and --quantization {shape.quantization}"
+            + (" and context_fmha=disable" if given.get("context_fmha") == "disable" else ""),
             hint="drop it, or pass --kv-cache-dtype auto; an fp8 cache has it with --quantization fp8",
         )
     said: dict[str, JsonValue] = {**dict(sorted({**chosen, **given}.items()))}
@@ -58,6 +66,8 @@ def choose_shape(
         "build": said,
         "trust_remote_code": spec.trust_remote_code,
     }
+    if windows := attention_windows(model, seq):
+        options["attention_windows"] = list(windows)
     if commands.needs_quantizer(shape):
         options["calibration"] = _calibration(spec)
     elif spec.calibration:

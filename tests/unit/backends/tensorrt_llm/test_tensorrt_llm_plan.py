@@ -127,7 +127,7 @@ def test_checkpoint_commands(alias: str, options: dict[str, object], version: st
         ("h100", "none", "auto", "--gemm_plugin bfloat16 --use_paged_context_fmha enable"),
         ("h100", "fp8", "auto", "--gemm_plugin disable --use_paged_context_fmha enable"),
         ("h100", "fp8", "fp8", "--gemm_plugin disable --use_paged_context_fmha enable"),
-        ("h100", "w4a8-awq", "fp8", "--gemm_plugin bfloat16 --use_paged_context_fmha enable"),
+        ("h100", "w4a8-awq", "fp8", "--gemm_plugin bfloat16 --use_paged_context_fmha disable"),
         ("b200", "nvfp4", "fp8", "--gemm_plugin nvfp4 --use_paged_context_fmha enable"),
         ("h100", "none", "fp8", "--gemm_plugin bfloat16 --use_paged_context_fmha disable"),
         ("h100", "int4-awq", "fp8", "--gemm_plugin bfloat16 --use_paged_context_fmha disable"),
