@@ -21,13 +21,19 @@ from trtbuild.catalog.blocks import Block, Latent
 from trtbuild.catalog.checkpoints import Storage
 from trtbuild.catalog.complaints import Complaint, Diagnosis, complaints, diagnose
 from trtbuild.catalog.llmapi import LLMAPI_SINCE, LlmApi, llm_api, samplers
-from trtbuild.catalog.models import (
-    ModelInfo,
-    closest_models,
-    find_model,
-    models,
-)
+from trtbuild.catalog.model_info import ModelInfo
+from trtbuild.catalog.models import closest_models, find_model, models
 from trtbuild.catalog.parameters import BlockCounts, ParameterCounts, count_parameters, exact_architectures
+from trtbuild.catalog.release import (
+    BackendParameter,
+    BuildOption,
+    Family,
+    Preset,
+    QuantizeTool,
+    TensorInfo,
+    TrtLlmRelease,
+    image_name,
+)
 from trtbuild.catalog.skus import (
     GpuArchitecture,
     GpuSku,
@@ -42,16 +48,7 @@ from trtbuild.catalog.skus import (
 )
 from trtbuild.catalog.trtllm import (
     EXAMPLES_DIR,
-    BackendParameter,
-    BuildOption,
-    Family,
-    Preset,
-    QuantizeTool,
-    TensorInfo,
-    TrtLlmRelease,
     find_family,
-    image_name,
-    parse_version,
     preset,
     presets,
     retired_build_options,
@@ -59,6 +56,7 @@ from trtbuild.catalog.trtllm import (
     trtllm_releases,
     trtllm_versions,
 )
+from trtbuild.catalog.versions import parse_version
 
 __all__ = [
     "EXAMPLES_DIR",

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from trtbuild.catalog.loading import load
-from trtbuild.catalog.trtllm import TrtLlmRelease, image_name, parse_version, trtllm_releases
+from trtbuild.catalog.release import TrtLlmRelease, image_name
+from trtbuild.catalog.trtllm import trtllm_releases
+from trtbuild.catalog.versions import parse_version
 
 _RELEASE = re.compile(r"\d{2}\.\d{2}")
 _SERVER = re.compile(r"2\.\d+(\.\d+)?")

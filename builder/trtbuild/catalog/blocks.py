@@ -101,7 +101,7 @@ def _optional(config: Fields, values: Mapping[str, Any], *names: str) -> int:
     """Return the first of ``names`` that is set to more than zero; 0 when none is.
 
     Raises:
-        SpecError: It is no size.
+        FetchError: It is no size.
     """
     return next((config.size(name) for name in names if values.get(name) not in (None, 0)), 0)
 
@@ -110,7 +110,7 @@ def read_blocks(frame: Frame, config: Fields, values: Mapping[str, Any]) -> tupl
     """Return the layers, and the keys whose meaning is not known here (the count is an estimate then).
 
     Raises:
-        SpecError: A size among them is no size.
+        FetchError: A size among them is no size.
     """
     for key, read in (("block_configs", _searched_blocks), ("hybrid_override_pattern", _pattern_blocks)):
         if values.get(key):

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trtbuild.catalog.parameters import ParameterCounts
-
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
@@ -48,18 +46,7 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1 << 16
 
 
-def quantized_weights(counts: ParameterCounts, storage: Storage) -> int:
-    """Return how many weights of the layers are stored quantized."""
-    return counts.matrices if storage.parts == "matrices" else sum(block.experts for block in counts.blocks)
-
-
-def stored_bytes(counts: ParameterCounts, stored_parameters: int, storage: Storage, value_bytes: int) -> int:
-    """Return the bytes of a quantized checkpoint with ``stored_parameters`` weights; its rest has ``value_bytes`` each.
-
-    Layers beyond the model's own (those that predict tokens further ahead) are stored like its last one.
-    """
-    quantized = quantized_weights(counts, storage)
-    if stored_parameters > counts.total:
-        quantized += counts.blocks[-1].matrices if storage.parts == "matrices" else counts.blocks[-1].experts
+def packed_bytes(stored_parameters: int, quantized: int, storage: Storage, value_bytes: int) -> int:
+    """Return the bytes of a checkpoint of which ``quantized`` weights are packed; the rest has ``value_bytes`` each."""
     packed = math.ceil(quantized * storage.bits / 8) + math.ceil(quantized / storage.group_size) * storage.scale_bytes
     return packed + (stored_parameters - quantized) * value_bytes

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from trtbuild.catalog.loading import load
-from trtbuild.catalog.trtllm import applies
+from trtbuild.catalog.versions import applies
 
 LLMAPI_SINCE = "1.0.0"
 """First release whose LLM API runs PyTorch by default. Source: TensorRT-LLM release notes 1.0."""

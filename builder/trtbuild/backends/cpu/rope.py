@@ -8,7 +8,7 @@ from typing import Any
 
 from trtbuild.backends.cpu.config import refuse_option
 from trtbuild.backends.cpu.decoder import Rope
-from trtbuild.catalog.models import rope_settings
+from trtbuild.catalog.model_config import rope_settings
 from trtbuild.untrusted import Fields
 
 
