@@ -32,7 +32,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT / "model_repo_templates" / "_shared"), str(HERE / "upstream")]
 
 import any_tokenizer  # noqa: E402
-from trtbuild_front import http2, kserve  # noqa: E402
+from trtbuild_front.transport import http2, kserve  # noqa: E402
 
 from trtbuild import health, process  # noqa: E402
 from trtbuild.access import make_secrets  # noqa: E402

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from trtbuild_front import kserve
 from trtbuild_front.accounting import EngineTimes
 from trtbuild_front.faults import RequestError
 from trtbuild_front.request import GenerationRequest
 from trtbuild_front.text import TextModel, TooManyTokensError, size_bytes
+from trtbuild_front.transport import kserve
 
 _OLD_NAMES = {"min_tokens": "min_length", "seed": "random_seed"}
 _INPUT_TYPES = {"runtime_top_k": np.int32, "seed": np.uint64, "random_seed": np.uint64}

@@ -25,15 +25,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import server_process, text
 from trtbuild_front.decoder_chain import WholeVocabulary
-from trtbuild_front.endpoint import find_endpoint, server_arguments
 from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
 from trtbuild_front.exporter import Exporter, Kind, Series
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
-from trtbuild_front.http2 import Connection
 from trtbuild_front.parameters import are_headers_forwarded
 from trtbuild_front.request import Dialect
 from trtbuild_front.service import Service, Settings, end_process
+from trtbuild_front.transport.endpoint import find_endpoint, server_arguments
+from trtbuild_front.transport.http2 import Connection
 
 _COUNTS = ("num_input_tokens", "num_output_tokens")
 """Outputs of TensorRT-LLM's models that are sent when ``return_<name>`` asks for them."""

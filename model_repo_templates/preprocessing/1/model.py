@@ -13,10 +13,10 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import server_process, text
-from trtbuild_front.endpoint import server_arguments
 from trtbuild_front.faults import EngineError, RequestError
 from trtbuild_front.parameters import are_headers_forwarded, check_parameters
 from trtbuild_front.steps import tokenize
+from trtbuild_front.transport.endpoint import server_arguments
 
 
 class TritonPythonModel:

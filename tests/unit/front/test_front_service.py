@@ -20,9 +20,9 @@ from trtbuild_front import service, text
 from trtbuild_front.engine import TIME_OUTPUTS, EngineContract, prepare, read_update, word_list
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
-from trtbuild_front.http2 import StreamEvents
 from trtbuild_front.request import as_inputs, parse_request
 from trtbuild_front.service import Service, Settings
+from trtbuild_front.transport.http2 import StreamEvents
 
 WAIT_S = 30.0
 INPUTS = """input_ids input_lengths request_output_len end_id pad_id streaming temperature min_length random_seed

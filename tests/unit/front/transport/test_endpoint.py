@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from trtbuild_front.endpoint import find_endpoint
+from trtbuild_front.transport.endpoint import find_endpoint
 
 
 @pytest.mark.parametrize(

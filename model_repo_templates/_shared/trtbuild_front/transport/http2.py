@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from trtbuild_front.faults import ProtocolError
-from trtbuild_front.hpack import literal, read_headers, read_status
+from trtbuild_front.transport.hpack import literal, read_headers, read_status
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = (

@@ -10,10 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from trtbuild_front.faults import ProtocolError
-from trtbuild_front.hpack import read_headers, read_status
-
-from tests.unit.front.test_front_http2 import (
+from tests.unit.front.transport.test_http2 import (
     ANSWER,
     CONTINUATION,
     DATA,
@@ -29,6 +26,8 @@ from tests.unit.front.test_front_http2 import (
     literal,
     message,
 )
+from trtbuild_front.faults import ProtocolError
+from trtbuild_front.transport.hpack import read_headers, read_status
 
 PRIORITY, PUSH_PROMISE = 2, 5
 CALLS = 3
@@ -192,7 +191,7 @@ def test_unfinished_messages_are_bounded_together() -> None:
     body = bytes(1 << 20)
     for limit in (4 << 20, 100 << 20):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("trtbuild_front.http2._MOST_BUFFERED_BYTES", limit)
+            patch.setattr("trtbuild_front.transport.http2._MOST_BUFFERED_BYTES", limit)
             data = b"".join(frame(DATA, 0, n, part) + frame(DATA, 0, n, body) * 3 for n in (1, 3))
             peer, calls = play(data)
             assert bool(peer.connection.failure) is (limit < 6 << 20)
