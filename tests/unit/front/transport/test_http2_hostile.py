@@ -10,6 +10,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trtbuild_front.faults import ProtocolError
+from trtbuild_front.transport.hpack import read_headers, read_status
+
 from tests.unit.front.transport.test_http2 import (
     ANSWER,
     CONTINUATION,
@@ -26,8 +29,6 @@ from tests.unit.front.transport.test_http2 import (
     literal,
     message,
 )
-from trtbuild_front.faults import ProtocolError
-from trtbuild_front.transport.hpack import read_headers, read_status
 
 PRIORITY, PUSH_PROMISE = 2, 5
 CALLS = 3
