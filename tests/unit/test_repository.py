@@ -99,7 +99,7 @@ def test_the_front_model_knows_its_engine(make_model: Callable[..., ServedModel]
     }
     assert {path for path in files if path.startswith("chat/1/trtbuild_front/")} > {
         "chat/1/trtbuild_front/service.py",
-        "chat/1/trtbuild_front/detokenizer.py",
+        "chat/1/trtbuild_front/text/detokenizer.py",
     }
 
 

@@ -109,7 +109,7 @@ def template_fault(directory: Path) -> str:
     import markupsafe
 
     modules = {str(Path(module.__file__ or "").resolve().parents[1]) for module in (jinja2, markupsafe)}
-    renderer = _SHARED / "trtbuild_front" / "renderer.py"
+    renderer = _SHARED / "trtbuild_front" / "text" / "renderer.py"
     argv = (sys.executable, "-I", "-S", "-B", str(renderer), "--check", str(directory), str(_SHARED), *sorted(modules))
     try:
         done = process.run(process.Command(argv=argv), timeout_s=_COMPILE_TIMEOUT_S)

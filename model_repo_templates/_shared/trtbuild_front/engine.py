@@ -18,7 +18,7 @@ import numpy.typing as npt
 from trtbuild_front.accounting import EngineTimes
 from trtbuild_front.faults import RequestError
 from trtbuild_front.request import GenerationRequest
-from trtbuild_front.text import TextModel, TooManyTokensError, size_bytes
+from trtbuild_front.text.model import TextModel, TooManyTokensError, size_bytes
 from trtbuild_front.transport import kserve
 
 _OLD_NAMES = {"min_tokens": "min_length", "seed": "random_seed"}

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from trtbuild_front.accounting import Account
-from trtbuild_front.detokenizer import Detokenizer
 from trtbuild_front.engine import Prompt, Update
 from trtbuild_front.request import GenerationRequest
-from trtbuild_front.stopping import StopStrings
-from trtbuild_front.text import TextModel
+from trtbuild_front.text.detokenizer import Detokenizer
+from trtbuild_front.text.model import TextModel
+from trtbuild_front.text.stopping import StopStrings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, R
 from trtbuild_front.generation import Generation, Reply, Writer
 from trtbuild_front.lanes import Lanes
 from trtbuild_front.request import Dialect, parse_request
-from trtbuild_front.text import TextModel, size_bytes
+from trtbuild_front.text.model import TextModel, size_bytes
 from trtbuild_front.transport import kserve
 from trtbuild_front.transport.http2 import Connection
 

@@ -19,7 +19,7 @@ from trtbuild_front.engine import word_list
 from trtbuild_front.faults import RequestError
 from trtbuild_front.limits import MAX_TEXT_BYTES
 from trtbuild_front.request import read_text, read_words
-from trtbuild_front.text import TextModel, TooManyTokensError, size_bytes
+from trtbuild_front.text.model import TextModel, TooManyTokensError, size_bytes
 
 Int32 = npt.NDArray[np.int32]
 

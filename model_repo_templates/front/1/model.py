@@ -23,8 +23,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from trtbuild_front import server_process, text
-from trtbuild_front.decoder_chain import WholeVocabulary
+from trtbuild_front import server_process
 from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
 from trtbuild_front.exporter import Exporter, Kind, Series
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
@@ -32,6 +31,8 @@ from trtbuild_front.generation import Piece
 from trtbuild_front.parameters import are_headers_forwarded
 from trtbuild_front.request import Dialect
 from trtbuild_front.service import Service, Settings, end_process
+from trtbuild_front.text.decoder_chain import WholeVocabulary
+from trtbuild_front.text.model import load_text_model
 from trtbuild_front.transport.endpoint import find_endpoint, server_arguments
 from trtbuild_front.transport.http2 import Connection
 
@@ -179,7 +180,7 @@ class TritonPythonModel:
             default_max_tokens=int(values["default_max_tokens"]),
         )
         host, port = find_endpoint(values.get("grpc_endpoint", ""), os.environ, arguments)
-        model = text.load(Path(values["tokenizer_dir"]))
+        model = load_text_model(Path(values["tokenizer_dir"]))
         self._service = Service(
             text=model, contract=contract, settings=settings, connect=lambda: Connection(host, port)
         )

@@ -11,8 +11,9 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from trtbuild_front import server_process, text
+from trtbuild_front import server_process
 from trtbuild_front.steps import detokenize
+from trtbuild_front.text.model import load_text_model
 
 
 class TritonPythonModel:
@@ -22,7 +23,7 @@ class TritonPythonModel:
         """Read the tokenizer."""
         server_process.end_with_server()
         parameters = json.loads(args["model_config"])["parameters"]
-        self._text = text.load(Path(parameters["tokenizer_dir"]["string_value"]), with_template=False)
+        self._text = load_text_model(Path(parameters["tokenizer_dir"]["string_value"]), with_template=False)
         self._skips_special_tokens = parameters["skip_special_tokens"]["string_value"] == "true"
 
     def execute(self, requests: list[Any]) -> list[Any]:

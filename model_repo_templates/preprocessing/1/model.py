@@ -12,10 +12,11 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from trtbuild_front import server_process, text
+from trtbuild_front import server_process
 from trtbuild_front.faults import EngineError, RequestError
 from trtbuild_front.parameters import are_headers_forwarded, check_parameters
 from trtbuild_front.steps import tokenize
+from trtbuild_front.text.model import load_text_model
 from trtbuild_front.transport.endpoint import server_arguments
 
 
@@ -27,7 +28,7 @@ class TritonPythonModel:
         server_process.end_with_server()
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self._text = text.load(Path(parameters["tokenizer_dir"]), with_template=False)
+        self._text = load_text_model(Path(parameters["tokenizer_dir"]), with_template=False)
         self._most_tokens = int(parameters["max_input_len"])
         self._adds_special_tokens = parameters["add_special_tokens"] == "true"
         known = {tensor["name"] for tensor in config["input"]} | set(parameters["ensemble_inputs"].split(","))

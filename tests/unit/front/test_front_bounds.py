@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
-from trtbuild_front import limits, text
+from trtbuild_front import limits
 from trtbuild_front.engine import EngineContract, check_size, prepare
 from trtbuild_front.faults import RequestError
 from trtbuild_front.lanes import Lanes
 from trtbuild_front.request import as_inputs, parse_request
 from trtbuild_front.steps import tokenize
-from trtbuild_front.token_bounds import bytes_per_token
+from trtbuild_front.text.model import TextModel, TooManyTokensError, load_text_model
+from trtbuild_front.text.token_bounds import bytes_per_token
 
 from tests.unit.front import kinds
 
@@ -61,8 +62,8 @@ def _bound(tokenizer: Tokenizer) -> int | None:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> text.TextModel:
-    return text.load(kinds.write_directory(tmp_path_factory.mktemp("bounds")))
+def model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+    return load_text_model(kinds.write_directory(tmp_path_factory.mktemp("bounds")))
 
 
 TRICKY = st.text(
@@ -120,7 +121,7 @@ def test_tokenizers_that_may_drop_text_have_no_bound(tokenizer: Tokenizer) -> No
     assert _bound(tokenizer) is None
 
 
-def test_a_long_prompt_is_refused_by_its_bytes(model: text.TextModel) -> None:
+def test_a_long_prompt_is_refused_by_its_bytes(model: TextModel) -> None:
     assert model.bytes_per_token is not None
     limit = MOST * model.bytes_per_token
     check_size(parse_request(as_inputs(text_input="a" * limit)), model, CONTRACT)
@@ -154,25 +155,25 @@ def test_lists_of_words_are_bounded(name: str) -> None:
     assert parse_request(as_inputs(text_input="a", **{name: ["a" * 64] * 256}))
 
 
-def test_a_long_text_is_refused_by_its_beginning(model: text.TextModel) -> None:
+def test_a_long_text_is_refused_by_its_beginning(model: TextModel) -> None:
     long = "x" + " a1" * 200_000
-    with pytest.raises(text.TooManyTokensError) as refusal:
+    with pytest.raises(TooManyTokensError) as refusal:
         model.encode(long, most_tokens=MOST)
     assert refusal.value.seen.startswith("at least ")
-    with pytest.raises(text.TooManyTokensError) as exact:
+    with pytest.raises(TooManyTokensError) as exact:
         model.encode("a1 " * 100, most_tokens=MOST)
     assert exact.value.seen == f"{len(model.encode('a1 ' * 100))} tokens"
 
 
-def test_what_fits_is_tokenized_however_long(model: text.TextModel) -> None:
+def test_what_fits_is_tokenized_however_long(model: TextModel) -> None:
     prompt = "The quick brown fox " * 20_000
     count = len(model.encode(prompt))
     assert len(model.encode(prompt, most_tokens=count)) == count
-    with pytest.raises(text.TooManyTokensError):
+    with pytest.raises(TooManyTokensError):
         model.encode(prompt, most_tokens=count - 1)
 
 
-def test_the_steps_of_the_full_layout_have_the_same_bounds(model: text.TextModel) -> None:
+def test_the_steps_of_the_full_layout_have_the_same_bounds(model: TextModel) -> None:
     def inputs(prompt: str, **words: list[str]) -> dict[str, Any]:
         lists = {name: np.array([[w.encode() for w in value]], np.object_) for name, value in words.items()}
         query = np.array([[prompt.encode()]], np.object_)
@@ -191,7 +192,7 @@ def test_the_steps_of_the_full_layout_have_the_same_bounds(model: text.TextModel
 
 
 @pytest.mark.parametrize("name", ["end_id", "pad_id"])
-def test_ids_outside_of_the_vocabulary_are_refused(model: text.TextModel, name: str) -> None:
+def test_ids_outside_of_the_vocabulary_are_refused(model: TextModel, name: str) -> None:
     def ask(value: int) -> None:
         prepare(parse_request(as_inputs(text_input="a", **{name: value})), model, CONTRACT, 16)
 
@@ -215,7 +216,7 @@ def test_short_texts_do_not_wait_for_long_ones_nor_for_templates() -> None:
     assert done.is_set()
 
 
-def test_a_long_text_does_not_hold_the_interpreter(model: text.TextModel) -> None:
+def test_a_long_text_does_not_hold_the_interpreter(model: TextModel) -> None:
     """``Tokenizer.encode`` holds the lock for seconds; a batch of one does not."""
     turns, stop = [0], threading.Event()
 
@@ -235,7 +236,7 @@ def test_a_long_text_does_not_hold_the_interpreter(model: text.TextModel) -> Non
         thread.join()
 
 
-def test_a_panic_of_the_library_is_an_error_of_the_request(model: text.TextModel) -> None:
+def test_a_panic_of_the_library_is_an_error_of_the_request(model: TextModel) -> None:
     class PanicException(BaseException):
         pass
 
@@ -288,7 +289,7 @@ def _array(random_: random.Random, value: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
-def test_20_000_mutated_requests_are_answered_or_refused(model: text.TextModel) -> None:
+def test_20_000_mutated_requests_are_answered_or_refused(model: TextModel) -> None:
     """Nothing but ``RequestError`` comes out, and it names no class of Python."""
     random_ = random.Random(4)
     outcomes = {"ok": 0, "refused": 0}

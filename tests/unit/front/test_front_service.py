@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
-from trtbuild_front import service, text
+from trtbuild_front import service
 from trtbuild_front.engine import TIME_OUTPUTS, EngineContract, prepare, read_update, word_list
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
 from trtbuild_front.request import as_inputs, parse_request
 from trtbuild_front.service import Service, Settings
+from trtbuild_front.text.model import load_text_model
 from trtbuild_front.transport.http2 import StreamEvents
 
 WAIT_S = 30.0
@@ -163,7 +164,7 @@ class Stage:
 
     def __init__(self, directory: Path, slots: int, max_waiting: int, contract: EngineContract = CONTRACT) -> None:
         self.engine = FakeEngine()
-        self.text = text.load(directory)
+        self.text = load_text_model(directory)
         self.service = Service(
             text=self.text,
             contract=contract,
@@ -457,7 +458,7 @@ def test_any_mixture_of_fates_leaves_nothing_behind(
 def _decoded(directory: Path, **inputs: Any) -> dict[str, Any]:
     """Return what the engine would be sent: input name to (shape, values)."""
     request = parse_request(as_inputs(**inputs))
-    body = prepare(request, text.load(directory), CONTRACT, 16).body
+    body = prepare(request, load_text_model(directory), CONTRACT, 16).body
     message = service_pb2.ModelInferRequest.FromString(body)
     types = {"INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32, "BOOL": np.bool_}
     return {
@@ -470,7 +471,7 @@ def test_the_engine_s_own_spelling_and_shapes_are_used(tokenizer_dir: Path) -> N
     sent = _decoded(
         tokenizer_dir, text_input="ab", max_tokens=5, seed=2**63, min_tokens=2, temperature=0.5, bad_words=["ab"]
     )
-    ids = text.load(tokenizer_dir).encode("ab")
+    ids = load_text_model(tokenizer_dir).encode("ab")
     assert sent["input_ids"] == [ids]
     assert sent["input_lengths"] == [[len(ids)]]
     assert sent["request_output_len"] == [[5]]

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from trtbuild_front.chat import ChatTemplate, parse_messages
 from trtbuild_front.faults import RequestError
+from trtbuild_front.text.chat import ChatTemplate, parse_messages
 
 CHATML = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
 CONCATENATING = "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}{% endfor %}"

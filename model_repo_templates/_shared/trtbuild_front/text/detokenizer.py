@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trtbuild_front.decoder_chain import ChainVocabulary, UnknownStepError, WholeVocabulary, decoder_steps
+from trtbuild_front.text.decoder_chain import ChainVocabulary, UnknownStepError, WholeVocabulary, decoder_steps
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

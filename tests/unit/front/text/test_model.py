@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from trtbuild_front import text
-from trtbuild_front.chat import ChatTemplate, parse_messages
 from trtbuild_front.engine import EngineContract, Update, prepare
 from trtbuild_front.faults import RequestError
 from trtbuild_front.generation import Writer
 from trtbuild_front.request import as_inputs, parse_request
+from trtbuild_front.text.chat import ChatTemplate, parse_messages
+from trtbuild_front.text.model import load_text_model
 
 from tests.unit.front import kinds
 
@@ -20,7 +20,7 @@ MESSAGES = json.dumps([{"role": "user", "content": "Hi"}])
 
 
 def test_a_prompt_gets_the_tokenizer_s_own_bos_and_a_conversation_the_template_s(tokenizer_dir: Path) -> None:
-    model = text.load(tokenizer_dir)
+    model = load_text_model(tokenizer_dir)
     assert model.encode("Hi")[0] == 0
     assert model.encode("")[0] == 0
     ids = model.encode_messages(MESSAGES)
@@ -42,7 +42,7 @@ def test_a_prompt_gets_the_tokenizer_s_own_bos_and_a_conversation_the_template_s
     ],
 )
 def test_end_ids(make_tokenizer_dir: Callable[..., Path], files: dict[str, object], end_ids: tuple[int, ...]) -> None:
-    assert text.load(make_tokenizer_dir(**files)).end_ids == end_ids
+    assert load_text_model(make_tokenizer_dir(**files)).end_ids == end_ids
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_end_ids(make_tokenizer_dir: Callable[..., Path], files: dict[str, objec
     ],
 )
 def test_chat_templates(make_tokenizer_dir: Callable[..., Path], files: dict[str, object], prompt: str) -> None:
-    model = text.load(make_tokenizer_dir(**files))
+    model = load_text_model(make_tokenizer_dir(**files))
     assert model.template is not None
     assert model.template.render(MESSAGES, 1000) == prompt
 
 
 def test_a_model_without_a_template_says_so(make_tokenizer_dir: Callable[..., Path]) -> None:
-    model = text.load(make_tokenizer_dir(tokenizer_config={}))
+    model = load_text_model(make_tokenizer_dir(tokenizer_config={}))
     with pytest.raises(RequestError, match="has no chat template; send text_input"):
         model.encode_messages(MESSAGES)
 
@@ -119,11 +119,11 @@ def test_damaged_files_are_named(
     directory = make_tokenizer_dir()
     (directory / name).write_text(content)
     with pytest.raises(ValueError, match=message):
-        text.load(directory)
+        load_text_model(directory)
 
 
 def test_a_template_that_does_not_compile_costs_messages_only(make_tokenizer_dir: Callable[..., Path]) -> None:
-    model = text.load(make_tokenizer_dir(chat_template="{% if %}"))
+    model = load_text_model(make_tokenizer_dir(chat_template="{% if %}"))
     assert model.template is not None
     assert "not valid Jinja: Expected an expression" in model.template.start()
     with pytest.raises(RequestError, match=r"messages: the chat template is not valid Jinja.*takes text_input only"):
@@ -145,16 +145,16 @@ def test_a_template_that_does_not_compile_costs_messages_only(make_tokenizer_dir
 def test_tokens_that_only_the_configuration_calls_special_are_not_shown(
     make_tokenizer_dir: Callable[..., Path], key: str, value: object
 ) -> None:
-    plain = text.load(make_tokenizer_dir(tokenizer_config={}))
+    plain = load_text_model(make_tokenizer_dir(tokenizer_config={}))
     number = plain.tokenizer.token_to_id("<tool→>")
     ids = [*plain.encode("Hi"), number]
     assert plain.decode(ids) == "Hi<tool→>"
-    assert text.load(make_tokenizer_dir(tokenizer_config={key: value})).decode(ids) == "Hi"
+    assert load_text_model(make_tokenizer_dir(tokenizer_config={key: value})).decode(ids) == "Hi"
 
 
 def test_a_directory_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tokenizer.json: not found"):
-        text.load(tmp_path)
+        load_text_model(tmp_path)
 
 
 def test_truncation_and_padding_in_the_file_are_ignored(make_tokenizer_dir: Callable[..., Path]) -> None:
@@ -165,7 +165,7 @@ def test_truncation_and_padding_in_the_file_are_ignored(make_tokenizer_dir: Call
     tokenizer.save(str(directory / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    ids = text.load(directory).encode("The quick brown fox jumps over the lazy dog. " * 3)
+    ids = load_text_model(directory).encode("The quick brown fox jumps over the lazy dog. " * 3)
     assert len(ids) > 4 and ids[-1] == tokenizer.encode(" ").ids[-1]
 
 
@@ -174,7 +174,7 @@ def test_an_echo_is_decoded_with_the_completion_as_one_text(tmp_path: Path, is_e
     """Llama 2's decoder drops the first space of a text: the completion's own only where it stands alone."""
     directory = kinds.write_directory(tmp_path)
     kinds.llama2().save(str(directory / "tokenizer.json"))
-    model = text.load(directory, with_template=False)
+    model = load_text_model(directory, with_template=False)
     names = "input_ids input_lengths request_output_len streaming end_id pad_id"
     contract = EngineContract(
         model="e", inputs=frozenset(names.split()), outputs=frozenset({"output_ids"}), has_batch_dimension=False,

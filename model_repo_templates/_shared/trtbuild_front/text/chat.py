@@ -24,9 +24,9 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from trtbuild_front.content import ContentStyle, as_template_content, content_style
 from trtbuild_front.faults import RequestError
 from trtbuild_front.limits import MAX_DEPTH, MAX_DIGITS, MAX_MESSAGES, MAX_TEXT_BYTES
+from trtbuild_front.text.content import ContentStyle, as_template_content, content_style
 
 _EXPECTED = 'a JSON list such as [{"role": "user", "content": "Hello"}]'
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

@@ -47,7 +47,10 @@ def _python() -> str:
 def renderer_command() -> list[str]:
     """Return the command line of a renderer. It needs no site-packages: it is told where Jinja is."""
     here = Path(__file__).resolve().parent
-    directories = [here.parent, *(Path(module.__file__ or "").resolve().parents[1] for module in (jinja2, markupsafe))]
+    directories = [
+        here.parents[1],
+        *(Path(module.__file__ or "").resolve().parents[1] for module in (jinja2, markupsafe)),
+    ]
     return [_python(), "-I", "-S", "-B", str(here / "renderer.py"), *dict.fromkeys(map(str, directories))]
 
 

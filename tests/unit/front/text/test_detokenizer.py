@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models
-from trtbuild_front.decoder_chain import ChainVocabulary, WholeVocabulary
-from trtbuild_front.detokenizer import (
+from trtbuild_front.faults import EngineError
+from trtbuild_front.text.decoder_chain import ChainVocabulary, WholeVocabulary
+from trtbuild_front.text.detokenizer import (
     ByteLevelVocabulary,
     PieceVocabulary,
     Vocabulary,
     vocabulary_of,
 )
-from trtbuild_front.faults import EngineError
 
 from tests.unit.front import kinds
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trtbuild_front import limits, rendering
+from trtbuild_front import limits
 from trtbuild_front.faults import OverloadError, RequestError
-from trtbuild_front.rendering import Renderers
+from trtbuild_front.text import rendering
+from trtbuild_front.text.rendering import Renderers
 
 MESSAGES = json.dumps([{"role": "user", "content": "Hi"}])
 PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -131,10 +132,10 @@ def test_closing_ends_the_busy_ones_too(slow: Renderers) -> None:
 
 
 def test_a_renderer_ends_with_whoever_started_it() -> None:
-    shared = Path(rendering.__file__).parents[1]
+    shared = Path(rendering.__file__).parents[2]
     program = (
         f"import sys, threading, time; sys.path[:0] = [{str(shared)!r}]\n"
-        "from trtbuild_front.rendering import Renderers\n"
+        "from trtbuild_front.text.rendering import Renderers\n"
         f"r = Renderers({SLOW_IF_ASKED!r}, {{}}); r.start(); r.render({MESSAGES!r}, 99)\n"
         f"threading.Thread(target=r.render, args=({LOOPING!r}, 99)).start()\n"
         f"time.sleep(0.2); r.start()\n"

@@ -17,8 +17,6 @@ from typing import Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
-from trtbuild_front.chat import template_source
-from trtbuild_front.detokenizer import Detokenizer, Vocabulary, vocabulary_of
 from trtbuild_front.faults import EngineError, RequestError, panics_as_errors
 from trtbuild_front.limits import (
     BYTES_PER_TOKEN_UNPROVEN,
@@ -28,8 +26,10 @@ from trtbuild_front.limits import (
     SHORT_TEXT_BYTES,
     SMALLEST_TEXT_LIMIT_BYTES,
 )
-from trtbuild_front.rendering import Renderers
-from trtbuild_front.token_bounds import bytes_per_token
+from trtbuild_front.text.chat import template_source
+from trtbuild_front.text.detokenizer import Detokenizer, Vocabulary, vocabulary_of
+from trtbuild_front.text.rendering import Renderers
+from trtbuild_front.text.token_bounds import bytes_per_token
 
 _TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
@@ -246,7 +246,7 @@ def _mark_special(tokenizer: Tokenizer, special: dict[str, Any]) -> None:
         known.add(text)
 
 
-def load(directory: Path, *, with_template: bool = True) -> TextModel:
+def load_text_model(directory: Path, *, with_template: bool = True) -> TextModel:
     """Read the tokenizer files of a model.
 
     Args:

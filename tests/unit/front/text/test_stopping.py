@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trtbuild_front.stopping import StopStrings
+from trtbuild_front.text.stopping import StopStrings
 
 LETTERS = st.text("ab\n", max_size=12)
 

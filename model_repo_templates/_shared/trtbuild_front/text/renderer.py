@@ -64,9 +64,9 @@ def _close_off(memory_bytes: int) -> None:
 
 def serve(connection: socket.socket) -> int:
     """Answer until the other side ends; return the exit status."""
-    from trtbuild_front.chat import ChatTemplate, explain, parse_messages
     from trtbuild_front.faults import RequestError
     from trtbuild_front.limits import RENDER_CPU_S, RENDERER_MEMORY_BYTES
+    from trtbuild_front.text.chat import ChatTemplate, explain, parse_messages
 
     first = receive(connection)
     if first is None:
@@ -94,8 +94,8 @@ def serve(connection: socket.socket) -> int:
 
 def check(directory: Path) -> int:
     """Compile the template of a model; return the exit status."""
-    from trtbuild_front.chat import ChatTemplate, template_source
     from trtbuild_front.limits import MAX_TEMPLATE_BYTES, RENDER_CPU_S, RENDERER_MEMORY_BYTES
+    from trtbuild_front.text.chat import ChatTemplate, template_source
 
     _close_off(RENDERER_MEMORY_BYTES)
     _limit_processor_time(RENDER_CPU_S)

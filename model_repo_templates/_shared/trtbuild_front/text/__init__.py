@@ -1,0 +1,1 @@
+"""Text to tokens and back: prompts, conversations, decoding and stop strings. It knows no requests and no engine."""
