@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "model_repo_templates" / "_shared"))
 
-from trtbuild_front.accounting import DURATION_BOUNDS_S, FIRST_TOKEN_BOUNDS_S, INTER_TOKEN_BOUNDS_S
+from trtbuild_front.metrics.accounting import DURATION_BOUNDS_S, FIRST_TOKEN_BOUNDS_S, INTER_TOKEN_BOUNDS_S
 
 ENSEMBLE = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls")
 TRITON_COUNTERS = (

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from trtbuild_front.accounting import EngineTimes
 from trtbuild_front.faults import RequestError
+from trtbuild_front.metrics.accounting import EngineTimes
 from trtbuild_front.request import GenerationRequest
 from trtbuild_front.text.model import TextModel, TooManyTokensError, size_bytes
 from trtbuild_front.transport import kserve

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from trtbuild_front.accounting import Account
 from trtbuild_front.engine import Prompt, Update
+from trtbuild_front.metrics.accounting import Account
 from trtbuild_front.request import GenerationRequest
 from trtbuild_front.text.detokenizer import Detokenizer
 from trtbuild_front.text.model import TextModel

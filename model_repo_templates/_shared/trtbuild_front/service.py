@@ -29,12 +29,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from trtbuild_front.accounting import Accounting, EngineTimes
 from trtbuild_front.admission import Admission
 from trtbuild_front.engine import EngineContract, Update, check_size, engine_times, prepare, read_update, stop_message
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Generation, Reply, Writer
 from trtbuild_front.lanes import Lanes
+from trtbuild_front.metrics.accounting import Accounting, EngineTimes
 from trtbuild_front.request import Dialect, parse_request
 from trtbuild_front.text.model import TextModel, size_bytes
 from trtbuild_front.transport import kserve

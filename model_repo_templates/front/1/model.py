@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import server_process
 from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
-from trtbuild_front.exporter import Exporter, Kind, Series
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
+from trtbuild_front.metrics.exporter import Exporter, Kind, Series
 from trtbuild_front.parameters import are_headers_forwarded
 from trtbuild_front.request import Dialect
 from trtbuild_front.service import Service, Settings, end_process

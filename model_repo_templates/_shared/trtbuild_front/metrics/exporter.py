@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
-from trtbuild_front.accounting import Snapshot
+from trtbuild_front.metrics.accounting import Snapshot
 
 Kind = Literal["counter", "gauge"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from trtbuild_front.accounting import OUTCOMES, Accounting, Distribution, EngineTimes
-from trtbuild_front.exporter import Exporter
+from trtbuild_front.metrics.accounting import OUTCOMES, Accounting, Distribution, EngineTimes
+from trtbuild_front.metrics.exporter import Exporter
 
 
 class FakeSeries:
