@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from trtbuild import health
+from trtbuild.serve import health
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pydoc-llama"
 READY_S = 300.0

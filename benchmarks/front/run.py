@@ -34,11 +34,12 @@ sys.path[:0] = [str(ROOT / "model_repo_templates" / "_shared"), str(HERE / "upst
 import any_tokenizer  # noqa: E402
 from trtbuild_front.transport import http2, kserve  # noqa: E402
 
-from trtbuild import health, process  # noqa: E402
-from trtbuild.access import make_secrets  # noqa: E402
-from trtbuild.launch import choose_ports, find_server, prepare_server, server_command  # noqa: E402
+from trtbuild import process  # noqa: E402
 from trtbuild.plan import EngineInfo, EngineTemplate  # noqa: E402
 from trtbuild.repository import ServedModel, write_repository  # noqa: E402
+from trtbuild.serve import health  # noqa: E402
+from trtbuild.serve.access import make_secrets  # noqa: E402
+from trtbuild.serve.launch import choose_ports, find_server, prepare_server, server_command  # noqa: E402
 from trtbuild.spec import ServerSpec  # noqa: E402
 
 SLOTS = 256

@@ -14,8 +14,8 @@ import pytest
 
 from tests.hub_stub import HubStub
 from tests.integration.command_line import MODEL, Machine, add_example, left_running, wait_until
-from trtbuild import health
 from trtbuild.errors import LaunchError
+from trtbuild.serve import health
 
 pytestmark = pytest.mark.integration
 READY_S = 180.0

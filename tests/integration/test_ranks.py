@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from trtbuild import access, health, launch
 from trtbuild.process import Command
+from trtbuild.serve import access, health, launch
 from trtbuild.spec import ServerSpec
 
 pytestmark = pytest.mark.integration

@@ -25,19 +25,15 @@ LAYERS = {
     "registry": 1,
     "spec": 1,
     "untrusted": 1,
-    "wheel_backend": 1,
     # pure judgement
-    "access": 2,
     "plan": 2,
-    "preflight": 2,
     # one effect each
     "autoscaling": 3,
     "backends": 3,
     "fetch": 3,
-    "health": 3,
     "host": 3,
-    "launch": 3,
     "repository": 3,
+    "serve": 3,
     "store": 3,
     # the order
     "pipeline": 4,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
@@ -40,6 +41,9 @@ def _find(room: str, name: str) -> Any:
     first, _, rest = name.partition(".")
     module = importlib.import_module(f"trtbuild.{first if rest and first in LAYERS else room}")
     name = rest if rest and first in LAYERS else name
+    is_package = hasattr(module, "__path__")
+    if rest and is_package and importlib.util.find_spec(f"{module.__name__}.{first}"):
+        module, name = importlib.import_module(f"{module.__name__}.{first}"), rest
     for holder in (module, *(value for value in vars(module).values() if inspect.isclass(value))):
         value: Any = holder
         for part in name.split("."):

@@ -155,7 +155,7 @@ def test_a_probe_imports_no_pool_and_no_proxy_code() -> None:
     import subprocess
     import sys
 
-    code = "import sys, trtbuild.health; print(*sys.modules)"
+    code = "import sys, trtbuild.serve.health; print(*sys.modules)"
     loaded = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )

@@ -72,9 +72,10 @@ def _requests(prompts: tuple[str, ...], chat: str | None, max_tokens: int, direc
 
 
 def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> None:
-    from trtbuild import health, pipeline, process
+    from trtbuild import pipeline, process
     from trtbuild.cli.health import server_url
     from trtbuild.cli.serve import server_log, serving_command, telling_lines
+    from trtbuild.serve import health
 
     sink = log.get()
     spec = read_spec(flags, None)
@@ -112,7 +113,7 @@ def _stream(url: str, name: str, request: dict[str, Any]) -> None:
     """Write one answer to standard output as it comes, then its figures to standard error."""
     import json
 
-    from trtbuild import health
+    from trtbuild.serve import health
 
     click.echo("")
     if "messages" in request:

@@ -96,8 +96,8 @@ def autoscaling(
             raise click.UsageError(f"{flag}: expected http://HOST:PORT or https://HOST, got {url!r}")
     import shutil
 
-    from trtbuild import health
     from trtbuild.autoscaling import Readers, gather, walk
+    from trtbuild.serve import health
 
     kubectl = shutil.which("kubectl", path=os.environ.get("PATH", os.defpath))
     evidence = gather(
@@ -132,7 +132,7 @@ def backend_checks(host: HostInfo) -> list[tuple[str, bool, str]]:
 
 def server_check() -> tuple[bool, str]:
     """Return whether a server was found, and where or why not."""
-    from trtbuild import launch
+    from trtbuild.serve import launch
 
     try:
         server = launch.find_server(os.environ.get("PATH", os.defpath))
@@ -146,7 +146,8 @@ def server_check() -> tuple[bool, str]:
 
 def server_risk(versions: Mapping[str, str]) -> tuple[str, str]:
     """Return the release of the server that was found, and what strangers could do with it; both may be ""."""
-    from trtbuild import catalog, launch
+    from trtbuild import catalog
+    from trtbuild.serve import launch
 
     try:
         server = launch.find_server(os.environ.get("PATH", os.defpath))

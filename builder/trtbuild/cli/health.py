@@ -39,7 +39,7 @@ def health(
     --config engine.yaml`; MODEL is whom to ask, by default the one that is served.
     """
     configure_log(log_format, log_level)
-    from trtbuild import health as probes
+    from trtbuild.serve import health as probes
 
     spec = read_spec(flags, config, default_model=UNNAMED)
     url = server_url(spec, spec.server.http_port)
@@ -73,7 +73,7 @@ def drain(config: Path | None, output: str, log_format: str, log_level: str, tim
     Always exits 0: a preStop hook must not fail.
     """
     sink = configure_log(log_format, log_level)
-    from trtbuild import health as probes
+    from trtbuild.serve import health as probes
 
     spec = read_spec(flags, config, default_model=UNNAMED)
     left = probes.drain(server_url(spec, spec.server.metrics_port), timeout_s=timeout)

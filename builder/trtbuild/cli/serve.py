@@ -20,9 +20,9 @@ from trtbuild.errors import SpecError
 from trtbuild.spec import ServerSpec, Spec
 
 if TYPE_CHECKING:
-    from trtbuild.launch import Ports
     from trtbuild.pipeline import Context, Provisioned
     from trtbuild.process import Command
+    from trtbuild.serve.launch import Ports
 
 
 _TELLING = re.compile(r"^E\d{4} |^(error|hint): |unrecognized option|unexpected argument", re.IGNORECASE)
@@ -52,7 +52,8 @@ def serve(
     """
     configure_log(log_format, log_level)
     spec = read_spec(flags, config)
-    from trtbuild import launch, pipeline, process
+    from trtbuild import pipeline, process
+    from trtbuild.serve import launch
 
     refuse_equal_ports(spec.server)
     if not dry_run:
@@ -109,7 +110,7 @@ def check_machine(ctx: Context, done: Provisioned) -> None:
     """Look at what the server will need, and refuse to start what would hang or die without a clear message."""
     import resource
 
-    from trtbuild import preflight
+    from trtbuild.serve import preflight
 
     def limit(kind: int) -> int | None:
         soft = resource.getrlimit(kind)[0]
@@ -143,7 +144,7 @@ def serving_command(spec: Spec, ctx: Context, done: Provisioned, *, is_real: boo
     A command that is only shown (``is_real`` false) may name ports that are taken now. Its secret is real and new each
     time: who pastes it gets a server as closed as this one, and two lines differ in it only.
     """
-    from trtbuild import access, launch
+    from trtbuild.serve import access, launch
 
     search_path = os.environ.get("PATH", os.defpath)
     found = launch.find_server(search_path)
@@ -182,7 +183,7 @@ def server_directory(store: Path, repository: Path) -> Path:
     A store may be shared by a group, or read-only (a ReadOnlyMany claim); the repository was written here, so its
     neighbourhood is writable.
     """
-    from trtbuild import wheel_backend
+    from trtbuild.serve import wheel_backend
 
     candidates = [store / "servers"]
     with contextlib.suppress(SpecError):  # no home directory
@@ -235,8 +236,9 @@ def _explained(message: str, exit_code: int, log_path: Path) -> Exception:
 
 def _start_and_wait(command: Command, log_path: Path, url: str, timeout_s: float) -> int:
     """Start the server in the background; return its PID once it is ready."""
-    from trtbuild import health, process
+    from trtbuild import process
     from trtbuild.errors import LaunchError
+    from trtbuild.serve import health
 
     child = process.start(command, log_path=log_path)
     try:

@@ -179,7 +179,7 @@ def test_probes_succeed(server: Running, kind: str) -> None:
 
 STREAM = """
 import json, sys
-from trtbuild import health
+from trtbuild.serve import health
 request = {"text_input": "The function", "max_tokens": 512, "min_tokens": 512}
 pieces = list(health.generate("http://127.0.0.1:8000", "pydoc", request))
 json.dump([piece["text_output"] for piece in pieces], sys.stdout)
@@ -204,7 +204,7 @@ def test_helm_test_generates(server: Running, node: Node) -> None:
 
 
 def test_server_shows_what_autoscaling_reads(server: Running) -> None:
-    read = "from trtbuild import health; print(health.read_metrics('http://127.0.0.1:8002'))"
+    read = "from trtbuild.serve import health; print(health.read_metrics('http://127.0.0.1:8002'))"
     metrics = server.exec(["python3", "-c", read]).stdout
     for name in ("trtbuild_requests_waiting", "trtbuild_request_slots", "trtbuild_request_queue_seconds_total"):
         assert name in metrics
@@ -212,7 +212,7 @@ def test_server_shows_what_autoscaling_reads(server: Running) -> None:
 
 LOAD = """
 from concurrent.futures import ThreadPoolExecutor
-from trtbuild import health
+from trtbuild.serve import health
 def one(number):
     return list(health.generate("http://127.0.0.1:8000", "pydoc", {"text_input": f"Number {number}", "max_tokens": 16}))
 with ThreadPoolExecutor(8) as pool:

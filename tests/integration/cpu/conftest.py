@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 
 from tests.data.cpu_parity import checkpoints
-from trtbuild import access, backends, launch, process
+from trtbuild import backends, process
 from trtbuild.catalog import ModelInfo
 from trtbuild.host import inspect_host
 from trtbuild.plan import ResolvedModel
 from trtbuild.repository import quote_pbtxt
+from trtbuild.serve import access, launch
 from trtbuild.spec import EngineSpec, RepositorySpec, ServerSpec
 
 pytest.importorskip("openvino_genai")

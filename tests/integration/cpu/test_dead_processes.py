@@ -17,8 +17,9 @@ import pytest
 from tests.integration.cpu.conftest import DEADLINE_S, ask, start_server, until, workers, write_model
 from tests.integration.front.conftest import RunningServer, serve_cpu
 from tests.integration.tensorrt_llm.test_llmapi_engine import FAKE, MODEL, make_plan
-from trtbuild import backends, health
+from trtbuild import backends
 from trtbuild.errors import LaunchError
+from trtbuild.serve import health
 
 pytestmark = pytest.mark.integration
 

@@ -28,11 +28,11 @@ if str(SHARED) not in sys.path:
 
 from tests.unit.front import kinds  # noqa: E402
 from trtbuild import process  # noqa: E402
-from trtbuild.access import make_secrets  # noqa: E402
 from trtbuild.errors import HostError  # noqa: E402
-from trtbuild.launch import choose_ports, find_server, prepare_server, server_command  # noqa: E402
 from trtbuild.plan import EngineInfo, EngineTemplate  # noqa: E402
 from trtbuild.repository import ServedModel, write_repository  # noqa: E402
+from trtbuild.serve.access import make_secrets  # noqa: E402
+from trtbuild.serve.launch import choose_ports, find_server, prepare_server, server_command  # noqa: E402
 from trtbuild.spec import ServerSpec  # noqa: E402
 
 CHECKPOINT = Path(__file__).resolve().parents[3] / "examples" / "pydoc-llama"

@@ -22,8 +22,8 @@ import tritonclient.grpc as grpc_client
 
 from tests.integration.front.conftest import RunningServer, engine_info, serve, standin
 from tests.integration.front.test_front_orphans import server_pid
-from trtbuild import health
 from trtbuild.repository import ServedModel, write_repository
+from trtbuild.serve import health
 
 pytestmark = pytest.mark.integration
 SLOTS = 4

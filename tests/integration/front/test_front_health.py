@@ -18,8 +18,8 @@ import pytest
 
 from tests.integration.front.conftest import RunningServer, serve
 from tests.integration.front.test_front_orphans import argvs, build, load, of_repository
-from trtbuild import health
 from trtbuild.errors import LaunchError
+from trtbuild.serve import health
 
 pytestmark = pytest.mark.integration
 

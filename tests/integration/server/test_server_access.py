@@ -19,7 +19,7 @@ import tritonclient.grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
 from tests.integration.server.conftest import EXAMPLE, Serve, Served, stop
-from trtbuild import health, launch
+from trtbuild.serve import health, launch
 from trtbuild.spec import ServerSpec
 
 pytestmark = pytest.mark.integration

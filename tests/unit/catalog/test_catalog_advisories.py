@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from trtbuild import access, catalog, launch
+from trtbuild import catalog
 from trtbuild.errors import HostError
-from trtbuild.launch import Server
 from trtbuild.plan import feasibility
 from trtbuild.plan.memory import Layout
+from trtbuild.serve import access, launch
+from trtbuild.serve.launch import Server
 from trtbuild.spec import ServerSpec
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,7 +8,7 @@ import pytest
 
 from trtbuild.errors import LaunchError
 from trtbuild.plan import EngineInfo
-from trtbuild.preflight import Limits, preflight, refuse
+from trtbuild.serve.preflight import Limits, preflight, refuse
 from trtbuild.spec import CpuInfo, GpuInfo, HostInfo
 
 GOOD = Limits(open_files=65536, locked_bytes=None)

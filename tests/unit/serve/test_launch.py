@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from trtbuild import launch
-from trtbuild.access import Secrets
 from trtbuild.errors import HostError, LaunchError
-from trtbuild.launch import SHM_PREFIX, Ports, Server, choose_ports, find_server, prepare_server
 from trtbuild.process import Command
+from trtbuild.serve import launch
+from trtbuild.serve.access import Secrets
+from trtbuild.serve.launch import SHM_PREFIX, Ports, Server, choose_ports, find_server, prepare_server
 from trtbuild.spec import ServerSpec
 
 SERVER = Server(path=Path("/opt/tritonserver/bin/tritonserver"), kind="native", env={"A": "1"})

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from trtbuild import wheel_backend
 from trtbuild.errors import LaunchError
-from trtbuild.wheel_backend import choose_directory, is_private, lay_out
+from trtbuild.serve import wheel_backend
+from trtbuild.serve.wheel_backend import choose_directory, is_private, lay_out
 
 
 @pytest.fixture

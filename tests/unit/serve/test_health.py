@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from trtbuild import health
 from trtbuild.errors import LaunchError
-from trtbuild.health import (
+from trtbuild.serve import health
+from trtbuild.serve.health import (
     count_in_flight,
     count_outcomes,
     dead_model_processes,
@@ -25,7 +25,7 @@ from trtbuild.health import (
     self_test,
     wait_ready,
 )
-from trtbuild.launch import SHM_PREFIX
+from trtbuild.serve.launch import SHM_PREFIX
 
 METRICS = """# HELP trtbuild_requests_waiting Requests waiting
 # TYPE trtbuild_requests_waiting gauge

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trtbuild import access
 from trtbuild.errors import SpecError
+from trtbuild.serve import access
 from trtbuild.spec import RESTRICTED_APIS, ServerSpec, parse_spec
 
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from trtbuild import access, catalog, process, wheel_backend
-from trtbuild.access import Secrets
+from trtbuild import catalog, process
 from trtbuild.errors import HostError, LaunchError
 from trtbuild.process import Command
+from trtbuild.serve import access, wheel_backend
+from trtbuild.serve.access import Secrets
 from trtbuild.spec import ServerSpec
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
