@@ -131,24 +131,6 @@ def pods_metric_replicas(
     return wanted
 
 
-def external_metric_replicas(
-    current: int, value: float, target: float, *, up: Rules = DEFAULT_UP, down: Rules = DEFAULT_DOWN
-) -> int:
-    """Return the replicas that an External metric with an AverageValue asks for (KEDA's way).
-
-    Args:
-        current: ``status.replicas`` of the scaled object, at least 1.
-        value: The metric, a sum over the pods.
-        target: The AverageValue as a plain number.
-        up: Scale-up rules, for their tolerance.
-        down: Scale-down rules, for their tolerance.
-    """
-    value_milli, target_milli = int(value * 1000), round(target * 1000)
-    if _within(value_milli / (target_milli * current), up, down):
-        return current
-    return math.ceil(value_milli / target_milli)
-
-
 @dataclass(kw_only=True)
 class HpaController:
     """The controller's memory of one object: recommendations for the windows, changes for the policies."""

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
 from trtbuild import __version__, backends, catalog, diskspace, fetch, registry, untrusted
 from trtbuild.catalog import ModelInfo
@@ -28,7 +27,7 @@ from trtbuild.fetch.cache import RepoCache
 from trtbuild.plan import Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, canonical_json, path_part
 from trtbuild.repository import ServedModel, unwritable, write_repository
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec
-from trtbuild.store import Entry, Staging, Store, VerifyMode
+from trtbuild.store import Entry, Staging, Store
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -226,7 +225,7 @@ def provision(spec: Spec, ctx: Context) -> Provisioned:
 
 def provide_engine(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> tuple[Entry, bool]:
     """Return the engine for ``plan`` and whether it was there before; build it if not."""
-    sink, store, verify = log.get(), ctx.store, cast("VerifyMode", spec.store.verify)
+    sink, store, verify = log.get(), ctx.store, spec.store.verify
     with sink.stage("store"):
         found = store.get(plan.key, verify=verify)
         if isinstance(found, Entry):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trtbuild.errors import SpecError
 from trtbuild.registry import least_demanding_first
@@ -20,11 +20,20 @@ from trtbuild.registry import least_demanding_first
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 BACKENDS = ("auto", *(backend.name for backend in least_demanding_first()))
-DTYPES = ("auto", "float32", "float16", "bfloat16")
-QUANTIZATIONS = ("none", "int8-weight-only", "int4-weight-only", "fp8", "int4-awq", "w4a8-awq", "int8-sq", "nvfp4")
-KV_CACHE_DTYPES = ("auto", "int8", "fp8")
-LAYOUTS = ("minimal", "full")
-VERIFY_MODES = ("sizes", "full", "none")
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Quantization = Literal[
+    "none", "int8-weight-only", "int4-weight-only", "fp8", "int4-awq", "w4a8-awq", "int8-sq", "nvfp4"
+]  # fmt: skip
+KvCacheDtype = Literal["auto", "int8", "fp8"]
+RepositoryLayout = Literal["minimal", "full"]
+VerifyMode = Literal["sizes", "full", "none"]
+SchedulerPolicy = Literal["guaranteed_no_evict", "max_utilization"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
+KV_CACHE_DTYPES: tuple[KvCacheDtype, ...] = get_args(KvCacheDtype)
+LAYOUTS: tuple[RepositoryLayout, ...] = get_args(RepositoryLayout)
+VERIFY_MODES: tuple[VerifyMode, ...] = get_args(VerifyMode)
+SCHEDULER_POLICIES: tuple[SchedulerPolicy, ...] = get_args(SchedulerPolicy)
 RESTRICTED_APIS = ("shared-memory", "model-repository", "logging", "trace")
 """What no client of a served model needs and a stranger can do harm with; refused unless ``open_api`` names it.
 
@@ -243,7 +252,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="batch_scheduler_policy",
         kind="choice",
-        choices=("guaranteed_no_evict", "max_utilization"),
+        choices=SCHEDULER_POLICIES,
         default="guaranteed_no_evict",
         section="repository",
         help="What the executor does when the key/value cache is full.",
@@ -377,9 +386,9 @@ class EngineSpec:
     model: str
     revision: str = "main"
     backend: str = "auto"
-    dtype: str = "auto"
-    quantization: str = "none"
-    kv_cache_dtype: str = "auto"
+    dtype: Dtype = "auto"
+    quantization: Quantization = "none"
+    kv_cache_dtype: KvCacheDtype = "auto"
     tp_size: int = 1
     pp_size: int = 1
     max_batch_size: int | None = None
@@ -404,14 +413,14 @@ class RepositorySpec:
 
     served_name: str | None = None
     repository: Path | None = None
-    layout: str = "minimal"
+    layout: RepositoryLayout = "minimal"
     decoupled: bool = True
     add_to_repository: bool = False
     max_queue_size: int = 0
     kv_cache_free_gpu_mem_fraction: float | None = None
     enable_kv_cache_reuse: bool = True
     enable_chunked_context: bool = True
-    batch_scheduler_policy: str = "guaranteed_no_evict"
+    batch_scheduler_policy: SchedulerPolicy = "guaranteed_no_evict"
     template_parameter: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -421,7 +430,7 @@ class StoreSpec:
 
     store: Path | None = None
     hf_cache: Path | None = None
-    verify: str = "sizes"
+    verify: VerifyMode = "sizes"
     max_bytes: int | None = None
     min_free: int = 1 << 30
     shared_tier: str | None = None

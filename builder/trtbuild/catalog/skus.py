@@ -75,7 +75,6 @@ class GpuSku:
         nvml_name: Name NVML gives, ``NVIDIA H100 80GB HBM3``.
         compute_capability: ``9.0``.
         memory_mib: Total memory in MiB, ECC on, MIG off.
-        nvlink: GPUs of a node reach each other over NVLink.
         architecture: What it can compute.
         aliases: Short names.
         host_platform: ``linux/x86_64`` or ``linux/aarch64``.
@@ -85,7 +84,6 @@ class GpuSku:
     nvml_name: str
     compute_capability: str
     memory_mib: int
-    nvlink: bool
     architecture: GpuArchitecture
     aliases: tuple[str, ...] = ()
     host_platform: str = "linux/x86_64"

@@ -19,7 +19,7 @@ from trtbuild.console import log
 from trtbuild.console.log import format_duration
 from trtbuild.errors import StoreError
 from trtbuild.plan import EngineKey
-from trtbuild.spec import JsonValue
+from trtbuild.spec import JsonValue, VerifyMode
 from trtbuild.store import beacon, disk, durations, leases, leftovers
 from trtbuild.store import entries as reading
 from trtbuild.store.beacon import Beacon, Owner
@@ -31,7 +31,6 @@ from trtbuild.store.manifest import (
     FileRecord,
     Manifest,
     Problem,
-    VerifyMode,
     check_files,
     hash_files,
     list_files,

@@ -13,16 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trtbuild.plan import EngineKey
-from trtbuild.spec import JsonValue
+from trtbuild.spec import JsonValue, VerifyMode
 from trtbuild.store import disk
-from trtbuild.store.manifest import (
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
-    Manifest,
-    VerifyMode,
-    check_files,
-    parse_manifest,
-)
+from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, check_files, parse_manifest
 
 # What a damaged entry, a failing sector or a replaced NFS directory answers; anything else is no entry's fault.
 _UNREADABLE = {errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EUCLEAN}

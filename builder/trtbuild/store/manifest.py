@@ -16,17 +16,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Literal, cast
+from typing import cast
 
 from trtbuild import redact
 from trtbuild.errors import StoreError
 from trtbuild.plan import EngineKey, canonical_json
-from trtbuild.spec import JsonValue
+from trtbuild.spec import JsonValue, VerifyMode
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 MAX_MANIFEST_BYTES = 16 << 20
-VerifyMode = Literal["sizes", "full", "none"]
 _HASH_CHUNK = 4 << 20
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 

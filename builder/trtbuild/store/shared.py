@@ -23,11 +23,12 @@ from trtbuild.console import log
 from trtbuild.console.log import Progress, format_bytes
 from trtbuild.errors import StoreError
 from trtbuild.plan import EngineKey
+from trtbuild.spec import VerifyMode
 from trtbuild.store import disk
 from trtbuild.store.claims import Held
 from trtbuild.store.core import Store
 from trtbuild.store.entries import Entry, Miss
-from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, VerifyMode, hash_files, parse_manifest
+from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, hash_files, parse_manifest
 from trtbuild.store.tier import Tier, TierError
 
 CHUNK_BYTES = 16 << 20

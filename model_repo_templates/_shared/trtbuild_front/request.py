@@ -256,13 +256,3 @@ def _is_echoed(inputs: _Inputs, dialect: Dialect, stream: bool) -> bool:
     if dialect.echoes_prompt:
         return not stream and not inputs.flag("exclude_input_in_output", False)
     return not inputs.flag("exclude_input_in_output", True)
-
-
-def as_inputs(**values: object) -> dict[str, npt.NDArray[Any]]:
-    """Return keyword values as one-element arrays, the way the server hands them over (for tests and tools)."""
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, value in values.items():
-        items = list(value) if isinstance(value, (list, tuple)) else [value]
-        is_text = any(isinstance(item, str) for item in items)
-        arrays[name] = np.array([str(item).encode() for item in items], np.object_) if is_text else np.array(items)
-    return arrays

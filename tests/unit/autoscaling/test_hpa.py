@@ -17,7 +17,6 @@ from benchmarks.autoscaling.hpa import (
     PodMetric,
     Policy,
     Rules,
-    external_metric_replicas,
     pods_metric_replicas,
 )
 
@@ -62,18 +61,6 @@ def test_published_replica_calculations(
     current: int, seen: Sequence[PodMetric], target: float, expected: int | None
 ) -> None:
     assert pods_metric_replicas(current, seen, target) == expected
-
-
-@pytest.mark.parametrize(
-    ("current", "value", "target", "expected"),
-    [
-        pytest.param(3, 8.6, 2.15, 4, id="ScaleUpPerPodCMExternal"),
-        pytest.param(5, 8.6, 2.867, 3, id="ScaleDownPerPodCMExternal"),
-        pytest.param(3, 8.6, 2.9, 3, id="TolerancePerPodCMExternal"),
-    ],
-)
-def test_published_external_calculations(current: int, value: float, target: float, expected: int) -> None:
-    assert external_metric_replicas(current, value, target) == expected
 
 
 def test_pending_pods_do_not_compound() -> None:

@@ -18,11 +18,12 @@ from trtbuild_front import limits
 from trtbuild_front.engine import EngineContract, check_size, prepare
 from trtbuild_front.faults import RequestError
 from trtbuild_front.lanes import Lanes
-from trtbuild_front.request import as_inputs, parse_request
+from trtbuild_front.request import parse_request
 from trtbuild_front.steps import tokenize
 from trtbuild_front.text.model import TextModel, TooManyTokensError, load_text_model
 from trtbuild_front.text.token_bounds import bytes_per_token
 
+from tests.fakes.inputs import as_inputs
 from tests.unit.front import kinds
 
 MOST = 32

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from trtbuild_front import service
 from trtbuild_front.faults import EngineError, OverloadError, RequestError
-from trtbuild_front.request import as_inputs
 
+from tests.fakes.inputs import as_inputs
 from tests.unit.front.test_front_service import WAIT_S, FakeReply, Stage, answer
 
 

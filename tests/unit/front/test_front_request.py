@@ -13,7 +13,9 @@ import pytest
 from trtbuild_front import upstream
 from trtbuild_front.faults import RequestError
 from trtbuild_front.parameters import KNOWN, are_headers_forwarded
-from trtbuild_front.request import Dialect, GenerationRequest, as_inputs, parse_request
+from trtbuild_front.request import Dialect, GenerationRequest, parse_request
+
+from tests.fakes.inputs import as_inputs
 
 
 @pytest.mark.parametrize(

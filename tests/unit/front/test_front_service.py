@@ -20,10 +20,12 @@ from trtbuild_front import service
 from trtbuild_front.engine import TIME_OUTPUTS, EngineContract, prepare, read_update, word_list
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
-from trtbuild_front.request import as_inputs, parse_request
+from trtbuild_front.request import parse_request
 from trtbuild_front.service import Service, Settings
 from trtbuild_front.text.model import load_text_model
 from trtbuild_front.transport.http2 import StreamEvents
+
+from tests.fakes.inputs import as_inputs
 
 WAIT_S = 30.0
 INPUTS = """input_ids input_lengths request_output_len end_id pad_id streaming temperature min_length random_seed

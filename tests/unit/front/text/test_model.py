@@ -10,10 +10,11 @@ import pytest
 from trtbuild_front.engine import EngineContract, Update, prepare
 from trtbuild_front.faults import RequestError
 from trtbuild_front.generation import Writer
-from trtbuild_front.request import as_inputs, parse_request
+from trtbuild_front.request import parse_request
 from trtbuild_front.text.chat import ChatTemplate, parse_messages
 from trtbuild_front.text.model import load_text_model
 
+from tests.fakes.inputs import as_inputs
 from tests.unit.front import kinds
 
 MESSAGES = json.dumps([{"role": "user", "content": "Hi"}])
