@@ -144,7 +144,8 @@ def resolve_model(spec: EngineSpec, ctx: Context) -> ResolvedModel:
     info = known or catalog.find_model(model_id)
     if info is None:
         config = fetch.read_config(resolved, hub=ctx.hub, cache=ctx.hf_cache)
-        info = ModelInfo.from_hf_config(model_id, config)
+        listed = RepoCache(ctx.hf_cache, model_id).read_tree(resolved.commit) or ()
+        info = _with_listing(ModelInfo.from_hf_config(model_id, config), {file.path: file.size for file in listed})
     alias = spec.model if known and spec.model != model_id else None
     return ResolvedModel(model_id=model_id, revision=resolved.commit, source="hub", info=info, alias=alias)
 
@@ -559,13 +560,19 @@ def _resolve_directory(directory: Path, memo: Path) -> ResolvedModel:
             hint="name a directory as huggingface_hub or save_pretrained writes it",
         )
     model_id = f"local/{directory.name}"
+    sizes = {path.name: path.stat().st_size for path in directory.glob("*.safetensors") if path.is_file()}
     return ResolvedModel(
         model_id=model_id,
         revision=fetch.hash_directory(directory, memo=memo),
         source="directory",
         directory=directory,
-        info=ModelInfo.from_hf_config(model_id, fetch.load_config(directory)),
+        info=_with_listing(ModelInfo.from_hf_config(model_id, fetch.load_config(directory)), sizes),
     )
+
+
+def _with_listing(info: ModelInfo, sizes: Mapping[str, int]) -> ModelInfo:
+    """Return a model with the bytes of its weight files where config.json does not tell how many there are."""
+    return info if info.are_sizes_known else replace(info, listed_bytes=fetch.weight_bytes(sizes))
 
 
 def _check_hub_id(name: str, known: ModelInfo | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from trtbuild.errors import FetchError
@@ -88,6 +88,16 @@ def select(names: Iterable[str], *, model_id: str, allow_pickle: bool, allow_cod
     index, weights = _select_weights(known, model_id, allow_pickle)
     _refuse_twins([*metadata, *weights], model_id)
     return Selection(metadata=tuple(metadata), index=index, weights=weights)
+
+
+def weight_bytes(sizes: Mapping[str, int]) -> int:
+    """Return the bytes of the safetensors that would be chosen among files of these sizes; 0 where there are none.
+
+    Without an index at hand, every weight file at the top counts, which is what indexes name.
+    """
+    if "model.safetensors" in sizes:
+        return sizes["model.safetensors"]
+    return sum(size for name, size in sizes.items() if _SAFETENSORS.fullmatch(name))
 
 
 def shards(index_text: str | bytes, names: Iterable[str], *, index: str, model_id: str) -> tuple[str, ...]:
