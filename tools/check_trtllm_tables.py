@@ -105,6 +105,30 @@ def check_scripts(release: TrtLlmRelease, source: Path) -> Iterator[str]:
         yield f"quantize: {tool.script} is not in the source"
 
 
+def check_llm_api(version: str, source: Path) -> Iterator[str]:
+    """Yield architectures and ways of quantization that the LLM API's table has and its source does not.
+
+    The source registers more than upstream's lists of models name; what is not in the table is refused, so that is no
+    error.
+    """
+    models = source / "tensorrt_llm" / "_torch" / "models"
+    if not models.is_dir():
+        yield "llmapi: tensorrt_llm/_torch/models is not in the source"
+        return
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(models.glob("*.py")))
+    known = set(re.findall(r"@register_auto_model\(\s*[\"'](\w+)[\"']", text))
+    # modeling_auto.py serves some classes by others, by name.
+    auto = models / "modeling_auto.py"
+    known |= set(re.findall(r"[\"'](\w+)[\"']", auto.read_text(encoding="utf-8"))) if auto.is_file() else set()
+    for name in sorted(catalog.llm_api(version).architectures - known):
+        yield f"llmapi: {name} is in the table, not in the source"
+    loader = source / "tensorrt_llm" / "_torch" / "model_config.py"
+    read = loader.read_text(encoding="utf-8") if loader.is_file() else ""
+    for method, entry in sorted(catalog.llm_api(version).quantizations.items()):
+        if f'"{entry.get("file", method)}"' not in read.replace("'", '"'):
+            yield f"llmapi: weights quantized by {method} are in the table, not in model_config.py"
+
+
 def _compare_script(
     path: Path, flags: Iterable[str], options: tuple[str, ...], dtypes: tuple[str, ...], dtype_flag: str
 ) -> Iterator[str]:
@@ -151,6 +175,7 @@ def main(argv: list[str]) -> int:
     found: list[str] = []
     if args.source:
         found += [*check_build_source(release, args.source), *check_scripts(release, args.source)]
+        found += check_llm_api(args.version, args.source)
     if args.help_text:
         found += check_help(release, args.help_text.read_text(encoding="utf-8"))
     for line in found:

@@ -20,7 +20,7 @@ from trtbuild.catalog.advisories import (
 from trtbuild.catalog.blocks import Block, Latent
 from trtbuild.catalog.checkpoints import Storage
 from trtbuild.catalog.complaints import Complaint, Diagnosis, complaints, diagnose
-from trtbuild.catalog.llmapi import LLMAPI_SINCE, LlmApi, llm_api, samplers
+from trtbuild.catalog.llmapi import LLMAPI_SINCE, LlmApi, first_llm_api_version, llm_api, samplers
 from trtbuild.catalog.model_info import ModelInfo
 from trtbuild.catalog.models import closest_models, find_model, models
 from trtbuild.catalog.parameters import BlockCounts, ParameterCounts, count_parameters, exact_architectures
@@ -92,6 +92,7 @@ __all__ = [
     "find_family",
     "find_model",
     "find_sku",
+    "first_llm_api_version",
     "first_safe_image",
     "gpu_architecture",
     "image_name",

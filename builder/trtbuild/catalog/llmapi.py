@@ -42,7 +42,7 @@ class LlmApi:
         """Return why a class cannot be loaded, or ""."""
         if architecture in self.architectures:
             return ""
-        later = first_version_of(architecture)
+        later = first_llm_api_version(architecture)
         known = f"it came with {later}" if later else "no version's list of models has it"
         return f"{architecture} is not known to the LLM API of TensorRT-LLM {self.version}: {known}"
 
@@ -86,7 +86,7 @@ def llm_api(version: str) -> LlmApi:
     )
 
 
-def first_version_of(architecture: str) -> str:
+def first_llm_api_version(architecture: str) -> str:
     """Return the first version whose LLM API loads a class, or ""."""
     item = load("llmapi")["architectures"].get(architecture)
     return str(item["since"]) if item else ""

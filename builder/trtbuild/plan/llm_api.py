@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trtbuild.catalog import LLMAPI_SINCE, GpuArchitecture, ModelInfo, llm_api, parse_version
+from trtbuild.catalog import (
+    LLMAPI_SINCE,
+    GpuArchitecture,
+    ModelInfo,
+    find_family,
+    first_llm_api_version,
+    llm_api,
+    parse_version,
+    trtllm,
+)
+from trtbuild.errors import HostError
 from trtbuild.plan.problem import Problem
 from trtbuild.plan.rope import rope_contradiction
 from trtbuild.untrusted import Fields
@@ -49,8 +59,14 @@ def llm_api_problem(
 ) -> Problem | None:
     """Return why the LLM API of an installed TensorRT-LLM cannot serve a model as asked, or None."""
     api = llm_api(version)
-    if reason := llm_api_reason(version, model):
-        return Problem(reason=reason, remedy="another model or image, or --backend tensorrt_llm where it converts it")
+    if reason := api.architecture_problem(model.architecture):
+        return Problem(reason=reason, remedy=_engine_or_other(version, model))
+    if reason := api.quantization_problem(model.pre_quantized, quantization_settings(model)):
+        return Problem(
+            reason=reason, remedy="the model without that quantization, or one that NVIDIA ModelOpt quantized"
+        )
+    if reason := rope_contradiction(model):
+        return Problem(reason=reason, remedy="a copy of the model whose config.json has one of the two")
     settings = quantization_settings(model)
     algorithm = settings.get("quant_algo")
     if reason := api.cache_problem(kv_cache_dtype, algorithm):
@@ -75,3 +91,15 @@ def llm_api_problem(
             is_host=True,
         )
     return None
+
+
+def _engine_or_other(version: str, model: ModelInfo) -> str:
+    """Return what to do about an architecture that is not known: an engine, a later image, or another model."""
+    try:
+        has_engine = find_family(trtllm(version), model.architecture) is not None and not model.pre_quantized
+    except HostError:  # a version without engines
+        has_engine = False
+    later = first_llm_api_version(model.architecture)
+    choices = ["--backend tensorrt_llm"] if has_engine else []
+    choices += [f"an image with TensorRT-LLM {later} or later"] if later else []
+    return ", or ".join([*choices, "another model"])

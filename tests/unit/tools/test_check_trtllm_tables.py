@@ -37,6 +37,11 @@ def write_source(root: Path) -> Path:
             extra = f", choices={list(dtypes)!r}" if option == dtype_flag else ""
             lines.append(f"parser.add_argument({option!r}{extra})")
         write(root / "examples" / script, lines)
+    api = catalog.llm_api(RELEASE.version)
+    models = root / "tensorrt_llm" / "_torch" / "models"
+    write(models / "modeling_all.py", [f'@register_auto_model("{name}")\nclass A: ...' for name in api.architectures])
+    methods = [str(entry.get("file", method)) for method, entry in api.quantizations.items()]
+    write(root / "tensorrt_llm" / "_torch" / "model_config.py", [f"METHODS = {methods!r}"])
     return root
 
 
@@ -65,13 +70,20 @@ def test_an_equal_source_has_no_differences(tmp_path: Path, capsys: pytest.Captu
         ("tensorrt_llm/plugin/plugin.py", "'gemm_plugin', ", "", "--gemm_plugin is in the table, not in the source"),
         ("examples/models/core/gemma/convert_checkpoint.py", "'--world-size'", "'--tp_size'", "--world-size is in"),
         (
+            "tensorrt_llm/_torch/models/modeling_all.py",
+            '"LlamaForCausalLM"',
+            '"Llama"',
+            "llmapi: LlamaForCausalLM is in the table, not in the source",
+        ),
+        ("tensorrt_llm/_torch/model_config.py", "'mxfp4'", "'x'", "quantized by mxfp4 are in the table"),
+        (
             "examples/models/contrib/opt/convert_checkpoint.py",
             "['float16', ",
             "['auto', 'float16', ",
             "--dtype: choices",
         ),
     ],
-    ids=["renamed", "new", "default", "choice", "plugin", "flag", "dtype"],
+    ids=["renamed", "new", "default", "choice", "plugin", "flag", "llm-api", "quantization", "dtype"],
 )
 def test_differences_are_found(file: str, old: str, new: str, said: str, tmp_path: Path) -> None:
     path = write_source(tmp_path) / file
@@ -79,6 +91,7 @@ def test_differences_are_found(file: str, old: str, new: str, said: str, tmp_pat
     assert old in text
     path.write_text(text.replace(old, new))
     lines = [*checker.check_build_source(RELEASE, tmp_path), *checker.check_scripts(RELEASE, tmp_path)]
+    lines += checker.check_llm_api(RELEASE.version, tmp_path)
     assert any(said in line for line in lines)
 
 

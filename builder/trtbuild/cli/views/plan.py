@@ -28,10 +28,17 @@ def plan_document(made: BuildPlan) -> dict[str, object]:
         "key_fields": dict(made.key.fields),
         "entry": str(made.key.relative_path) if known else None,
         "budget": asdict(made.budget),
+        "sizes": sizes_word(made),
         "arithmetic": list(made.arithmetic),
         "steps": list(made.steps),
         "warnings": list(made.warnings),
     }
+
+
+def sizes_word(made: BuildPlan) -> str:
+    """Return where the sizes of a plan's weights come from: ``counted`` exactly, ``listed``, or ``estimated``."""
+    info = made.model.info
+    return "listed" if info.listed_bytes else "counted" if info.are_sizes_known else "estimated"
 
 
 def plan_lines(made: BuildPlan) -> list[tuple[str, int]]:
@@ -52,7 +59,8 @@ def plan_lines(made: BuildPlan) -> list[tuple[str, int]]:
         *([("options", options)] if options else []),
         (
             "room",
-            f"snapshot {format_bytes(budget.snapshot_bytes)}, checkpoint {format_bytes(budget.checkpoint_bytes)}, "
+            f"{'about ' if sizes_word(made) == 'estimated' else ''}snapshot {format_bytes(budget.snapshot_bytes)}, "
+            f"checkpoint {format_bytes(budget.checkpoint_bytes)}, "
             f"engine {format_bytes(budget.engine_bytes)}; host memory {format_bytes(budget.host_memory_bytes)}, "
             f"shared memory {format_bytes(budget.shm_bytes)}",
         ),

@@ -52,7 +52,8 @@ def echo_products(
     from trtbuild.plan.survey import MAX_GPUS
 
     echo_folded(
-        f"{model.model_id}, {model.parameters:,} parameters; TensorRT-LLM {version}; up to "
+        f"{model.model_id}, {'' if model.is_exact else 'about '}{model.parameters:,} parameters; TensorRT-LLM "
+        f"{version}; up to "
         f"{limits.max_batch_size} requests of {limits.max_seq_len:,} tokens, {limits.max_num_tokens:,} tokens per step"
     )
     fitting = [row for row in rows if any(row.fits.values())]

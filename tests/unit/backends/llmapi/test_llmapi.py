@@ -217,6 +217,7 @@ def test_what_no_version_lists_is_refused_by_name(alias: str, version: str) -> N
         make(alias, newer_host(version=version))
     assert "no version's list of models has it" in caught.value.message
     assert "--backend llmapi" not in caught.value.hint
+    assert ("--backend tensorrt_llm" in caught.value.hint) == (version != "1.4.0rc4"), "engines ended before it"
 
 
 FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
