@@ -77,7 +77,7 @@ by_area = pytest.mark.parametrize("area", AREAS)
 
 
 def _room(name: str) -> str:
-    """Return the part of the package that a module is in: ``store`` for ``trtbuild.store.core``."""
+    """Return the part of the package that a module is in: ``store`` for ``trtbuild.store.manifest``."""
     return name.split(".")[1] if "." in name else ""
 
 

@@ -33,7 +33,7 @@ from trtbuild.plan import (
 )
 from trtbuild.spec import CpuInfo, EngineSpec, HostInfo, RepositorySpec, Spec, parse_spec
 from trtbuild.store import Store
-from trtbuild.store.beacon import current_owner
+from trtbuild.store.owner import current_owner
 
 TOKENIZER = '{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}'
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -11,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 from trtbuild.spec import VerifyMode
-from trtbuild.store.beacon import Owner
 from trtbuild.store.core import Claim, Layout, Staging, Store
 from trtbuild.store.entries import Broken, Difference, Entry, Explanation, Miss
 from trtbuild.store.leases import Lease
 from trtbuild.store.manifest import FileRecord, Manifest, Problem
+from trtbuild.store.owner import Owner
 
 if TYPE_CHECKING:
     from trtbuild.store.budget import Collection, Item, Removal, Usage, collect, make_room, measure

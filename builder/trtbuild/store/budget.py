@@ -24,10 +24,10 @@ from trtbuild.console import log
 from trtbuild.console.log import format_bytes, format_duration
 from trtbuild.errors import StoreError
 from trtbuild.store import beacon, disk, leases, leftovers
-from trtbuild.store.beacon import Watch
 from trtbuild.store.claims import Held
 from trtbuild.store.core import Store
 from trtbuild.store.entries import Entry
+from trtbuild.store.liveness import Watch
 
 Kind = Literal["staging", "debris", "broken", "quarantine", "download", "log", "checkpoint", "snapshot", "entry"]
 GRACE_S = 15 * 60.0

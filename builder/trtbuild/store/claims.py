@@ -5,7 +5,7 @@ only one caller can create a name, and it needs no promise at all to be safe: tw
 else, because ``publish`` is correct without them.
 
 A claim is a chain of beacons: ``<digest>.first``, and, when the owner with token T was proven dead, ``<digest>.<T>``.
-The last one holds. Creating ``<digest>.<T>`` can succeed once only, so two waiters who find the same corpse
+The last one holds. Creating ``<digest>.<T>`` can succeed once only, so two waiters who find the same dead owner
 cannot both inherit. The holder releases by removing the chain from its beginning, its own beacon last; a waiter that
 created its beacon on a removed chain sees that it is not reachable and withdraws.
 """
@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trtbuild.console import log
-from trtbuild.store import beacon, disk
-from trtbuild.store.beacon import Beacon, Owner, Watch
+from trtbuild.store import beacon, disk, liveness
+from trtbuild.store.beacon import Beacon
 from trtbuild.store.disk import Sharing
+from trtbuild.store.liveness import Watch
+from trtbuild.store.owner import UNKNOWN, Owner, read_owner
 
 _FIRST = "first"
 _MAX_CHAIN = 1000
@@ -61,13 +63,13 @@ class Claims:
             name = chain[-1].owner.token if chain else _FIRST
             if chain:
                 last = chain[-1]
-                proof = beacon.proof_of_death(last.path, last.owner, unchanged_s=self._watch.unchanged_s(last.path))
+                proof = liveness.proof_of_death(last.path, last.owner, unchanged_s=self._watch.unchanged_s(last.path))
                 if proof is None:
                     return last
                 log.get().info("store-takeover", f"taking over from {last.owner.describe()}: {proof}")
             owner = self._make_owner()
             sharing = self._sharing()
-            mine = beacon.light(self._path(digest, name), owner, mode=sharing.file_mode, group=sharing.group)
+            mine = beacon.create(self._path(digest, name), owner, mode=sharing.file_mode, group=sharing.group)
             if mine is None:
                 continue
             again = self._chain(digest)
@@ -117,8 +119,8 @@ class Claims:
             # Links that no chain reaches: their owner died while it released or withdrew.
             for path in self._directory.glob(f"{digest}.*"):
                 with contextlib.suppress(ValueError):
-                    owner = beacon.read(path)
-                    if owner and beacon.proof_of_death(path, owner, unchanged_s=0.0):
+                    owner = read_owner(path)
+                    if owner and liveness.proof_of_death(path, owner, unchanged_s=0.0):
                         disk.unlink(path)
 
     def _path(self, digest: str, name: str) -> Path:
@@ -131,15 +133,15 @@ class Claims:
         while len(links) < _MAX_CHAIN:
             path = self._path(digest, name)
             try:
-                owner = beacon.read(path)
+                owner = read_owner(path)
                 if owner is not None and self._path(digest, owner.token) in {path, *(link.path for link in links)}:
                     raise ValueError("it leads back into its own chain, which no claim does")
             except ValueError:
                 unchanged_s = self._watch.unchanged_s(path)
-                if unchanged_s >= beacon.STALE_S:
+                if unchanged_s >= liveness.STALE_S:
                     disk.unlink(path)
                     continue
-                return Holder(path=path, owner=dataclasses.replace(beacon.UNKNOWN, elapsed_s=unchanged_s))
+                return Holder(path=path, owner=dataclasses.replace(UNKNOWN, elapsed_s=unchanged_s))
             if owner is None:
                 return links
             links.append(Holder(path=path, owner=owner))
@@ -148,5 +150,5 @@ class Claims:
 
 
 def _seems_dead(claim: Holder) -> bool:
-    proof = beacon.proof_of_death(claim.path, claim.owner, unchanged_s=0.0)
-    return proof is not None or beacon.is_silent(claim.path, claim.owner)
+    proof = liveness.proof_of_death(claim.path, claim.owner, unchanged_s=0.0)
+    return proof is not None or liveness.is_silent(claim.path, claim.owner)

@@ -18,11 +18,11 @@ from pathlib import Path
 from trtbuild.console import log
 from trtbuild.console.log import format_duration
 from trtbuild.errors import StoreError
-from trtbuild.plan import EngineKey
+from trtbuild.plan.key import EngineKey
 from trtbuild.spec import JsonValue, VerifyMode
 from trtbuild.store import beacon, disk, durations, leases, leftovers
 from trtbuild.store import entries as reading
-from trtbuild.store.beacon import Beacon, Owner
+from trtbuild.store.beacon import Beacon
 from trtbuild.store.claims import Claims, Held
 from trtbuild.store.entries import Broken, Entry, Explanation, Miss
 from trtbuild.store.leases import Lease
@@ -36,6 +36,7 @@ from trtbuild.store.manifest import (
     list_files,
     make_manifest,
 )
+from trtbuild.store.owner import Owner, current_owner
 
 WAIT_REPORT_S = 10.0
 _POLL_S = (0.1, 1.0)
@@ -377,17 +378,17 @@ class Store:
         with disk.explained("stage a build", directory):
             self.prepare(self.layout.staging)
             # The beacon is there before the directory and goes after it: a directory without one has no owner.
-            lit = self._light(directory.with_name(directory.name + ".owner"), owner)
-            if lit is None:
+            kept = self._create_beacon(directory.with_name(directory.name + ".owner"), owner)
+            if kept is None:
                 raise StoreError(f"{directory} is taken", hint="run the command again")
-            staging = Staging(directory, lit, self._my_claims.get(key.digest))
+            staging = Staging(directory, kept, self._my_claims.get(key.digest))
             try:
                 for path in (staging.path, staging.work_dir):
                     disk.make_dir(path, mode=self.sharing().dir_mode, group=self.sharing().group)
             except OSError:
-                with contextlib.suppress(OSError):  # its beacon goes next, and a directory without one is a riddle
+                with contextlib.suppress(OSError):  # its beacon goes next, and nobody could tell whose the directory is
                     disk.remove_tree(directory)
-                lit.close()
+                kept.close()
                 raise
         try:
             yield staging
@@ -398,7 +399,7 @@ class Store:
         finally:
             try:
                 disk.remove_tree(directory)
-                lit.close()
+                kept.close()
             except (OSError, StoreError) as error:
                 # What was published is published; what is left here is swept when this process has ended.
                 log.get().warning("store-staging-left", f"could not remove {directory}: {error}")
@@ -568,12 +569,12 @@ class Store:
         disk.heal(into, sharing)
         return moved
 
-    def _light(self, path: Path, owner: Owner) -> Beacon | None:
+    def _create_beacon(self, path: Path, owner: Owner) -> Beacon | None:
         sharing = self.sharing()
-        return beacon.light(path, owner, mode=sharing.file_mode, group=sharing.group)
+        return beacon.create(path, owner, mode=sharing.file_mode, group=sharing.group)
 
     def _owner(self) -> Owner:
-        return beacon.current_owner(self._label, now=self.now())
+        return current_owner(self._label, now=self.now())
 
     def prepare(self, directory: Path) -> None:
         """Create a directory of the store, and the root with its tag.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trtbuild.console import log
-from trtbuild.plan import EngineKey, path_part
+from trtbuild.plan.key import EngineKey, path_part
 from trtbuild.spec import JsonValue
 from trtbuild.store import disk
 from trtbuild.store.entries import flatten

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtbuild.plan import EngineKey
+from trtbuild.plan.key import EngineKey
 from trtbuild.spec import JsonValue, VerifyMode
 from trtbuild.store import disk
 from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, check_files, parse_manifest

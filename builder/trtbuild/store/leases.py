@@ -16,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from trtbuild.store import beacon, disk
-from trtbuild.store.beacon import Beacon, Owner
+from trtbuild.store import beacon, disk, liveness
+from trtbuild.store.beacon import Beacon
+from trtbuild.store.owner import Owner, read_owner
 
 LEASE_TTL_S = 24 * 3600.0
 _NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -31,9 +32,9 @@ class Lease:
             can tell that the server lives.
     """
 
-    def __init__(self, lit: Beacon | None) -> None:
-        self._beacon = lit
-        self.path = lit.path if lit else None
+    def __init__(self, kept: Beacon | None) -> None:
+        self._beacon = kept
+        self.path = kept.path if kept else None
 
     def keep_over_exec(self) -> None:
         """Let the lease go over to the program that this process becomes; call it right before ``exec``."""
@@ -59,9 +60,9 @@ def take(directory: Path, digest: str, *, make_owner: Callable[[], Owner], mode:
     """Write a lease on ``digest``; the caller then checks that the entry is still there."""
     while True:
         owner = make_owner()
-        lit = beacon.light(directory / f"{digest}.{owner.token}", owner, mode=mode, group=group)
-        if lit is not None:
-            return Lease(lit)
+        kept = beacon.create(directory / f"{digest}.{owner.token}", owner, mode=mode, group=group)
+        if kept is not None:
+            return Lease(kept)
 
 
 def user(directory: Path, digest: str) -> str | None:
@@ -97,8 +98,8 @@ def _drop(path: Path) -> None:
 def _holder(path: Path) -> str | None:
     owner: Owner | None = None
     with contextlib.suppress(ValueError, PermissionError):
-        owner = beacon.read(path)
-        if owner is None or beacon.proof_of_death(path, owner, unchanged_s=0.0) is not None:
+        owner = read_owner(path)
+        if owner is None or liveness.proof_of_death(path, owner, unchanged_s=0.0) is not None:
             _drop(path)
             return None
     try:
@@ -110,7 +111,7 @@ def _holder(path: Path) -> str | None:
             raise
         age_s = 0.0  # the file system's clock cannot be asked, so the lease counts
     # A lease that can be judged (this boot) was judged above; for the others there is only their age.
-    if age_s > LEASE_TTL_S and (owner is None or not beacon.can_be_judged(path, owner)):
+    if age_s > LEASE_TTL_S and (owner is None or not liveness.can_be_judged(path, owner)):
         _drop(path)
         return None
     return owner.describe() if owner else f"an unreadable lease, {path.name}"

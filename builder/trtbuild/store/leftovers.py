@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trtbuild.console import log
-from trtbuild.store import beacon, disk
+from trtbuild.store import disk, liveness
+from trtbuild.store.owner import UNKNOWN, read_owner
 
 TRASH_KEPT_S = 60.0
 """A collector that moved an entry to the trash looks once more for a lease, and may put the entry back."""
@@ -28,12 +29,12 @@ def staging_owner(directory: Path) -> tuple[str | None, bool]:
     """Return why a staging directory is kept, and whether its owner has been silent for suspiciously long."""
     path = owner_file(directory)
     try:
-        owner = beacon.read(path)
+        owner = read_owner(path)
     except ValueError:
-        owner = beacon.UNKNOWN
-    if owner is None or beacon.proof_of_death(path, owner, unchanged_s=0.0):
+        owner = UNKNOWN
+    if owner is None or liveness.proof_of_death(path, owner, unchanged_s=0.0):
         return None, False
-    return f"being built by {owner.describe()}", beacon.is_silent(path, owner)
+    return f"being built by {owner.describe()}", liveness.is_silent(path, owner)
 
 
 def remove_staging(directory: Path) -> None:
@@ -88,7 +89,7 @@ def _dead_builds(staging: Path, *, below: Path) -> Iterator[Path]:
 
 
 def _dead_drafts(directory: Path, *, below: Path) -> Iterator[Path]:
-    """Yield beacons that a process was about to light when it died."""
+    """Yield beacons that a process was about to create when it died."""
     for path in disk.children(directory, below=below):
         if path.suffix == ".tmp" and path.name.startswith(".") and _is_dead(path):
             yield path
@@ -96,7 +97,7 @@ def _dead_drafts(directory: Path, *, below: Path) -> Iterator[Path]:
 
 def _is_dead(path: Path) -> bool:
     try:
-        owner = beacon.read(path)
-        return owner is not None and beacon.proof_of_death(path, owner, unchanged_s=0.0) is not None
+        owner = read_owner(path)
+        return owner is not None and liveness.proof_of_death(path, owner, unchanged_s=0.0) is not None
     except (OSError, ValueError):
         return False

@@ -20,7 +20,7 @@ from typing import cast
 
 from trtbuild import redact
 from trtbuild.errors import StoreError
-from trtbuild.plan import EngineKey, canonical_json
+from trtbuild.plan.key import EngineKey, canonical_json
 from trtbuild.spec import JsonValue, VerifyMode
 
 MANIFEST = "manifest.json"

@@ -22,7 +22,7 @@ from typing import TypeVar
 from trtbuild.console import log
 from trtbuild.console.log import Progress, format_bytes
 from trtbuild.errors import StoreError
-from trtbuild.plan import EngineKey
+from trtbuild.plan.key import EngineKey
 from trtbuild.spec import VerifyMode
 from trtbuild.store import disk
 from trtbuild.store.claims import Held

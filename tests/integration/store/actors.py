@@ -17,8 +17,9 @@ from pathlib import Path
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key
 from trtbuild.errors import StoreError
 from trtbuild.plan import EngineKey
-from trtbuild.store import Entry, Shared, Store, beacon, budget, collect, core, disk, leftovers, open_tier
+from trtbuild.store import Entry, Shared, Store, beacon, budget, collect, core, disk, leftovers, liveness, open_tier
 from trtbuild.store.claims import Claims, Held
+from trtbuild.store.owner import Owner, process_is_dead
 
 
 def fork(work: Callable[[], None]) -> int:
@@ -80,7 +81,7 @@ def crowd(root: str, count: str, mode: str) -> None:
         path.mkdir()
     if mode == "broken":
         Claims.try_claim = lambda self, digest: Held(  # type: ignore[method-assign]
-            beacon=beacon.light(self._directory / f"{digest}.{os.getpid()}", self._make_owner()),  # type: ignore[arg-type]
+            beacon=beacon.create(self._directory / f"{digest}.{os.getpid()}", self._make_owner()),  # type: ignore[arg-type]
             ancestors=(),
         )
 
@@ -123,7 +124,7 @@ def contend(root: str, sections: str) -> None:
         while not count.exists() or count.stat().st_size < int(sections):
             with store.lock(key):
                 for other in inside.iterdir():
-                    if beacon.process_is_dead(int(other.name), 0) is False and other.exists():
+                    if process_is_dead(int(other.name), 0) is False and other.exists():
                         with violations.open("a") as stream:
                             stream.write(f"{os.getpid()} met {other.name}\n")
                     other.unlink(missing_ok=True)
@@ -349,11 +350,11 @@ def build_for_ever(root: str, ready: str) -> None:
 
 def take_over(root: str, reports: str, stale_s: str) -> None:
     """Ask for the key that another builds; write each report of who that is."""
-    beacon.STALE_S = float(stale_s)
+    liveness.STALE_S = float(stale_s)
     store = Store(Path(root), label="pod-b")
     heard = Path(reports)
 
-    def on_wait(owner: beacon.Owner, waited_s: float) -> None:
+    def on_wait(owner: Owner, waited_s: float) -> None:
         with heard.open("a") as stream:
             stream.write(f"{owner.describe()}\n")
 

@@ -150,7 +150,7 @@ from tests.unit.store.store_helpers import *
 from trtbuild.errors import StoreError
 from trtbuild.process import Command, run
 from trtbuild.store import *
-from trtbuild.store.beacon import current_owner
+from trtbuild.store.owner import current_owner
 store = Store(Path("{tmp_path}/store"))
 entry = build(store, make_key(1))
 store.prepare(store.layout.leases)

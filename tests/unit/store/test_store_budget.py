@@ -11,7 +11,7 @@ import pytest
 from tests.unit.store.store_helpers import build, fill, make_key
 from trtbuild.errors import StoreError
 from trtbuild.store import Entry, Miss, Store, beacon, collect, make_room, measure
-from trtbuild.store.beacon import current_owner
+from trtbuild.store.owner import current_owner
 
 SIZE = 1000
 ONE = {"rank0.engine": b"x" * SIZE}

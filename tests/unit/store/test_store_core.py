@@ -14,7 +14,8 @@ import pytest
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key, python
 from trtbuild.errors import StoreError
 from trtbuild.process import start, stop
-from trtbuild.store import Entry, Miss, Store, beacon, core, disk
+from trtbuild.store import Entry, Miss, Store, core, disk, liveness
+from trtbuild.store.owner import current_owner, read_owner
 
 
 @pytest.fixture
@@ -372,8 +373,8 @@ def test_estimates_come_from_the_builds_most_alike(
 
 @pytest.mark.parametrize("record", ["another-boot", "unreadable", "reused-pid", "dead-pid"])
 def test_a_claim_whose_owner_is_dead_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch, record: str) -> None:
-    monkeypatch.setattr(beacon, "STALE_S", 0.3)
-    key, me = make_key(), beacon.current_owner("before-the-reboot", now=0.0).__dict__
+    monkeypatch.setattr(liveness, "STALE_S", 0.3)
+    key, me = make_key(), current_owner("before-the-reboot", now=0.0).__dict__
     store.prepare(store.layout.claims)
     text = {
         "another-boot": json.dumps(me | {"boot_id": "another"}),
@@ -414,7 +415,7 @@ def test_waiters_hear_who_builds_and_get_the_entry_without_building(store: Store
 
 
 def test_the_default_report_names_the_builder(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
-    core._report_wait(beacon.current_owner("pod-a", now=0.0), 75.0)
+    core._report_wait(current_owner("pod-a", now=0.0), 75.0)
     assert "waiting for pod-a pid" in capfd.readouterr().err
 
 
@@ -442,9 +443,9 @@ def test_a_forked_child_does_not_keep_its_parents_claim(store: Store) -> None:
     try:
         assert child.wait(60) == 0
         claim = store.layout.claims / f"{key.digest}.first"
-        owner = beacon.read(claim)
+        owner = read_owner(claim)
         assert owner
         assert owner.phase == ""
-        assert beacon._flock_is_free(claim, owner.token)
+        assert liveness.flock_is_free(claim, owner.token)
     finally:
         stop(child, grace_s=0)

@@ -13,8 +13,8 @@ import pytest
 
 from tests.unit.store.store_helpers import build, contents, fill, make_key
 from trtbuild.errors import StoreError
-from trtbuild.store import Entry, Miss, Store, beacon, collect, leftovers
-from trtbuild.store.beacon import current_owner
+from trtbuild.store import Entry, Miss, Store, collect, leftovers, liveness
+from trtbuild.store.owner import current_owner, read_owner
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_planted_beacon_is_unreadable_and_no_more(
     path = tmp_path / "beacon"
     plant(path)
     with pytest.raises(ValueError, match=f"not a whole beacon.*({reason})"):
-        beacon.read(path)
+        read_owner(path)
     store.prepare(store.layout.claims)
     plant(store.layout.claims / f"{make_key().digest}.first")
     explained = within(60, lambda: store.explain(make_key()).builder)
@@ -98,12 +98,12 @@ def test_no_field_of_a_beacon_is_believed_unchecked(tmp_path: Path, change: dict
     path = tmp_path / "beacon"
     good = current_owner("pod", now=5.0).__dict__
     path.write_text(json.dumps(good))
-    found = beacon.read(path)
+    found = read_owner(path)
     assert found is not None
     assert "pod pid" in found.describe()
     path.write_text(json.dumps(good | change))
     with pytest.raises(ValueError, match="expected"):
-        beacon.read(path)
+        read_owner(path)
 
 
 def test_a_name_that_no_terminal_should_see_is_shown_without_it(store: Store) -> None:
@@ -116,7 +116,7 @@ def test_a_name_that_no_terminal_should_see_is_shown_without_it(store: Store) ->
 def test_a_chain_of_claims_that_leads_back_into_itself_ends(
     store: Store, tokens: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(beacon, "STALE_S", 0.2)
+    monkeypatch.setattr(liveness, "STALE_S", 0.2)
     store.prepare(store.layout.claims)
     gone = current_owner("pod", now=0.0).__dict__ | {"pid": 2**22 + 1}
     for name, token in zip(["first", *tokens], tokens, strict=False):
