@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from trtbuild.serve import health
+from trtbuild.serve import health, probes
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pydoc-llama"
 READY_S = 300.0
@@ -88,7 +88,7 @@ def _serving_at(log_path: Path, server: subprocess.Popen[bytes]) -> str:
 
 def _first_token_s(url: str) -> float:
     started = time.perf_counter()
-    pieces = health.generate(url, "bench", {"text_input": "The", "max_tokens": 16})
+    pieces = probes.generate(url, "bench", {"text_input": "The", "max_tokens": 16})
     next(pieces)
     elapsed = time.perf_counter() - started
     list(pieces)

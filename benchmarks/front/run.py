@@ -37,9 +37,11 @@ from trtbuild_front.transport import http2, kserve  # noqa: E402
 from trtbuild import process  # noqa: E402
 from trtbuild.plan import EngineInfo, EngineTemplate  # noqa: E402
 from trtbuild.repository import ServedModel, write_repository  # noqa: E402
-from trtbuild.serve import health  # noqa: E402
+from trtbuild.serve import probes  # noqa: E402
 from trtbuild.serve.access import make_secrets  # noqa: E402
-from trtbuild.serve.launch import choose_ports, find_server, prepare_server, server_command  # noqa: E402
+from trtbuild.serve.launch import server_command  # noqa: E402
+from trtbuild.serve.ports import choose_ports  # noqa: E402
+from trtbuild.serve.server import find_server, prepare_server  # noqa: E402
 from trtbuild.spec import ServerSpec  # noqa: E402
 
 SLOTS = 256
@@ -181,7 +183,7 @@ def serving(repository: Path, cache: Path) -> Iterator[tuple[int, int]]:
     try:
         url = f"http://127.0.0.1:{ports.http}"
         deadline = time.monotonic() + 300
-        while not health.is_up(url):
+        while not probes.is_up(url):
             if child.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the server did not start:\n{log_path.read_text()[-3000:]}")
             time.sleep(0.2)

@@ -15,7 +15,7 @@ import pytest
 from tests.hub_stub import HubStub
 from tests.integration.command_line import MODEL, Machine, add_example, left_running, wait_until
 from trtbuild.errors import LaunchError
-from trtbuild.serve import health
+from trtbuild.serve import health, probes
 
 pytestmark = pytest.mark.integration
 READY_S = 180.0
@@ -35,7 +35,7 @@ def machine(tmp_path: Path, hub: HubStub) -> Machine:
 
 
 def _generate(url: str, name: str, text: str) -> str:
-    pieces = health.generate(url, name, {"text_input": text, "max_tokens": 16})
+    pieces = probes.generate(url, name, {"text_input": text, "max_tokens": 16})
     return "".join(str(piece["text_output"]) for piece in pieces)
 
 
@@ -99,14 +99,14 @@ def test_serve_in_the_background_and_ask_for_its_health(machine: Machine) -> Non
         ports = [started[name].rsplit(":", 1)[1] for name in ("url", "metrics_url")]
         ask = ["--http-port", ports[0], "--metrics-port", ports[1]]
         assert machine.run("health", "live", *ask).stdout == "ok\n"
-        assert health.count_outcomes(health.read_metrics(started["metrics_url"]))["pydoc-llama"]["ok"] == 0
-        probes = [machine.start("health", "ready", *ask) for _ in range(3)]
-        assert [probe.communicate(timeout=120)[0] for probe in probes] == ["ok\n"] * 3, "probes may meet"
+        assert probes.count_outcomes(probes.read_metrics(started["metrics_url"]))["pydoc-llama"]["ok"] == 0
+        asked = [machine.start("health", "ready", *ask) for _ in range(3)]
+        assert [probe.communicate(timeout=120)[0] for probe in asked] == ["ok\n"] * 3, "probes may meet"
         assert _wait_for("ok", started["metrics_url"]) >= 1, "ready means that a real generation came back"
         for _ in range(2):
             assert machine.run("health", "ready", *ask, MODEL).stdout == "ok\n"
         assert "'other' is not found" in machine.run("health", "ready", *ask, "other", code=9).stderr
-        assert _wait_for("ok", started["metrics_url"]) <= len(probes), "once is enough"
+        assert _wait_for("ok", started["metrics_url"]) <= len(asked), "once is enough"
         assert machine.run("drain", *ask, "--timeout", "10").stdout == "0\n"
         taken = machine.run(
             "serve", MODEL, "--backend", "cpu", "--http-port", ports[0], "--max-batch-size", "3", code=9
@@ -118,7 +118,7 @@ def test_serve_in_the_background_and_ask_for_its_health(machine: Machine) -> Non
         with pytest.raises(LaunchError):  # the first request that needs it finds out
             _generate(started["url"], "pydoc-llama", "x")
         assert _wait_for("failed", started["metrics_url"]) == 1
-        assert health.is_up(started["url"]), "the server itself goes on to say that it is ready"
+        assert probes.is_up(started["url"]), "the server itself goes on to say that it is ready"
         for what in ("live", "ready"):
             assert "a model process is dead" in machine.run("health", what, *ask, code=9).stderr
     finally:
@@ -213,7 +213,7 @@ def _kill_model_process(server: int, model: str) -> None:
 def _wait_for(outcome: str, metrics_url: str) -> float:
     """Return how many requests ended so, by the server's own count, which follows a moment after the fact."""
     for _ in range(300):
-        count = health.count_outcomes(health.read_metrics(metrics_url))["pydoc-llama"][outcome]
+        count = probes.count_outcomes(probes.read_metrics(metrics_url))["pydoc-llama"][outcome]
         if count:
             break
         time.sleep(0.1)

@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from trtbuild.process import Command
-from trtbuild.serve import access, health, launch
+from trtbuild.serve import access, health, launch, probes
+from trtbuild.serve.ports import Ports, choose_ports
+from trtbuild.serve.server import find_server, prepare_server
 from trtbuild.spec import ServerSpec
 
 pytestmark = pytest.mark.integration
@@ -48,7 +50,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Job:
     """A running mpirun with its server's URL."""
 
-    def __init__(self, command: Command, ports: launch.Ports, log_path: Path) -> None:
+    def __init__(self, command: Command, ports: Ports, log_path: Path) -> None:
         self.url = f"http://127.0.0.1:{ports.http}"
         self.log_path = log_path
         with log_path.open("wb") as log_file:
@@ -100,9 +102,9 @@ def job(repository: Path, tmp_path: Path) -> Iterator[Job]:
     if mpirun is None:
         pytest.skip("mpirun is not installed (apt-get install openmpi-bin)")
     path = os.environ["PATH"]
-    server = launch.prepare_server(launch.find_server(path), cache_dir=tmp_path / "servers", search_path=path)
+    server = prepare_server(find_server(path), cache_dir=tmp_path / "servers", search_path=path)
     spec = ServerSpec(http_port=0, grpc_port=0, metrics_port=0)
-    ports = launch.choose_ports(spec)
+    ports = choose_ports(spec)
     command = launch.server_command(
         server, repository, spec, ports, secrets=access.make_secrets({}), world_size=WORLD_SIZE, mpirun=mpirun,
         is_root=os.geteuid() == 0,
@@ -121,7 +123,7 @@ def job(repository: Path, tmp_path: Path) -> Iterator[Job]:
 def test_rank_0_generates_and_sigterm_ends_every_rank(job: Job) -> None:
     job.wait_ready()
     assert set(job.ranks()) == {0, 1}
-    pieces = list(health.generate(job.url, "pydoc-llama", {"text_input": "The", "max_tokens": 8}))
+    pieces = list(probes.generate(job.url, "pydoc-llama", {"text_input": "The", "max_tokens": 8}))
     assert "".join(str(piece["text_output"]) for piece in pieces)
     job.process.terminate()
     job.wait_gone()

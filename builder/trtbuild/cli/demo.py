@@ -74,8 +74,9 @@ def _requests(prompts: tuple[str, ...], chat: str | None, max_tokens: int, direc
 def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> None:
     from trtbuild import pipeline, process
     from trtbuild.cli.health import server_url
-    from trtbuild.cli.serve import server_log, serving_command, telling_lines
+    from trtbuild.cli.serve import serving_command
     from trtbuild.serve import health
+    from trtbuild.serve.background import log_excerpt, new_log
 
     sink = log.get()
     spec = read_spec(flags, None)
@@ -85,7 +86,7 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
     sink.info("demo", f"engine {done.plan.key.short} for {done.plan.sku} {how}")
     command, ports = serving_command(spec, ctx, done)
     url = server_url(spec, ports.http)
-    log_path = server_log(ctx, f"demo-{os.getpid()}")
+    log_path = new_log(ctx.store.root, f"demo-{os.getpid()}")
     with sink.stage("launch"):
         sink.info("serve", f"starting Triton: {Path(command.argv[0]).name} at {url}")
         child = process.start(command, log_path=log_path)
@@ -101,7 +102,7 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
         if not keep:
             log_path.unlink(missing_ok=True)
     except LaunchError as error:
-        tail = telling_lines(log_path.read_text(errors="replace"))
+        tail = log_excerpt(log_path.read_text(errors="replace"))
         raise LaunchError(error.message, hint=error.hint or f"the whole log: {log_path}", log_tail=tail) from error
     finally:
         if not keep:
@@ -113,7 +114,7 @@ def _stream(url: str, name: str, request: dict[str, Any]) -> None:
     """Write one answer to standard output as it comes, then its figures to standard error."""
     import json
 
-    from trtbuild.serve import health
+    from trtbuild.serve import probes
 
     click.echo("")
     if "messages" in request:
@@ -122,7 +123,7 @@ def _stream(url: str, name: str, request: dict[str, Any]) -> None:
         click.echo(click.style(request["text_input"], bold=True), nl=False)
     started = time.monotonic()
     first_s, tokens = 0.0, 0
-    for piece in health.generate(url, name, request):
+    for piece in probes.generate(url, name, request):
         first_s = first_s or time.monotonic() - started
         tokens = int(piece.get("completion_tokens") or tokens)
         click.echo(str(piece.get("text_output", "")), nl=False)

@@ -97,11 +97,11 @@ def autoscaling(
     import shutil
 
     from trtbuild.autoscaling import Readers, gather, walk
-    from trtbuild.serve import health
+    from trtbuild.serve import probes
 
     kubectl = shutil.which("kubectl", path=os.environ.get("PATH", os.defpath))
     evidence = gather(
-        Readers(read_json=health.read_json, read_metrics=health.read_metrics, kubectl=kubectl),
+        Readers(read_json=probes.read_json, read_metrics=probes.read_metrics, kubectl=kubectl),
         metric=metric, namespace=namespace, metrics_url=metrics_url, prometheus=prometheus, hpa_name=hpa_name,
         selector=selector, directory=directory,
     )  # fmt: skip
@@ -132,10 +132,10 @@ def backend_checks(host: HostInfo) -> list[tuple[str, bool, str]]:
 
 def server_check() -> tuple[bool, str]:
     """Return whether a server was found, and where or why not."""
-    from trtbuild.serve import launch
+    from trtbuild.serve import server as servers
 
     try:
-        server = launch.find_server(os.environ.get("PATH", os.defpath))
+        server = servers.find_server(os.environ.get("PATH", os.defpath))
     except TrtBuildError as error:
         return False, f"{error.message}; {error.hint}"
     return (
@@ -147,13 +147,13 @@ def server_check() -> tuple[bool, str]:
 def server_risk(versions: Mapping[str, str]) -> tuple[str, str]:
     """Return the release of the server that was found, and what strangers could do with it; both may be ""."""
     from trtbuild import catalog
-    from trtbuild.serve import launch
+    from trtbuild.serve import server as servers
 
     try:
-        server = launch.find_server(os.environ.get("PATH", os.defpath))
+        server = servers.find_server(os.environ.get("PATH", os.defpath))
     except TrtBuildError:
         return "", ""
-    version = launch.server_version(server, versions)
+    version = servers.server_version(server, versions)
     if not catalog.is_known_version(version):
         return version, "its version is not known; what strangers can do with servers before 25.07: docs/security.md"
     found = catalog.open_advisories(version)

@@ -39,25 +39,26 @@ def health(
     --config engine.yaml`; MODEL is whom to ask, by default the one that is served.
     """
     configure_log(log_format, log_level)
-    from trtbuild.serve import health as probes
+    from trtbuild.serve.health import refuse_dead, self_test, wait_ready
+    from trtbuild.serve.probes import is_up
 
     spec = read_spec(flags, config, default_model=UNNAMED)
     url = server_url(spec, spec.server.http_port)
     if wait:
-        probes.wait_ready(url, timeout_s=timeout)
-    if not probes.is_up(url, "live" if what == "live" else "ready", timeout_s=timeout):
+        wait_ready(url, timeout_s=timeout)
+    if not is_up(url, "live" if what == "live" else "ready", timeout_s=timeout):
         raise LaunchError(
             f"the server at {url} is not {what}",
             hint="is it running, and there (--host, --http-port)? It may still be loading: look at its log, or --wait",
         )
     metrics_url = server_url(spec, spec.server.metrics_port)
     if what == "live":
-        probes.refuse_dead(url, metrics_url, timeout_s=timeout)
+        refuse_dead(url, metrics_url, timeout_s=timeout)
     else:
         from trtbuild.pipeline import served_name_of
 
         is_named = spec.engine.model != UNNAMED or spec.repository.served_name is not None
-        probes.self_test(url, metrics_url, served_name_of(spec) if is_named else None, timeout_s=timeout)
+        self_test(url, metrics_url, served_name_of(spec) if is_named else None, timeout_s=timeout)
     if output == "json":
         echo_json({"url": url, "what": what, "ok": True})
     else:
@@ -73,10 +74,10 @@ def drain(config: Path | None, output: str, log_format: str, log_level: str, tim
     Always exits 0: a preStop hook must not fail.
     """
     sink = configure_log(log_format, log_level)
-    from trtbuild.serve import health as probes
+    from trtbuild.serve.health import drain as wait_drained
 
     spec = read_spec(flags, config, default_model=UNNAMED)
-    left = probes.drain(server_url(spec, spec.server.metrics_port), timeout_s=timeout)
+    left = wait_drained(server_url(spec, spec.server.metrics_port), timeout_s=timeout)
     if left:
         sink.warning("drain", f"{left:g} requests were still in flight after {timeout:g} s", left=left)
     click.echo(f"{left:g}" if output == "text" else f'{{"in_flight": {left:g}}}')

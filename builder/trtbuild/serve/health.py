@@ -1,4 +1,4 @@
-"""Ask a running server whether it works, wait for it, stream from it, drain it.
+"""Judge a running server: wait for it, test it, refuse one with a dead process, drain it.
 
 It decides what "live", "ready" and "drained" mean: a server that answers ``/v2/health/ready`` can still hold a dead
 model process, so ready means that a real generation came back, and the processes themselves are looked at.
@@ -6,20 +6,21 @@ model process, so ready means that a real generation came back, and the processe
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from trtbuild import http_client
 from trtbuild.errors import LaunchError
-from trtbuild.event_stream import EventParser
-
-PROBE_TIMEOUT_S = 10.0
-
-IN_FLIGHT_METRICS = ("trtbuild_requests_waiting", "trtbuild_requests_running")
+from trtbuild.serve.probes import (
+    PROBE_TIMEOUT_S,
+    count_in_flight,
+    count_outcomes,
+    gauge,
+    is_up,
+    probe_generation,
+    read_metrics,
+)
+from trtbuild.serve.processes import dead_model_processes
 
 FAILED_STARTS_LIMIT = 3
 """Failed starts of an engine process in a row after which starting it again is not expected to help."""
@@ -37,17 +38,6 @@ _DEAD_ANSWERS = re.compile(r"Stub process '[^']*' is not healthy|is shutting dow
 _UNREADY_ANSWERS = re.compile(
     rf"{_DEAD_ANSWERS.pattern}|no available versions|unknown model|no connection to the engine"
 )
-_STUB = "triton_python_backend_stub"
-_SHM_PREFIX = "--backend-config=python,shm-region-prefix-name="
-
-
-def is_up(url: str, what: str = "ready", *, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Return whether the server at ``url`` answers ``/v2/health/<what>`` (``live`` or ``ready``) with 200."""
-    try:
-        http_client.get(f"{url}/v2/health/{what}", timeout_s=timeout_s)
-    except OSError:
-        return False
-    return True
 
 
 def wait_ready(
@@ -82,94 +72,6 @@ def wait_ready(
     return clock() - started
 
 
-def generate(
-    url: str, model: str, request: Mapping[str, Any], *, timeout_s: float = 60.0, total_s: float | None = None
-) -> Iterator[dict[str, Any]]:
-    """Send ``request`` to ``/v2/models/<model>/generate_stream`` and yield each response as it comes.
-
-    ``timeout_s`` is the longest wait for the next one, ``total_s`` for all of them.
-
-    Raises:
-        LaunchError: The server refused the request, an error came in the stream, or the connection broke.
-    """
-    body = json.dumps({"stream": True, **request}).encode()
-    target = f"{url}/v2/models/{model}/generate_stream"
-    parser = EventParser()
-    try:
-        for data in http_client.post_json(target, body, timeout_s=timeout_s, total_s=total_s):
-            for event in parser.feed(data):
-                piece = json.loads(event)
-                if not isinstance(piece, dict):
-                    raise ValueError(f"expected a JSON object, got {event[:80]!r}")
-                if "error" in piece:
-                    raise LaunchError(
-                        f"the server answered: {piece['error']}", hint="correct the request and repeat it"
-                    )
-                yield piece
-    except http_client.BadStatusError as error:
-        text = error.body.decode("utf-8", "replace").strip()
-        raise LaunchError(
-            f"{target} answered {error.status}: {text[:500]}", hint="check the model's name and the request"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise LaunchError(f"{target} did not answer: {error}", hint="is the server running? trtbuild health") from error
-
-
-def probe_generation(url: str, model: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
-    """Generate one token for real and return its text.
-
-    Raises:
-        LaunchError: No token came back.
-    """
-    request = {"text_input": "Hello", "max_tokens": 1}
-    pieces = list(generate(url, model, request, timeout_s=timeout_s, total_s=timeout_s))
-    if not pieces:
-        raise LaunchError(f"model {model!r} answered nothing", hint="look at the server's log")
-    return "".join(str(piece.get("text_output", "")) for piece in pieces)
-
-
-def read_json(url: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> Any:
-    """Return the JSON document at ``url``.
-
-    Raises:
-        LaunchError: No answer, or no JSON.
-    """
-    try:
-        return json.loads(http_client.get(url, timeout_s=timeout_s))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LaunchError(f"{url} did not answer: {error}", hint="is the address right?") from error
-
-
-def read_metrics(url: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
-    """Return the text of a Prometheus metrics endpoint.
-
-    Raises:
-        LaunchError: It does not answer.
-    """
-    try:
-        return http_client.get(f"{url}/metrics", timeout_s=timeout_s).decode("utf-8", "replace")
-    except OSError as error:
-        raise LaunchError(f"{url}/metrics did not answer: {error}", hint="is the server running?") from error
-
-
-def count_in_flight(metrics: str) -> float:
-    """Return the requests waiting or running, summed over the front models in a metrics text."""
-    names = "|".join(IN_FLIGHT_METRICS)
-    values = re.findall(rf"^(?:{names})(?:\{{[^}}]*\}})? (\S+)", metrics, re.MULTILINE)
-    return sum(float(value) for value in values)
-
-
-def count_outcomes(metrics: str) -> dict[str, dict[str, float]]:
-    """Return by front model how its requests ended since its server started (``ok``, ``failed``, ...)."""
-    ended: dict[str, dict[str, float]] = {}
-    for labels, value in re.findall(r"^trtbuild_requests_total\{([^}]*)\} (\S+)", metrics, re.MULTILINE):
-        found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-        counts = ended.setdefault(found.get("model", ""), {})
-        outcome = found.get("outcome", "")
-        counts[outcome] = counts.get(outcome, 0.0) + float(value)
-    return ended
-
-
 def self_test(url: str, metrics_url: str, model: str | None, *, timeout_s: float = PROBE_TIMEOUT_S) -> None:
     """Make sure that a real generation came back once since the server started; generate one token if none did.
 
@@ -186,8 +88,8 @@ def self_test(url: str, metrics_url: str, model: str | None, *, timeout_s: float
         if model is None:
             raise
         metrics = ""
-    for engine, is_up in _gauge(metrics, "trtbuild_engine_up").items():
-        if not is_up:
+    for engine, up in gauge(metrics, "trtbuild_engine_up").items():
+        if not up:
             raise LaunchError(
                 f"the engine process of {engine!r} has ended and is being started again",
                 hint="wait; the server's log says why it ended",
@@ -232,7 +134,7 @@ def refuse_dead(
         metrics = read_metrics(metrics_url, timeout_s=timeout_s)
     except LaunchError:
         return
-    for model, starts in _gauge(metrics, "trtbuild_engine_failed_starts").items():
+    for model, starts in gauge(metrics, "trtbuild_engine_failed_starts").items():
         if starts >= FAILED_STARTS_LIMIT:
             raise LaunchError(
                 f"the engine process of {model!r} could not be started again, {starts:g} times in a row",
@@ -254,11 +156,11 @@ def _refuse_stuck(metrics_url: str, metrics: str, *, timeout_s: float) -> None:
     Raises:
         LaunchError: One has stopped taking turns.
     """
-    beats = _gauge(metrics, "trtbuild_front_heartbeat_timestamp_seconds")
+    beats = gauge(metrics, "trtbuild_front_heartbeat_timestamp_seconds")
     if not any(abs(time.time() - beat) > HEARTBEAT_LIMIT_S for beat in beats.values()):
         return
     time.sleep(_SECOND_LOOK_S)
-    later = _gauge(read_metrics(metrics_url, timeout_s=timeout_s), "trtbuild_front_heartbeat_timestamp_seconds")
+    later = gauge(read_metrics(metrics_url, timeout_s=timeout_s), "trtbuild_front_heartbeat_timestamp_seconds")
     for name, beat in beats.items():
         if later.get(name) == beat and abs(time.time() - beat) > HEARTBEAT_LIMIT_S:
             raise _dead(f"the front model {name!r} has done nothing for {time.time() - beat:.0f} s")
@@ -270,7 +172,7 @@ def _refuse_stalled(metrics: str, limit_s: float) -> None:
     Raises:
         LaunchError: One has been waiting for longer than ``limit_s``.
     """
-    for name, stalled_s in _gauge(metrics, "trtbuild_front_stalled_seconds").items():
+    for name, stalled_s in gauge(metrics, "trtbuild_front_stalled_seconds").items():
         if stalled_s > limit_s:
             raise LaunchError(
                 f"the engine behind {name!r} has answered nothing for {stalled_s:g} s, while requests run",
@@ -280,40 +182,6 @@ def _refuse_stalled(metrics: str, limit_s: float) -> None:
 
 def _dead(what: str) -> LaunchError:
     return LaunchError(f"a model process is dead: {what}", hint="restart the server; its log says what happened")
-
-
-def _gauge(metrics: str, name: str) -> dict[str, float]:
-    """Return a gauge by model."""
-    series = re.findall(rf'^{name}\{{(?:[^}}]*,)?model="([^"]*)"[^}}]*\}} (\S+)', metrics, re.MULTILINE)
-    return {model: float(value) for model, value in series}
-
-
-def dead_model_processes(url: str, *, proc: Path = Path("/proc")) -> list[int]:
-    """Return the processes of models that have ended while their server, which has a port of ``url``, goes on.
-
-    The server waits for its children only when it unloads their model: until then a dead one is a zombie. The servers
-    of further ranks are found by their shared-memory prefix. Empty for a server that is not seen from here.
-    """
-    port = url.rpartition(":")[2]
-    argvs: dict[int, list[str]] = {}
-    zombies: dict[int, int] = {}
-    for directory in proc.glob("[0-9]*"):
-        try:
-            name, _, rest = (directory / "stat").read_text().partition("(")[2].rpartition(")")
-            state, parent = rest.split()[:2]
-            argvs[int(directory.name)] = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except (OSError, ValueError):  # it has ended meanwhile, or is somebody else's
-            continue
-        if state == "Z" and _STUB.startswith(name):  # the kernel keeps the first 15 characters
-            zombies[int(directory.name)] = int(parent)
-    ours = [argv for argv in argvs.values() if {f"--http-port={port}", f"--metrics-port={port}"} & set(argv)]
-    prefixes = {word.rstrip("_0123456789") for argv in ours for word in argv if word.startswith(_SHM_PREFIX)}
-    servers = {
-        pid
-        for pid, argv in argvs.items()
-        if argv in ours or any(word.rstrip("_0123456789") in prefixes for word in argv if word.startswith(_SHM_PREFIX))
-    }
-    return sorted(pid for pid, parent in zombies.items() if parent in servers)
 
 
 def drain(

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tests.chart.helm import ci_values, render
-from trtbuild.serve.launch import choose_ports
+from trtbuild.serve.ports import choose_ports
 from trtbuild.spec import ServerSpec
 
 grpc = pytest.importorskip("grpc")

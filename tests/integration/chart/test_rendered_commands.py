@@ -179,9 +179,9 @@ def test_probes_succeed(server: Running, kind: str) -> None:
 
 STREAM = """
 import json, sys
-from trtbuild.serve import health
+from trtbuild.serve import probes
 request = {"text_input": "The function", "max_tokens": 512, "min_tokens": 512}
-pieces = list(health.generate("http://127.0.0.1:8000", "pydoc", request))
+pieces = list(probes.generate("http://127.0.0.1:8000", "pydoc", request))
 json.dump([piece["text_output"] for piece in pieces], sys.stdout)
 """
 
@@ -204,7 +204,7 @@ def test_helm_test_generates(server: Running, node: Node) -> None:
 
 
 def test_server_shows_what_autoscaling_reads(server: Running) -> None:
-    read = "from trtbuild.serve import health; print(health.read_metrics('http://127.0.0.1:8002'))"
+    read = "from trtbuild.serve import probes; print(probes.read_metrics('http://127.0.0.1:8002'))"
     metrics = server.exec(["python3", "-c", read]).stdout
     for name in ("trtbuild_requests_waiting", "trtbuild_request_slots", "trtbuild_request_queue_seconds_total"):
         assert name in metrics
@@ -212,9 +212,9 @@ def test_server_shows_what_autoscaling_reads(server: Running) -> None:
 
 LOAD = """
 from concurrent.futures import ThreadPoolExecutor
-from trtbuild.serve import health
+from trtbuild.serve import probes
 def one(number):
-    return list(health.generate("http://127.0.0.1:8000", "pydoc", {"text_input": f"Number {number}", "max_tokens": 16}))
+    return list(probes.generate("http://127.0.0.1:8000", "pydoc", {"text_input": f"Number {number}", "max_tokens": 16}))
 with ThreadPoolExecutor(8) as pool:
     print(sum(bool(pieces) for pieces in pool.map(one, range(40))))
 """

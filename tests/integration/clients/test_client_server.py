@@ -20,7 +20,7 @@ pytest.importorskip("openvino_genai")
 pytest.importorskip("pytriton", reason="the CPU server (nvidia-pytriton) is not installed")
 
 from tests.integration.clients.test_client_standin import start, trtclient
-from trtbuild.serve.launch import choose_ports
+from trtbuild.serve.ports import choose_ports
 from trtbuild.spec import ServerSpec
 
 pytestmark = pytest.mark.integration

@@ -26,6 +26,8 @@ from trtbuild.host import inspect_host
 from trtbuild.plan import ResolvedModel
 from trtbuild.repository import quote_pbtxt
 from trtbuild.serve import access, launch
+from trtbuild.serve.ports import Ports, choose_ports
+from trtbuild.serve.server import find_server, prepare_server
 from trtbuild.spec import EngineSpec, RepositorySpec, ServerSpec
 
 pytest.importorskip("openvino_genai")
@@ -76,7 +78,7 @@ class Server:
     """A running tritonserver."""
 
     child: subprocess.Popen[bytes]
-    ports: launch.Ports
+    ports: Ports
     log: Path
 
     def wait_ready(self) -> None:
@@ -119,10 +121,10 @@ def start_server(
     repository: Path, scratch: Path, env: Mapping[str, str] | None = None, server_arg: Mapping[str, str] | None = None
 ) -> Server:
     """Start a server on ``repository``; the caller stops it."""
-    found = launch.find_server(os.environ["PATH"])
-    prepared = launch.prepare_server(found, cache_dir=scratch / "cache", search_path=os.environ["PATH"])
+    found = find_server(os.environ["PATH"])
+    prepared = prepare_server(found, cache_dir=scratch / "cache", search_path=os.environ["PATH"])
     spec = ServerSpec(http_port=0, grpc_port=0, metrics_port=0, server_arg=dict(server_arg or {}))
-    ports = launch.choose_ports(spec)
+    ports = choose_ports(spec)
     command = launch.server_command(prepared, repository, spec, ports, secrets=access.make_secrets({}))
     # The tests of the engine model call it as its front model would, by a secret that is none.
     command = process.Command(argv=command.argv, env={**command.env, access.ENGINE_SECRET: "", **(env or {})})

@@ -19,7 +19,7 @@ from tests.integration.front.conftest import RunningServer, serve_cpu
 from tests.integration.tensorrt_llm.test_llmapi_engine import FAKE, MODEL, make_plan
 from trtbuild import backends
 from trtbuild.errors import LaunchError
-from trtbuild.serve import health
+from trtbuild.serve import health, probes
 
 pytestmark = pytest.mark.integration
 
@@ -83,7 +83,7 @@ def test_an_engine_process_that_ends_makes_an_idle_server_unready_and_at_last_de
     assert served.metric("nv_trt_llm_request_metrics", model="tensorrt_llm", request_type="scheduled") == 0
     said = until(lambda: _live(served), "liveness is refused")
     assert "'tensorrt_llm' could not be started again, 3 times in a row" in said
-    assert health.is_up(served.url), "the server itself sees nothing of it"
+    assert probes.is_up(served.url), "the server itself sees nothing of it"
     away.rename(graph)
     until(lambda: not _ready(served), "the engine is back")
     assert _live(served) == ""
@@ -121,7 +121,7 @@ def test_a_model_process_that_dies_makes_an_idle_server_dead(served: RunningServ
     said = until(lambda: _live(served), "liveness is refused")
     assert f"a model process is dead: process {victim} " in said
     assert _ready(served) == said
-    assert health.is_up(served.url), "the server itself sees nothing of it"
+    assert probes.is_up(served.url), "the server itself sees nothing of it"
     assert _failed(served) == 0, "no request had to fail"
 
 
@@ -130,7 +130,7 @@ def test_what_a_dead_front_has_in_flight_does_not_hold_up_a_pod(served: RunningS
     request = urllib.request.Request(f"{served.url}/v2/models/chat/generate_stream", data=json.dumps(body).encode())
     with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
         assert answer.readline().startswith(b"data: ")
-        until(lambda: health.count_in_flight(health.read_metrics(served.metrics_url)) == 1, "it is counted")
+        until(lambda: probes.count_in_flight(probes.read_metrics(served.metrics_url)) == 1, "it is counted")
         os.kill(_stub(served, "chat"), signal.SIGKILL)
         began = time.monotonic()
         assert health.drain(served.metrics_url, timeout_s=DEADLINE_S, settle_s=1.0) == 1

@@ -32,7 +32,9 @@ from trtbuild.errors import HostError  # noqa: E402
 from trtbuild.plan import EngineInfo, EngineTemplate  # noqa: E402
 from trtbuild.repository import ServedModel, write_repository  # noqa: E402
 from trtbuild.serve.access import make_secrets  # noqa: E402
-from trtbuild.serve.launch import choose_ports, find_server, prepare_server, server_command  # noqa: E402
+from trtbuild.serve.launch import server_command  # noqa: E402
+from trtbuild.serve.ports import choose_ports  # noqa: E402
+from trtbuild.serve.server import find_server, prepare_server  # noqa: E402
 from trtbuild.spec import ServerSpec  # noqa: E402
 
 CHECKPOINT = Path(__file__).resolve().parents[3] / "examples" / "pydoc-llama"

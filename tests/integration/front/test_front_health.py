@@ -19,7 +19,7 @@ import pytest
 from tests.integration.front.conftest import RunningServer, serve
 from tests.integration.front.test_front_orphans import argvs, build, load, of_repository
 from trtbuild.errors import LaunchError
-from trtbuild.serve import health
+from trtbuild.serve import health, probes
 
 pytestmark = pytest.mark.integration
 
@@ -55,7 +55,7 @@ def live(running: RunningServer) -> str:
 
 
 def ready(running: RunningServer) -> str:
-    if not health.is_up(running.url, timeout_s=5):
+    if not probes.is_up(running.url, timeout_s=5):
         return "the server is not ready"
     return verdict(health.self_test, running.url, running.metrics_url, None)
 

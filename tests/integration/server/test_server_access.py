@@ -19,7 +19,8 @@ import tritonclient.grpc as grpc_client
 from tritonclient.utils import InferenceServerException
 
 from tests.integration.server.conftest import EXAMPLE, Serve, Served, stop
-from trtbuild.serve import health, launch
+from trtbuild.serve import health, probes
+from trtbuild.serve.ports import choose_ports
 from trtbuild.spec import ServerSpec
 
 pytestmark = pytest.mark.integration
@@ -247,12 +248,12 @@ def test_many_chunks_to_a_restricted_path_end_nothing(closed: Served, path: str)
 def test_clients_have_all_they_need(closed: Served) -> None:
     status, answer = closed.generate(text_input="The assert statement", max_tokens=4)
     assert (status, answer["completion_tokens"]) == (200, 4)
-    pieces = list(health.generate(closed.url, "chat", {"text_input": "The", "max_tokens": 4}))
+    pieces = list(probes.generate(closed.url, "chat", {"text_input": "The", "max_tokens": 4}))
     assert "".join(piece["text_output"] for piece in pieces)
     for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/chat", "/v2/models/chat/config",
                  "/v2/models/chat/stats", "/v2/models/chat/ready"):  # fmt: skip
         assert closed.ask("GET", path)[0] == 200, path
-    assert health.count_outcomes(health.read_metrics(closed.metrics_url))["chat"]["ok"] >= 2
+    assert probes.count_outcomes(probes.read_metrics(closed.metrics_url))["chat"]["ok"] >= 2
     with grpc(closed) as client:
         assert client.is_server_ready() and client.is_model_ready("chat")
         assert client.get_model_metadata("chat").name == "chat"
@@ -343,7 +344,7 @@ def test_without_a_secret_in_the_environment_the_engine_model_is_open(closed: Se
     """A tritonserver that somebody starts by hand on the repository has none, and works."""
     environment = closed.environment()
     del environment["TRTBUILD_ENGINE_SECRET"]
-    ports = launch.choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
+    ports = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
     chosen = {"--http-port": ports.http, "--grpc-port": ports.grpc, "--metrics-port": ports.metrics}
     words = [word for word in closed.argv() if word and word.partition("=")[0] not in chosen]
     words = [re.sub(r"_trtbuild\d+r", f"_trtbuild{ports.http}r", word) for word in words]

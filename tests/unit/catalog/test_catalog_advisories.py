@@ -12,8 +12,8 @@ from trtbuild import catalog
 from trtbuild.errors import HostError
 from trtbuild.plan import feasibility
 from trtbuild.plan.memory import Layout
-from trtbuild.serve import access, launch
-from trtbuild.serve.launch import Server
+from trtbuild.serve import access
+from trtbuild.serve.server import Server, server_version
 from trtbuild.spec import ServerSpec
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -128,7 +128,7 @@ def test_no_file_that_is_shipped_recommends_an_unsafe_image() -> None:
     ],
 )
 def test_a_server_s_version_is_that_of_its_own_image_or_wheel(kind: str, versions: dict[str, str], found: str) -> None:
-    assert launch.server_version(Server(path=Path("/x"), kind=kind), versions) == found  # type: ignore[arg-type]
+    assert server_version(Server(path=Path("/x"), kind=kind), versions) == found  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

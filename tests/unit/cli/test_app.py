@@ -274,14 +274,6 @@ def test_an_empty_store_says_so_and_a_missing_one_too(tmp_path: Path, capsys: py
     assert "which is no directory" in capsys.readouterr().err
 
 
-def test_the_end_of_a_servers_log_is_not_its_usage() -> None:
-    from trtbuild.cli.serve import telling_lines
-
-    usage = "Usage: tritonserver [options]\n  --help\n\tPrint usage\n\nServer:\n" + "  --id <string>\n\tText.\n" * 50
-    log = f"tritonserver: unrecognized option '--bogus'\n{usage}\nOne address twice\n  and where\n\n"
-    assert telling_lines(log) == ("tritonserver: unrecognized option '--bogus'", "One address twice", "  and where")
-
-
 @pytest.mark.parametrize(
     ("on_path", "called", "expected"),
     [

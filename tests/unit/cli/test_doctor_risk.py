@@ -41,5 +41,5 @@ def test_the_server_s_own_version_is_judged(versions: dict[str, str], version: s
 
 def test_no_server_is_no_risk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr("trtbuild.serve.launch._wheel_root", lambda: None)
+    monkeypatch.setattr("trtbuild.serve.server._wheel_root", lambda: None)
     assert server_risk({}) == ("", "")

@@ -1,88 +1,15 @@
-"""Waiting, generating and draining against a small HTTP server that answers as Triton does."""
+"""Waiting, testing and draining against a small HTTP server that answers as Triton does."""
 
 from __future__ import annotations
 
-import json
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
+from tests.unit.serve.conftest import METRICS, FakeTriton, outcomes
 from trtbuild.errors import LaunchError
 from trtbuild.serve import health
-from trtbuild.serve.health import (
-    count_in_flight,
-    count_outcomes,
-    dead_model_processes,
-    drain,
-    generate,
-    is_up,
-    probe_generation,
-    refuse_dead,
-    self_test,
-    wait_ready,
-)
-from trtbuild.serve.launch import SHM_PREFIX
-
-METRICS = """# HELP trtbuild_requests_waiting Requests waiting
-# TYPE trtbuild_requests_waiting gauge
-trtbuild_requests_waiting{model="m",version="1"} 3
-trtbuild_requests_running{model="m",version="1"} 8
-trtbuild_requests_running_total{model="m",version="1"} 100
-trtbuild_request_slots{model="m",version="1"} 8
-"""
-
-
-class _Triton(BaseHTTPRequestHandler):
-    ready = 200
-    metrics: Callable[[], str] = staticmethod(lambda: METRICS)
-    pieces: tuple[dict[str, object], ...] = ()
-    generations: int = 0
-
-    def do_GET(self) -> None:
-        if self.path == "/metrics":
-            self._answer(200, type(self).metrics())
-        else:
-            self._answer(type(self).ready, "")
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert body["stream"] is True
-        type(self).generations += 1
-        if "missing" in self.path:
-            self._answer(400, '{"error":"unknown model"}')
-        else:
-            self._answer(200, "".join(f"data: {json.dumps(piece)}\n\n" for piece in type(self).pieces))
-
-    def _answer(self, status: int, text: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def triton() -> Iterator[tuple[str, type[_Triton]]]:
-    handler = type("Handler", (_Triton,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", handler
-    server.shutdown()
-    server.server_close()
-
-
-def test_up_and_not(triton: tuple[str, type[_Triton]]) -> None:
-    url, handler = triton
-    assert is_up(url)
-    handler.ready = 400
-    assert not is_up(url)
-    assert not is_up("http://127.0.0.1:9", timeout_s=0.5)
+from trtbuild.serve.health import drain, refuse_dead, self_test, wait_ready
 
 
 def test_waiting_ends_with_the_process_or_the_time() -> None:
@@ -93,29 +20,7 @@ def test_waiting_ends_with_the_process_or_the_time() -> None:
         wait_ready("http://127.0.0.1:9", timeout_s=25, clock=lambda: float(next(now)), sleep=lambda _: None)
 
 
-def test_generation_yields_pieces_and_turns_errors_into_ours(triton: tuple[str, type[_Triton]]) -> None:
-    url, handler = triton
-    handler.pieces = ({"text_output": "a"}, {"text_output": "b"})
-    assert [p["text_output"] for p in generate(url, "m", {"text_input": "x"})] == ["a", "b"]
-    assert probe_generation(url, "m") == "ab"
-    handler.pieces = ({"error": "too long"},)
-    with pytest.raises(LaunchError, match="the server answered: too long"):
-        list(generate(url, "m", {"text_input": "x"}))
-    with pytest.raises(LaunchError, match="answered 400: .*unknown model"):
-        list(generate(url, "missing", {}))
-    handler.pieces = ()
-    with pytest.raises(LaunchError, match="answered nothing"):
-        probe_generation(url, "m")
-    with pytest.raises(LaunchError, match="did not answer"):
-        list(generate("http://127.0.0.1:9", "m", {}))
-
-
-def test_in_flight_is_waiting_plus_running() -> None:
-    assert count_in_flight(METRICS) == 11
-    assert count_in_flight("nothing here 5\n") == 0
-
-
-def test_draining_waits_for_zero_to_last(triton: tuple[str, type[_Triton]]) -> None:
+def test_draining_waits_for_zero_to_last(triton: tuple[str, type[FakeTriton]]) -> None:
     url, handler = triton
     answers = iter([METRICS, METRICS.replace(" 3", " 0").replace(" 8", " 0"), METRICS])
     idle = METRICS.replace(" 3\n", " 0\n").replace(" 8\n", " 0\n")
@@ -132,20 +37,6 @@ def test_draining_waits_for_zero_to_last(triton: tuple[str, type[_Triton]]) -> N
     assert drain("http://127.0.0.1:9", timeout_s=5) == 0
 
 
-def outcomes(ok: int, failed: int, model: str = "m") -> str:
-    return "".join(
-        f'trtbuild_requests_total{{model="{model}",outcome="{name}",version="1"}} {count}\n'
-        for name, count in (("rejected", 0), ("failed", failed), ("cancelled", 0), ("ok", ok))
-    )
-
-
-def test_outcomes_are_counted_by_model() -> None:
-    text = "# TYPE trtbuild_requests_total counter\n" + outcomes(2, 1) + outcomes(0, 0, "other")
-    assert count_outcomes(text)["m"] == {"rejected": 0, "failed": 1, "cancelled": 0, "ok": 2}
-    assert count_outcomes(text)["other"]["ok"] == 0
-    assert count_outcomes("nv_inference_count 5\n") == {}
-
-
 @pytest.mark.parametrize(
     ("metrics", "model", "generations"),
     [
@@ -159,7 +50,7 @@ def test_outcomes_are_counted_by_model() -> None:
     ],
 )
 def test_the_self_test_generates_until_the_server_says_it_has(
-    triton: tuple[str, type[_Triton]], metrics: str, model: str | None, generations: int
+    triton: tuple[str, type[FakeTriton]], metrics: str, model: str | None, generations: int
 ) -> None:
     url, handler = triton
     handler.metrics, handler.pieces = staticmethod(lambda: metrics), ({"text_output": "a"},)
@@ -167,7 +58,7 @@ def test_the_self_test_generates_until_the_server_says_it_has(
     assert handler.generations == generations
 
 
-def test_the_self_test_needs_something_to_ask(triton: tuple[str, type[_Triton]]) -> None:
+def test_the_self_test_needs_something_to_ask(triton: tuple[str, type[FakeTriton]]) -> None:
     url, handler = triton
     handler.metrics = staticmethod(lambda: "nv_inference_count 5\n")
     with pytest.raises(LaunchError, match="shows no front model"):
@@ -188,7 +79,7 @@ def test_the_self_test_needs_something_to_ask(triton: tuple[str, type[_Triton]])
     ],
 )
 def test_only_the_servers_word_makes_a_model_dead(
-    triton: tuple[str, type[_Triton]], answer: dict[str, object], is_dead: bool
+    triton: tuple[str, type[FakeTriton]], answer: dict[str, object], is_dead: bool
 ) -> None:
     url, handler = triton
     handler.pieces = (answer,)
@@ -221,7 +112,7 @@ def engine(up: int, failed_starts: int, model: str = "tensorrt_llm") -> str:
     ],
 )
 def test_an_engine_process_that_has_gone_is_seen_without_a_request(
-    triton: tuple[str, type[_Triton]], metrics: str, is_ready: bool, is_live: bool
+    triton: tuple[str, type[FakeTriton]], metrics: str, is_ready: bool, is_live: bool
 ) -> None:
     url, handler = triton
     handler.metrics = staticmethod(lambda: outcomes(5, 0) + metrics)
@@ -238,40 +129,8 @@ def test_an_engine_process_that_has_gone_is_seen_without_a_request(
     assert handler.generations == 0
 
 
-def write_process(proc: Path, pid: int, name: str, state: str, parent: int, *argv: str) -> None:
-    (proc / str(pid)).mkdir(parents=True)
-    (proc / str(pid) / "stat").write_text(f"{pid} ({name}) {state} {parent} 1 1 0 -1 4194304 0 0\n")
-    (proc / str(pid) / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in argv))
-
-
-SHM = f"--backend-config=python,shm-region-prefix-name={SHM_PREFIX}"
-
-
-@pytest.mark.parametrize(
-    ("processes", "dead"),
-    [
-        pytest.param([(8, "triton_python_b", "Z", 7)], [8], id="a-zombie-of-the-server"),
-        pytest.param([(8, "triton_python_b", "S", 7)], [], id="alive"),
-        pytest.param([(8, "python) Z 7 (x", "S", 7), (9, "sh", "Z", 7)], [], id="other-programs"),
-        pytest.param([(8, "triton_python_b", "Z", 50)], [], id="of-another-server"),
-        pytest.param([(8, "triton_python_b", "Z", 60), (9, "triton_python_b", "Z", 7)], [8, 9], id="of-another-rank"),
-    ],
-)
-def test_a_dead_model_process_is_a_zombie_of_its_server(
-    tmp_path: Path, processes: list[tuple[int, str, str, int]], dead: list[int]
-) -> None:
-    write_process(tmp_path, 7, "tritonserver", "S", 1, "tritonserver", "--http-port=8000", f"{SHM}8000r0_")
-    write_process(tmp_path, 50, "tritonserver", "S", 1, "tritonserver", "--http-port=80", f"{SHM}80r0_")
-    write_process(tmp_path, 60, "tritonserver", "S", 1, "tritonserver", "--id=rank12", f"{SHM}8000r12_")
-    (tmp_path / "70").mkdir()  # ended while it was looked at
-    for pid, name, state, parent in processes:
-        write_process(tmp_path, pid, name, state, parent)
-    assert dead_model_processes("http://127.0.0.1:8000", proc=tmp_path) == dead
-    assert dead_model_processes("http://[::1]:9000", proc=tmp_path) == []
-
-
 def test_what_a_dead_model_process_holds_is_not_waited_for(
-    triton: tuple[str, type[_Triton]], monkeypatch: pytest.MonkeyPatch
+    triton: tuple[str, type[FakeTriton]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, _ = triton
     now = [0.0]

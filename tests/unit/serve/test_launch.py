@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trtbuild.errors import HostError, LaunchError
+from trtbuild.errors import HostError
 from trtbuild.process import Command
 from trtbuild.serve import launch
 from trtbuild.serve.access import Secrets
-from trtbuild.serve.launch import SHM_PREFIX, Ports, Server, choose_ports, find_server, prepare_server
+from trtbuild.serve.launch import SHM_PREFIX
+from trtbuild.serve.ports import Ports
+from trtbuild.serve.server import Server
 from trtbuild.spec import ServerSpec
 
 SERVER = Server(path=Path("/opt/tritonserver/bin/tritonserver"), kind="native", env={"A": "1"})
@@ -94,48 +94,6 @@ def test_orchestrator_mode_is_one_process_that_spawns_the_ranks() -> None:
 def test_several_ranks_without_mpirun_are_refused() -> None:
     with pytest.raises(HostError, match="has 2 ranks, and mpirun is not on PATH"):
         server_command(SERVER, Path("/r"), ServerSpec(), PORTS, world_size=2)
-
-
-def test_a_taken_port_is_named() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(LaunchError, match=rf"cannot listen on 127.0.0.1:{port} \(grpc_port\)"):
-            choose_ports(ServerSpec(http_port=0, grpc_port=port, metrics_port=0))
-
-
-def test_zero_chooses_different_free_ports() -> None:
-    ports = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
-    assert len({ports.http, ports.grpc, ports.metrics}) == 3
-
-
-def test_a_server_on_path_is_preferred(tmp_path: Path) -> None:
-    program = tmp_path / "tritonserver"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    assert find_server(str(tmp_path)) == Server(path=program, kind="native")
-
-
-def test_the_wheel_is_laid_out_once_and_beside_its_stub(tmp_path: Path) -> None:
-    server = find_server("/nonexistent")
-    assert server.kind == "wheel"
-    first = prepare_server(server, cache_dir=tmp_path, search_path="/bin", library_path="/lib")
-    assert first.backend_directory is not None
-    stub = first.backend_directory / "python" / "triton_python_backend_stub"
-    assert os.access(stub, os.X_OK)
-    assert (first.backend_directory / "python" / "libtriton_python.so").exists()
-    before = stub.stat().st_mtime_ns
-    assert prepare_server(server, cache_dir=tmp_path, search_path="/bin", library_path="/lib") == first
-    assert stub.stat().st_mtime_ns == before
-    assert [p.name for p in tmp_path.iterdir()] == [first.backend_directory.name]
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.raises(LaunchError, match="cannot lay out the server's Python backend under"):
-        prepare_server(find_server("/nonexistent"), cache_dir=blocked / "x", search_path="/bin")
 
 
 def test_the_shared_memory_of_a_killed_server_is_removed_unless_somebody_has_it(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""Choose the ports of a server, before anything is built or started for it."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from trtbuild.errors import LaunchError, SpecError
+from trtbuild.spec import ServerSpec
+
+_OPTIONS = ("http_port", "grpc_port", "metrics_port")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """The three ports of a server, all chosen."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+def refuse_equal_ports(server: ServerSpec) -> None:
+    """Refuse one port for two services: the server would say so below four hundred lines of its own usage.
+
+    Raises:
+        SpecError: Two ports are the same (0 is a different one each time).
+    """
+    seen: dict[int, str] = {}
+    for name in _OPTIONS:
+        port = getattr(server, name)
+        flag = f"--{name.replace('_', '-')}"
+        if port and port in seen:
+            raise SpecError(f"{flag}: {port} is {seen[port]}, too", hint=f"pass another {flag} (0 chooses a free one)")
+        seen[port] = flag
+
+
+def choose_ports(spec: ServerSpec) -> Ports:
+    """Return the ports asked for, with 0 replaced by a free one, after checking that they can be listened on.
+
+    Raises:
+        LaunchError: A port is taken.
+    """
+    chosen: list[int] = []
+    held: list[socket.socket] = []
+    try:
+        for name in _OPTIONS:
+            wanted = getattr(spec, name)
+            sock = socket.socket(socket.AF_INET6 if ":" in spec.host else socket.AF_INET, socket.SOCK_STREAM)
+            held.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((spec.host, wanted))
+            except OSError as error:
+                raise LaunchError(
+                    f"cannot listen on {spec.host}:{wanted} ({name}): {error.strerror}",
+                    hint=f"stop what listens there, or pass another --{name.replace('_', '-')} (0 chooses a free one)",
+                ) from None
+            chosen.append(sock.getsockname()[1])
+    finally:
+        for sock in held:
+            sock.close()
+    return Ports(http=chosen[0], grpc=chosen[1], metrics=chosen[2])
