@@ -20,7 +20,9 @@ from typing import Self
 
 from trtbuild.console import log
 from trtbuild.store import disk
+from trtbuild.store.disk_errors import explained
 from trtbuild.store.owner import Owner, encode_owner
+from trtbuild.store.sharing import FILE_MODE
 
 HEARTBEAT_S = 2.0
 
@@ -59,7 +61,7 @@ class Beacon:
         with self._lock:
             try:
                 if remove:
-                    with disk.explained("remove a beacon", self.path):
+                    with explained("remove a beacon", self.path):
                         disk.unlink(self.path)
             finally:
                 os.close(self._fd)
@@ -115,7 +117,7 @@ def _drop_all_in_fork() -> None:
 os.register_at_fork(after_in_child=_drop_all_in_fork)
 
 
-def create(path: Path, owner: Owner, *, mode: int = disk.FILE_MODE, group: int | None = None) -> Beacon | None:
+def create(path: Path, owner: Owner, *, mode: int = FILE_MODE, group: int | None = None) -> Beacon | None:
     """Create the beacon ``path`` for ``owner``; None when there is one already. Exactly one of many callers succeeds.
 
     The file appears whole and locked: it is written under another name and linked. Where hard links do not exist

@@ -23,9 +23,10 @@ from typing import Literal
 from trtbuild.console import log
 from trtbuild.console.log import format_bytes, format_duration
 from trtbuild.errors import StoreError
-from trtbuild.store import beacon, disk, leases, leftovers
+from trtbuild.store import beacon, disk, leases, leftovers, links
 from trtbuild.store.claims import Held
 from trtbuild.store.core import Store
+from trtbuild.store.disk_errors import existing_parent, explained
 from trtbuild.store.entries import Entry
 from trtbuild.store.liveness import Watch
 
@@ -153,7 +154,7 @@ def measure(store: Store, *, hf_cache: Path | None) -> tuple[list[Item], Usage]:
     for item in [*items, *(snapshots if inside else [])]:
         by_kind[item.kind] = by_kind.get(item.kind, 0) + item.size_bytes
     known = {"engines", ".staging", ".quarantine", ".trash", ".downloads", "logs", "checkpoints"}
-    for path in disk.children(store.root, below=store.root):
+    for path in links.children(store.root, below=store.root):
         if path.name not in known and not (inside and hf_cache and path in (hf_cache, *hf_cache.parents)):
             by_kind["other"] = by_kind.get("other", 0) + tree_bytes(path)
     if inside and hf_cache:
@@ -163,7 +164,7 @@ def measure(store: Store, *, hf_cache: Path | None) -> tuple[list[Item], Usage]:
     usage = Usage(
         by_kind=by_kind,
         outside_bytes=0 if inside else sum(item.size_bytes for item in snapshots),
-        free_bytes=shutil.disk_usage(disk.existing_parent(store.root)).free,
+        free_bytes=shutil.disk_usage(existing_parent(store.root)).free,
     )
     return items + (snapshots if inside else []), usage
 
@@ -261,7 +262,7 @@ def collect(
     Raises:
         StoreError: The root is not marked as a cache, or something cannot be read or removed.
     """
-    with disk.explained("collect", store.root):
+    with explained("collect", store.root):
         collection = plan(store, max_bytes=max_bytes, min_free=min_free, needs={}, hf_cache=hf_cache)
         if not dry_run and store.root.exists():
             store.insist_on_tag()
@@ -291,7 +292,7 @@ def make_room(
     Raises:
         StoreError: It cannot fit; nothing was removed.
     """
-    with disk.explained("make room", store.root):
+    with explained("make room", store.root):
         collection = plan(
             store, max_bytes=max_bytes, min_free=min_free, needs=needs, hf_cache=hf_cache, protect=protect
         )
@@ -375,7 +376,7 @@ def _broken(store: Store) -> Iterator[Item]:
 def _staging(store: Store) -> Iterator[Item]:
     """Yield staging directories; those whose owner's death cannot be proven otherwise are watched for a moment."""
     watch, silent = Watch(), []
-    for path in disk.children(store.layout.staging, below=store.root):
+    for path in links.children(store.layout.staging, below=store.root):
         # Drafts of beacons begin with a dot; a directory always has its beacon before it is made.
         if path.name.endswith(".owner") or path.name.startswith("."):
             continue
@@ -391,7 +392,7 @@ def _staging(store: Store) -> Iterator[Item]:
         is_alive = watch.unchanged_s(leftovers.owner_file(path)) == 0.0 and leftovers.owner_file(path).exists()
         keep = "its build is alive" if is_alive else None
         yield Item(path=path, kind="staging", size_bytes=tree_bytes(path), last_used=_mtime(path), keep=keep)
-    for path in disk.children(store.layout.staging, below=store.root):
+    for path in links.children(store.layout.staging, below=store.root):
         if path.name.endswith(".owner") and not path.with_name(path.name.removesuffix(".owner")).exists():
             keep, is_suspect = leftovers.staging_owner(path.with_name(path.name.removesuffix(".owner")))
             if keep is None and not is_suspect:
@@ -408,18 +409,18 @@ def _loose(store: Store) -> Iterator[Item]:
         (layout.logs, "log"),
     )
     for directory, kind in kinds:
-        for path in disk.children(directory, below=store.root):
+        for path in links.children(directory, below=store.root):
             written = _mtime(path)
             keep = "written a moment ago" if kind == "log" and store.now() - written < GRACE_S else None
             yield Item(path=path, kind=kind, size_bytes=tree_bytes(path), last_used=written, keep=keep)
-    for path in disk.children(layout.downloads, below=store.root):
+    for path in links.children(layout.downloads, below=store.root):
         if path.is_dir():
             builder = store.downloads.holder(path.name)
             keep = f"being downloaded by {builder.describe()}" if builder else None
             yield Item(path=path, kind="download", size_bytes=tree_bytes(path), last_used=_mtime(path), keep=keep)
-    for model in disk.children(layout.checkpoints, below=store.root):
-        for sku in disk.children(model, below=store.root):
-            for path in disk.children(sku, below=store.root):
+    for model in links.children(layout.checkpoints, below=store.root):
+        for sku in links.children(model, below=store.root):
+            for path in links.children(sku, below=store.root):
                 yield Item(
                     path=path,
                     kind="checkpoint",
@@ -433,9 +434,9 @@ def _loose(store: Store) -> Iterator[Item]:
 def _stray(store: Store) -> Iterator[Item]:
     """Yield drafts that a process left when it died between writing and renaming."""
     layout = store.layout
-    state = disk.directories(store.root / ".state", below=store.root)
+    state = links.directories(store.root / ".state", below=store.root)
     for directory in (store.root, layout.claims, layout.leases, layout.staging, layout.downloads, *state):
-        found = disk.children(directory, below=store.root)
+        found = links.children(directory, below=store.root)
         drafts = [path for path in found if _is_draft(path)]
         if not drafts:
             continue
@@ -482,7 +483,7 @@ def _is_own(root: Path, directory: Path) -> bool:
     if root not in path.parents:
         return False
     try:
-        disk.refuse_links(path, below=root)
+        links.refuse_links(path, below=root)
     except OSError:
         return False
     return True
@@ -543,12 +544,12 @@ def _remove_unless_building(store: Store, item: Item) -> bool:
 
 def _prune(store: Store) -> None:
     """Remove empty directories above entries, and stamps of entries that are gone; a publisher makes its own anew."""
-    for model in disk.children(store.layout.engines, below=store.root):
-        for directory in (*disk.children(model, below=store.root), model):
+    for model in links.children(store.layout.engines, below=store.root):
+        for directory in (*links.children(model, below=store.root), model):
             with contextlib.suppress(OSError):
                 directory.rmdir()
     there = {entry.digest for entry in store.entries()}
-    for stamp in disk.children(store.layout.used, below=store.root):
+    for stamp in links.children(store.layout.used, below=store.root):
         if stamp.name not in there and store.now() - _mtime(stamp) > DEBRIS_AGE_S:
             disk.unlink(stamp)
 

@@ -20,6 +20,7 @@ from trtbuild.console.log import format_bytes
 from trtbuild.errors import StoreError
 from trtbuild.store import disk
 from trtbuild.store.core import Store
+from trtbuild.store.disk_errors import existing_parent, explained
 from trtbuild.store.entries import Entry
 from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, check_name, parse_manifest
 
@@ -37,7 +38,7 @@ def export_bundle(store: Store, entry: Entry, target: Path) -> int:
         StoreError: The entry is damaged, or the bundle cannot be written; nothing is left then.
     """
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with store.lease(entry), disk.explained("export an engine", target):
+    with store.lease(entry), explained("export an engine", target):
         try:
             with draft.open("xb") as raw, tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
                 data = entry.manifest.to_bytes()
@@ -64,7 +65,7 @@ def import_bundle(store: Store, source: Path) -> Entry:
     Raises:
         StoreError: The bundle is not exactly a manifest and its files, or there is no room for it.
     """
-    with disk.explained("import an engine", source):
+    with explained("import an engine", source):
         try:
             with source.open("rb") as raw, tarfile.open(fileobj=_Capped(raw), mode="r:") as tar:
                 members = _members(tar)
@@ -114,7 +115,7 @@ def _first(tar: tarfile.TarFile, members: Iterator[tarfile.TarInfo]) -> Manifest
 
 
 def _check_room(store: Store, manifest: Manifest) -> None:
-    free = shutil.disk_usage(disk.existing_parent(store.root)).free
+    free = shutil.disk_usage(existing_parent(store.root)).free
     if manifest.size_bytes > free:
         raise StoreError(
             f"the bundle says it holds {format_bytes(manifest.size_bytes)}, {format_bytes(free)} are free",

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trtbuild.console import log
-from trtbuild.store import beacon, disk, liveness
+from trtbuild.store import beacon, disk, links, liveness
 from trtbuild.store.beacon import Beacon
-from trtbuild.store.disk import Sharing
+from trtbuild.store.disk_errors import explained
 from trtbuild.store.liveness import Watch
 from trtbuild.store.owner import UNKNOWN, Owner, read_owner
+from trtbuild.store.sharing import Sharing
 
 _FIRST = "first"
 _MAX_CHAIN = 1000
@@ -84,7 +85,7 @@ class Claims:
             held.beacon.close(remove=False)
             return
         try:
-            with disk.explained("release a claim", held.beacon.path):
+            with explained("release a claim", held.beacon.path):
                 for path in held.ancestors:
                     disk.unlink(path)
         finally:
@@ -102,7 +103,7 @@ class Claims:
 
     def digests(self) -> set[str]:
         """Return every digest that has a claim, dead or alive."""
-        found = disk.children(self._directory, below=self._directory.parent)
+        found = links.children(self._directory, below=self._directory.parent)
         return {path.name.split(".")[0] for path in found if path.name[0] != "." and path.suffix}
 
     def sweep(self) -> None:

@@ -20,10 +20,11 @@ from trtbuild.console.log import format_duration
 from trtbuild.errors import StoreError
 from trtbuild.plan.key import EngineKey
 from trtbuild.spec import JsonValue, VerifyMode
-from trtbuild.store import beacon, disk, durations, leases, leftovers
+from trtbuild.store import beacon, disk, durations, leases, leftovers, links
 from trtbuild.store import entries as reading
 from trtbuild.store.beacon import Beacon
 from trtbuild.store.claims import Claims, Held
+from trtbuild.store.disk_errors import explained
 from trtbuild.store.entries import Broken, Entry, Explanation, Miss
 from trtbuild.store.leases import Lease
 from trtbuild.store.manifest import (
@@ -37,6 +38,7 @@ from trtbuild.store.manifest import (
     make_manifest,
 )
 from trtbuild.store.owner import Owner, current_owner
+from trtbuild.store.sharing import Sharing, give_back_to_group, sharing_of
 
 WAIT_REPORT_S = 10.0
 _POLL_S = (0.1, 1.0)
@@ -203,7 +205,7 @@ class Store:
         self.layout = Layout(root=self.root)
         self.now = now
         self._label = label
-        self._asked_sharing = disk.Sharing(group=group, is_group_writable=is_group_writable)
+        self._asked_sharing = Sharing(group=group, is_group_writable=is_group_writable)
         self.claims = Claims(self.layout.claims, make_owner=self._owner, sharing=self.sharing)
         self.downloads = Claims(self.layout.downloads, make_owner=self._owner, sharing=self.sharing)
         self._my_claims: dict[str, Claim] = {}
@@ -221,7 +223,7 @@ class Store:
         """
         path = self.layout.entry(key)
         self._touch(key.digest, path)
-        with disk.explained("read the store", path):
+        with explained("read the store", path):
             found = reading.look(path, key, verify)
         return found if isinstance(found, Miss) else self._entry(path, found)
 
@@ -237,7 +239,7 @@ class Store:
     def entries(self) -> tuple[Entry, ...]:
         """Return what :meth:`ls` returns, and change nothing."""
         found: list[Entry] = []
-        with disk.explained("list the store", self.layout.engines):
+        with explained("list the store", self.layout.engines):
             for path in reading.entry_directories(self.layout.engines):
                 entry = self.at(path)
                 if entry:
@@ -247,7 +249,7 @@ class Store:
     def broken(self) -> tuple[Broken, ...]:
         """Return every directory among the entries that has no valid manifest or does not match it by size."""
         found: list[Broken] = []
-        with disk.explained("list the store", self.layout.engines):
+        with explained("list the store", self.layout.engines):
             for path in reading.entry_directories(self.layout.engines):
                 reason = self.is_broken(path)
                 if reason:
@@ -277,7 +279,7 @@ class Store:
 
     def verify(self, entry: Entry, mode: VerifyMode = "full") -> tuple[Problem, ...]:
         """Compare an entry with its manifest, read anew; hashes in parallel when ``full``."""
-        with disk.explained("verify an entry", entry.path):
+        with explained("verify an entry", entry.path):
             try:
                 manifest = reading.read_manifest(entry.path)
             except FileNotFoundError:
@@ -297,8 +299,8 @@ class Store:
         """
         found = self.get(key)
         nearest, differences = (None, ()) if isinstance(found, Entry) else reading.nearest(key, self.entries())
-        with disk.explained("read the claims", self.layout.claims):
-            disk.refuse_links(self.layout.claims, below=self.root)
+        with explained("read the claims", self.layout.claims):
+            links.refuse_links(self.layout.claims, below=self.root)
             builder = self.claims.holder(key.digest)
         return Explanation(
             key=key,
@@ -333,7 +335,7 @@ class Store:
         Raises:
             StoreError: The store cannot be written.
         """
-        with disk.explained("claim a key", self.layout.claims):
+        with explained("claim a key", self.layout.claims):
             self.prepare(self.layout.claims)
             claim = self._wait_for(key, on_wait or _report_wait)
         self.sweep()
@@ -375,7 +377,7 @@ class Store:
         """
         owner = self._owner()
         directory = self.layout.staging / f"{key.short}.{owner.token[:12]}"
-        with disk.explained("stage a build", directory):
+        with explained("stage a build", directory):
             self.prepare(self.layout.staging)
             # The beacon is there before the directory and goes after it: a directory without one has no owner.
             kept = self._create_beacon(directory.with_name(directory.name + ".owner"), owner)
@@ -426,7 +428,7 @@ class Store:
         Raises:
             StoreError: Nothing was staged, or it cannot be written.
         """
-        with disk.explained("publish an engine", staging.path):
+        with explained("publish an engine", staging.path):
             self.refuse_links()
             by: dict[str, JsonValue] = {"host": staging.owner.label, "uid": staging.owner.uid}
             manifest = self._describe(key, staging, {"built_by": by, **provenance})
@@ -441,7 +443,7 @@ class Store:
         Raises:
             StoreError: They are not exactly the manifest's files, or cannot be written.
         """
-        with disk.explained("publish an engine", staging.path):
+        with explained("publish an engine", staging.path):
             self.refuse_links()
             problems = check_files(staging.path, manifest, "sizes")
             try:
@@ -547,10 +549,10 @@ class Store:
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
-    def sharing(self) -> disk.Sharing:
+    def sharing(self) -> Sharing:
         """Return the group and modes of what is created here: those of the root, else those asked for."""
         asked = self._asked_sharing
-        return asked if asked.group is not None else disk.sharing_of(self.root) or asked
+        return asked if asked.group is not None else sharing_of(self.root) or asked
 
     def refuse_links(self) -> None:
         """Refuse a store one of whose own directories is a link: what is behind it is somebody else's.
@@ -559,14 +561,14 @@ class Store:
             OSError: ``ELOOP`` with the link's path.
         """
         for directory in self.layout.own():
-            disk.refuse_links(directory, below=self.root)
+            links.refuse_links(directory, below=self.root)
 
     def _move_aside(self, path: Path, into: Path) -> Path | None:
         sharing = self.sharing()
         moved = disk.move_aside(
             path, into, label=path.name, below=self.root, mode=sharing.dir_mode, group=sharing.group
         )
-        disk.heal(into, sharing)
+        give_back_to_group(into, sharing)
         return moved
 
     def _create_beacon(self, path: Path, owner: Owner) -> Beacon | None:
@@ -583,14 +585,14 @@ class Store:
             OSError: It cannot be created, or a link is in its place.
         """
         self.refuse_links()
-        disk.refuse_links(directory, below=self.root)
+        links.refuse_links(directory, below=self.root)
         sharing = self.sharing()
         disk.tag_root(self.root, mode=sharing.dir_mode, group=sharing.group)
         disk.make_dir(directory, mode=sharing.dir_mode, group=sharing.group)
         for part in (directory, *directory.parents):
             if self.root not in part.parents:
                 break
-            disk.heal(part, sharing)
+            give_back_to_group(part, sharing)
 
     def _entry(self, path: Path, manifest: Manifest) -> Entry:
         return Entry(
@@ -613,7 +615,7 @@ class Store:
         """Note a use of an entry that exists; a store that cannot be written can still be read."""
         stamp, moment = self.layout.used / digest, self.now()
         try:
-            disk.refuse_links(stamp, below=self.root)
+            links.refuse_links(stamp, below=self.root)
         except OSError as error:
             log.get().debug("store-last-use", f"last use not noted: {error}")
             return
@@ -643,7 +645,7 @@ class Store:
         Raises:
             StoreError: The entry has been collected, or the lease cannot be written.
         """
-        with disk.explained("take a lease", self.layout.leases):
+        with explained("take a lease", self.layout.leases):
             lease = self._take_lease(entry)
             # A collector that has just moved the entry sees the lease and puts it back.
             deadline = time.monotonic() + _PUT_BACK_S
@@ -676,21 +678,21 @@ class Store:
 
     def user(self, entry: Entry) -> str | None:
         """Return who uses an entry, for people, or None."""
-        with disk.explained("read the leases", self.layout.leases):
-            disk.refuse_links(self.layout.leases, below=self.root)
+        with explained("read the leases", self.layout.leases):
+            links.refuse_links(self.layout.leases, below=self.root)
             return leases.user(self.layout.leases, entry.digest)
 
     # -- removing ----------------------------------------------------------------------------------------------------
 
     def pin(self, entry: Entry) -> None:
         """Keep an entry for good: collection never takes it."""
-        with disk.explained("pin an entry", self.layout.pins):
+        with explained("pin an entry", self.layout.pins):
             self.prepare(self.layout.pins)
             disk.write_file(self.layout.pins / entry.digest, b"", mode=self.sharing().file_mode)
 
     def unpin(self, entry: Entry) -> None:
         """Let collection take an entry again."""
-        with disk.explained("unpin an entry", self.layout.pins):
+        with explained("unpin an entry", self.layout.pins):
             self.refuse_links()
             disk.unlink(self.layout.pins / entry.digest)
 
@@ -702,7 +704,7 @@ class Store:
                 removed.
         """
         self.insist_on_tag()
-        with disk.explained("remove an entry", self.root):
+        with explained("remove an entry", self.root):
             self.refuse_links()
         for entry in entries:
             if self.layout.engines not in entry.path.parents:
@@ -716,7 +718,7 @@ class Store:
                     hint=f"stop it first; a lease that outlived its server is a file in {self.layout.leases}",
                 )
         freed = 0
-        with disk.explained("remove an entry", self.root):
+        with explained("remove an entry", self.root):
             for entry in entries:
                 moved = self.take_out(entry.path)
                 if moved:

@@ -14,8 +14,9 @@ from pathlib import Path
 from trtbuild.console import log
 from trtbuild.plan.key import EngineKey, path_part
 from trtbuild.spec import JsonValue
-from trtbuild.store import disk
+from trtbuild.store import disk, links
 from trtbuild.store.entries import flatten
+from trtbuild.store.sharing import Sharing
 
 _MAX_RECORD_BYTES = 1 << 20
 
@@ -37,7 +38,7 @@ def record(
     key: EngineKey,
     provenance: Mapping[str, JsonValue],
     *,
-    sharing: disk.Sharing,
+    sharing: Sharing,
 ) -> None:
     """Keep the durations of a build; one that cannot be kept is no reason to fail."""
     phases = phases_of(provenance)
@@ -46,7 +47,7 @@ def record(
     target = _group(directory, key) / f"{key.digest}.json"
     body = json.dumps({"fields": dict(key.fields), "seconds": phases}, sort_keys=True)
     try:
-        disk.refuse_links(target.parent, below=directory)
+        links.refuse_links(target.parent, below=directory)
         disk.make_dir(target.parent, mode=sharing.dir_mode, group=sharing.group)
         disk.write_file(target, body.encode(), mode=sharing.file_mode)
     except OSError as error:
@@ -73,7 +74,7 @@ def _group(directory: Path, key: EngineKey) -> Path:
 def _records(directory: Path) -> Iterator[tuple[Mapping[str, JsonValue], float]]:
     for path in sorted(directory.glob("*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
-            body = json.loads(disk.read_small(path, limit_bytes=_MAX_RECORD_BYTES))
+            body = json.loads(links.read_small(path, limit_bytes=_MAX_RECORD_BYTES))
             seconds = sum(float(value) for value in body["seconds"].values())
             if isinstance(body["fields"], dict) and math.isfinite(seconds):
                 yield body["fields"], seconds

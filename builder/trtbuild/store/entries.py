@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trtbuild.plan.key import EngineKey
 from trtbuild.spec import JsonValue, VerifyMode
-from trtbuild.store import disk
+from trtbuild.store import links
 from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, check_files, parse_manifest
 
 # What a damaged entry, a failing sector or a replaced NFS directory answers; anything else is no entry's fault.
@@ -136,7 +136,7 @@ def read_manifest(directory: Path) -> Manifest:
         OSError: There is none, or it cannot be read.
     """
     try:
-        return parse_manifest(disk.read_small(directory / MANIFEST, limit_bytes=MAX_MANIFEST_BYTES))
+        return parse_manifest(links.read_small(directory / MANIFEST, limit_bytes=MAX_MANIFEST_BYTES))
     except ValueError as error:
         raise ValueError(f"{MANIFEST}: {error}") from None
 
@@ -166,7 +166,7 @@ def look(directory: Path, key: EngineKey, mode: VerifyMode) -> Manifest | Miss:
 
 def entry_directories(engines: Path) -> Iterator[Path]:
     """Yield every directory at the depth of entries, ``<model>/<sku>/<entry>``; what is behind a link is no entry."""
-    level = [path for path in disk.children(engines, below=engines.parent) if _is_own_directory(path)]
+    level = [path for path in links.children(engines, below=engines.parent) if _is_own_directory(path)]
     for _ in range(2):
         below: list[Path] = []
         for parent in level:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from trtbuild.store import beacon, disk, liveness
+from trtbuild.store import beacon, disk, links, liveness
 from trtbuild.store.beacon import Beacon
 from trtbuild.store.owner import Owner, read_owner
 
@@ -83,7 +83,7 @@ def sweep(directory: Path) -> None:
 
 
 def _leases(directory: Path) -> list[Path]:
-    return [path for path in disk.children(directory, below=directory.parent) if not path.name.startswith(".")]
+    return [path for path in links.children(directory, below=directory.parent) if not path.name.startswith(".")]
 
 
 def _drop(path: Path) -> None:

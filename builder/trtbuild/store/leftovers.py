@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trtbuild.console import log
-from trtbuild.store import disk, liveness
+from trtbuild.store import disk, links, liveness
 from trtbuild.store.owner import UNKNOWN, read_owner
 
 TRASH_KEPT_S = 60.0
@@ -46,7 +46,7 @@ def remove_staging(directory: Path) -> None:
 def trash(directory: Path, *, below: Path) -> Iterator[tuple[Path, bool]]:
     """Yield what lies in the trash, and whether it does so for long enough that nobody puts it back."""
     now: float | None = None
-    for path in disk.children(directory, below=below):
+    for path in links.children(directory, below=below):
         is_settled = False
         with contextlib.suppress(OSError):  # read-only, or another sweeper was faster
             now = disk.file_system_now(directory) if now is None else now
@@ -83,14 +83,14 @@ def sweep(root: Path, *, staging: Path, thrown: Path, beacons: tuple[Path, ...])
 
 def _dead_builds(staging: Path, *, below: Path) -> Iterator[Path]:
     """Yield staging directories, there or already gone, whose beacon names a dead process."""
-    for path in disk.children(staging, below=below):
+    for path in links.children(staging, below=below):
         if path.suffix == ".owner" and not path.name.startswith(".") and _is_dead(path):
             yield path.with_name(path.name.removesuffix(".owner"))
 
 
 def _dead_drafts(directory: Path, *, below: Path) -> Iterator[Path]:
     """Yield beacons that a process was about to create when it died."""
-    for path in disk.children(directory, below=below):
+    for path in links.children(directory, below=below):
         if path.suffix == ".tmp" and path.name.startswith(".") and _is_dead(path):
             yield path
 

@@ -21,7 +21,7 @@ import uuid
 from pathlib import Path
 
 from trtbuild.console.log import format_duration
-from trtbuild.store import disk
+from trtbuild.store import disk, links
 from trtbuild.store.owner import MAX_RECORD_BYTES, RECORD_BYTES, Owner, boot_id, pid_namespace, process_is_dead
 
 STALE_S = 20.0
@@ -128,7 +128,7 @@ class Watch:
         """Look at the beacon again and return for how long it has had the contents it has now, in seconds."""
         now = time.monotonic()
         try:
-            data = disk.read_small(path, limit_bytes=MAX_RECORD_BYTES)
+            data = links.read_small(path, limit_bytes=MAX_RECORD_BYTES)
         except ValueError:
             data = b""  # no beacon at all, and it stays the same nothing until somebody replaces it
         except OSError:

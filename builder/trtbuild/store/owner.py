@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trtbuild.console.log import format_duration
-from trtbuild.store import disk
+from trtbuild.store import links
 
 RECORD_BYTES = 2048
 MAX_RECORD_BYTES = 1 << 16
@@ -162,7 +162,7 @@ def read_owner(path: Path) -> Owner | None:
     """
     try:
         # Opened anew each time: on NFS only open() promises fresh contents. Source: nfs(5), close-to-open consistency.
-        owner = Owner(**json.loads(disk.read_small(path, limit_bytes=MAX_RECORD_BYTES)))
+        owner = Owner(**json.loads(links.read_small(path, limit_bytes=MAX_RECORD_BYTES)))
     except FileNotFoundError:
         return None
     except (TypeError, ValueError, RecursionError) as error:

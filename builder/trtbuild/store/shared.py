@@ -27,6 +27,7 @@ from trtbuild.spec import VerifyMode
 from trtbuild.store import disk
 from trtbuild.store.claims import Held
 from trtbuild.store.core import Store
+from trtbuild.store.disk_errors import existing_parent, explained
 from trtbuild.store.entries import Entry, Miss
 from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, hash_files, parse_manifest
 from trtbuild.store.tier import Tier, TierError
@@ -80,7 +81,7 @@ class Shared:
                     make_room(manifest.size_bytes)
                 except StoreError as error:
                     return Miss(reason=f"the engine in {self._tier.name} does not fit: {error.message}")
-            free = shutil.disk_usage(disk.existing_parent(self._store.root)).free
+            free = shutil.disk_usage(existing_parent(self._store.root)).free
             if manifest.size_bytes > free:
                 size = format_bytes(manifest.size_bytes)
                 return Miss(reason=f"the engine in {self._tier.name} has {size}, {format_bytes(free)} are free here")
@@ -151,7 +152,7 @@ class Shared:
     def _place(self, key: EngineKey) -> Iterator[Path]:
         """Give the directory that downloads of ``key`` are continued in, or a private one when another uses that."""
         layout = self._store.layout
-        with disk.explained("download an engine", layout.downloads):
+        with explained("download an engine", layout.downloads):
             self._store.prepare(layout.downloads)
             name = key.digest
             outcome = self._store.downloads.try_claim(name)

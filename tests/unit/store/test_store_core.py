@@ -14,7 +14,7 @@ import pytest
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key, python
 from trtbuild.errors import StoreError
 from trtbuild.process import start, stop
-from trtbuild.store import Entry, Miss, Store, core, disk, liveness
+from trtbuild.store import Entry, Miss, Store, core, links, liveness
 from trtbuild.store.owner import current_owner, read_owner
 
 
@@ -120,7 +120,7 @@ def test_a_manifest_that_the_disk_will_not_give_is_a_miss_and_a_forbidden_one_an
     def fail(path: Path, *, limit_bytes: int) -> bytes:
         raise OSError(code, os.strerror(code), str(path))
 
-    monkeypatch.setattr(disk, "read_small", fail)
+    monkeypatch.setattr(links, "read_small", fail)
     if is_miss:
         assert os.strerror(code) in miss(store, key).reason
     else:
