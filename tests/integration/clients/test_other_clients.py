@@ -6,6 +6,7 @@ What works where is the table of docs/clients.md, "Other clients": each of its c
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import queue
@@ -35,29 +36,35 @@ PROMPT = "The assert statement"
 TOKENS = 12
 LLAMA_INDEX = Path(os.environ.get("VENV", ROOT / ".venv")) / "llama-index" / "bin" / "python"
 MODELS = ("chat", "ensemble", "tensorrt_llm_bls")
-COLUMNS = (("decoupled", ("chat",)), ("decoupled", ("ensemble", "tensorrt_llm_bls")), ("single", MODELS))
+COLUMNS = (
+    (("decoupled", "minimal"), ("chat",)),
+    (("decoupled",), ("ensemble", "tensorrt_llm_bls")),
+    (("single",), MODELS),
+)
 
 
 @dataclass(frozen=True)
 class Servers:
-    """The same model served twice, and what it says."""
+    """The same model served in three ways, and what it says."""
 
     decoupled: RunningServer
+    minimal: RunningServer
     single: RunningServer
     answer: str
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    first, second = tmp_path_factory.mktemp("decoupled"), tmp_path_factory.mktemp("single")
+    first, second, third = (tmp_path_factory.mktemp(name) for name in ("decoupled", "single", "minimal"))
     store = ("--store", str(first / "store"))
     with (
         serve_cpu(first, "--layout", "full") as decoupled,
         serve_cpu(second, "--layout", "full", "--no-decoupled", *store) as single,
+        serve_cpu(third, *store) as minimal,
     ):
         answer = str(decoupled.generate(text_input=PROMPT, max_tokens=TOKENS)["text_output"])
         assert len(answer) > TOKENS
-        yield Servers(decoupled, single, answer)
+        yield Servers(decoupled=decoupled, minimal=minimal, single=single, answer=answer)
 
 
 class RefusedError(Exception):
@@ -279,16 +286,17 @@ def test_the_table_in_the_docs_names_the_clients_that_are_tried_here() -> None:
 
 @pytest.mark.parametrize("name", CLIENTS)
 def test_each_client_works_where_the_docs_say_so_and_is_refused_elsewhere(servers: Servers, name: str) -> None:
-    for cell, (which, models) in zip(_table()[name], COLUMNS, strict=True):
-        server: RunningServer = getattr(servers, which)
-        for model in models[1:] if cell.endswith("not `NAME`") else models:
+    for cell, (kinds, models) in zip(_table()[name], COLUMNS, strict=True):
+        tried = models[1:] if cell.endswith("not `NAME`") else models
+        for kind, model in itertools.product(kinds, tried):
+            server: RunningServer = getattr(servers, kind)
             if cell.startswith("yes"):
                 text = CLIENTS[name](server, model)
-                assert text in {servers.answer, PROMPT + servers.answer}, (model, cell)
+                assert text in {servers.answer, PROMPT + servers.answer}, (kind, model, cell)
             else:
                 with pytest.raises(RefusedError):
                     CLIENTS[name](server, model)
-                    pytest.fail(f"{name} works on {model} ({which}); the docs say {cell!r}")
+                    pytest.fail(f"{name} works on {model} ({kind}); the docs say {cell!r}")
 
 
 @pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
