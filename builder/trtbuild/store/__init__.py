@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from trtbuild.spec import VerifyMode
 from trtbuild.store.core import Claim, Layout, Staging, Store
 from trtbuild.store.entries import Broken, Difference, Entry, Explanation, Miss
+from trtbuild.store.files import Problem
 from trtbuild.store.leases import Lease
-from trtbuild.store.manifest import FileRecord, Manifest, Problem
+from trtbuild.store.manifest import FileRecord, Manifest
 from trtbuild.store.owner import Owner
 
 if TYPE_CHECKING:

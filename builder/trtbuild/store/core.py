@@ -26,17 +26,9 @@ from trtbuild.store.beacon import Beacon
 from trtbuild.store.claims import Claims, Held
 from trtbuild.store.disk_errors import explained
 from trtbuild.store.entries import Broken, Entry, Explanation, Miss
+from trtbuild.store.files import Problem, check_files, hash_files, list_files
 from trtbuild.store.leases import Lease
-from trtbuild.store.manifest import (
-    MANIFEST,
-    FileRecord,
-    Manifest,
-    Problem,
-    check_files,
-    hash_files,
-    list_files,
-    make_manifest,
-)
+from trtbuild.store.manifest import MANIFEST, FileRecord, Manifest, make_manifest
 from trtbuild.store.owner import Owner, current_owner
 from trtbuild.store.sharing import Sharing, give_back_to_group, sharing_of
 

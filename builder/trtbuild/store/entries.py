@@ -15,7 +15,8 @@ from pathlib import Path
 from trtbuild.plan.key import EngineKey
 from trtbuild.spec import JsonValue, VerifyMode
 from trtbuild.store import links
-from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, check_files, parse_manifest
+from trtbuild.store.files import check_files
+from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 
 # What a damaged entry, a failing sector or a replaced NFS directory answers; anything else is no entry's fault.
 _UNREADABLE = {errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EUCLEAN}

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import cast
 
 from trtbuild import redact
 from trtbuild.errors import StoreError
 from trtbuild.plan.key import EngineKey, canonical_json
-from trtbuild.spec import JsonValue, VerifyMode
+from trtbuild.spec import JsonValue
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 MAX_MANIFEST_BYTES = 16 << 20
-_HASH_CHUNK = 4 << 20
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -36,22 +33,6 @@ class FileRecord:
 
     size: int
     sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One thing that is wrong with an entry.
-
-    Attributes:
-        file: Name inside the entry, ``manifest.json`` for the manifest itself.
-        message: What is wrong, with the value seen and the value expected.
-    """
-
-    file: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.message}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +130,7 @@ def _parse_files(value: object) -> dict[str, FileRecord]:
         if type(size) is not int or size < 0 or not isinstance(digest, str) or not _HEX64.fullmatch(digest):
             raise ValueError(f"file {name!r}: expected a size and a sha256, got {record!r}")
         files[name] = FileRecord(size=size, sha256=digest)
-    _check_distinct(files)
+    check_distinct(files)
     for name in files:
         if any(str(parent) in files for parent in PurePosixPath(name).parents):
             raise ValueError(f"file {name!r} lies below another file")
@@ -178,7 +159,7 @@ def check_name(name: object) -> str:
     return name
 
 
-def _check_distinct(names: Iterable[str]) -> None:
+def check_distinct(names: Iterable[str]) -> None:
     """Refuse names that some file systems take for one: there the one file would silently replace the other.
 
     Raises:
@@ -225,85 +206,3 @@ def make_manifest(
         ) from error
     created_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
     return Manifest(key=key, files=files, provenance=cleaned, created_at=created_at)
-
-
-def list_files(directory: Path) -> dict[str, os.stat_result]:
-    """Return every file below ``directory`` but the manifest, by POSIX name.
-
-    Raises:
-        ValueError: Something is neither a regular file nor a directory, or has a name no entry may have.
-    """
-    found: dict[str, os.stat_result] = {}
-    for parent, directories, files in os.walk(directory, onerror=_raise):
-        for name in (*directories, *files):
-            path = Path(parent, name)
-            info = path.lstat()
-            relative = path.relative_to(directory).as_posix()
-            if stat.S_ISDIR(info.st_mode):
-                continue
-            if not stat.S_ISREG(info.st_mode):
-                raise ValueError(f"{relative!r} is neither a file nor a directory ({stat.filemode(info.st_mode)[0]})")
-            if relative != MANIFEST:
-                found[check_name(relative)] = info
-    _check_distinct(found)
-    return dict(sorted(found.items()))
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file, 64 hex digits."""
-    with path.open("rb", buffering=0) as stream:
-        digest = hashlib.sha256()
-        buffer = memoryview(bytearray(_HASH_CHUNK))
-        while count := stream.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
-
-
-def hash_files(directory: Path, names: list[str]) -> Iterator[tuple[str, str | OSError]]:
-    """Yield each file's sha256, or why it could not be read, hashing as many at once as there are cores."""
-    import concurrent.futures
-
-    workers = max(1, min(16, os.cpu_count() or 1, len(names)))
-    with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
-        jobs = {pool.submit(hash_file, directory / name): name for name in names}
-        for job in concurrent.futures.as_completed(jobs):
-            error = job.exception()
-            if error is not None and not isinstance(error, OSError):
-                raise error
-            yield jobs[job], error if isinstance(error, OSError) else job.result()
-
-
-def check_files(directory: Path, manifest: Manifest, mode: VerifyMode) -> tuple[Problem, ...]:
-    """Compare a directory with its manifest: ``sizes`` costs one stat per file, ``full`` also reads and hashes all."""
-    if mode == "none":
-        return ()
-    problems: list[Problem] = []
-    for name, record in manifest.files.items():
-        try:
-            info = (directory / name).lstat()
-        except OSError as error:
-            problems.append(Problem(file=name, message=error.strerror or str(error)))
-            continue
-        if not stat.S_ISREG(info.st_mode):
-            problems.append(Problem(file=name, message="expected a regular file"))
-        elif info.st_size != record.size:
-            problems.append(Problem(file=name, message=f"expected {record.size} bytes, got {info.st_size}"))
-    if mode == "full":
-        bad = {problem.file for problem in problems}
-        for name, digest in hash_files(directory, [name for name in manifest.files if name not in bad]):
-            if isinstance(digest, OSError):
-                problems.append(Problem(file=name, message=f"cannot be read: {digest.strerror}"))
-            elif digest != manifest.files[name].sha256:
-                expected = manifest.files[name].sha256
-                problems.append(Problem(file=name, message=f"expected sha256 {expected[:12]}..., got {digest[:12]}..."))
-        try:
-            extra = set(list_files(directory)) - set(manifest.files)
-        except (OSError, ValueError) as error:
-            problems.append(Problem(file=".", message=str(error)))
-        else:
-            problems += [Problem(file=name, message="is not in the manifest") for name in sorted(extra)]
-    return tuple(problems)

@@ -29,7 +29,8 @@ from trtbuild.store.claims import Held
 from trtbuild.store.core import Store
 from trtbuild.store.disk_errors import existing_parent, explained
 from trtbuild.store.entries import Entry, Miss
-from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, hash_files, parse_manifest
+from trtbuild.store.files import hash_files
+from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from trtbuild.store.tier import Tier, TierError
 
 CHUNK_BYTES = 16 << 20
