@@ -44,6 +44,12 @@ MAX_WORD_BYTES = 1024
 MAX_WORDS_BYTES = 16 << 10
 """All strings of either together."""
 
+MAX_STRINGS = 64 << 10
+"""Strings of one tensor that are read at all: 256 rows of :data:`MAX_WORDS`. More take the interpreter for too long."""
+
+MAX_PARAMETERS_BYTES = 64 << 10
+"""Request parameters as JSON text: what a client sent that is no input."""
+
 MAX_TEMPLATE_BYTES = 1 << 20
 """Longest chat template; published ones have up to 30 kB."""
 

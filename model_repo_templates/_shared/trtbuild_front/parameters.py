@@ -14,6 +14,7 @@ import numpy as np
 
 from trtbuild_front import upstream
 from trtbuild_front.faults import RequestError
+from trtbuild_front.limits import MAX_PARAMETERS_BYTES
 
 KNOWN = frozenset(
     {
@@ -43,6 +44,11 @@ def check_parameters(parameters: str, inputs: Iterable[str]) -> None:
     """
     if parameters in {"", "{}"}:
         return
+    if len(parameters) > MAX_PARAMETERS_BYTES:
+        raise RequestError(
+            f"parameters: expected at most {MAX_PARAMETERS_BYTES} bytes of names that are no inputs and their values; "
+            f"got {len(parameters)}"
+        )
     names = set(inputs)
     for name, value in sorted(json.loads(parameters).items()):
         if name in KNOWN or name.startswith(_RESERVED):

@@ -24,6 +24,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from trtbuild_front import server_process
+from trtbuild_front.byte_tensors import bound_strings
 from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
@@ -35,6 +36,8 @@ from trtbuild_front.text.decoder_chain import WholeVocabulary
 from trtbuild_front.text.model import load_text_model
 from trtbuild_front.transport.endpoint import find_endpoint, server_arguments
 from trtbuild_front.transport.http2 import Connection
+
+bound_strings(pb_utils)
 
 _COUNTS = ("num_input_tokens", "num_output_tokens")
 """Outputs of TensorRT-LLM's models that are sent when ``return_<name>`` asks for them."""

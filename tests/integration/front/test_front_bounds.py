@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -105,3 +106,29 @@ def test_a_template_that_does_not_compile_costs_messages_only(hostile: RunningSe
     assert status == 400
     assert "not valid Jinja: Encountered unknown tag 'nothing'" in text
     assert "messages are refused, text_input works" in hostile.log_path.read_text()
+
+
+def _front_processor_s(running: RunningServer) -> float:
+    """Return the processor time that the process of ``chat`` has taken."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            ticks = (entry / "stat").read_text().rpartition(")")[2].split()[11:13]
+        except OSError:
+            continue
+        if "python_backend_stub" in argv[0] and argv[1].startswith(f"{running.record.parent}/") and "/chat/" in argv[1]:
+            return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    raise AssertionError("no process of the model")
+
+
+def test_millions_of_strings_and_megabytes_of_parameters_are_not_read(hostile: RunningServer) -> None:
+    """Processor time, since it does not depend on who else is at work: reading the strings takes 3 s."""
+    hostile.generate(text_input="Hi", max_tokens=1)
+    before = _front_processor_s(hostile)
+    status, text = hostile.post("chat/generate", {"text_input": "a", "stop_words": [""] * 4_000_000})
+    assert (status, json.loads(text)["error"]) == (400, "stop_words: expected at most 256 strings, got 4000000")
+    status, text = hostile.post("chat/generate", {"text_input": "a", "typo": "x" * 8_000_000})
+    assert status == 400
+    assert "parameters: expected at most 65536 bytes" in text
+    assert _front_processor_s(hostile) - before < 1.0
+    assert hostile.generate(text_input="Hi", stop_words=["zzz"], max_tokens=1)["completion_tokens"] == 1

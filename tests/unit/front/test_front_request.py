@@ -136,7 +136,8 @@ def test_a_model_with_one_response_refuses_to_stream() -> None:
         pytest.param({"nope": 1}, "nope: this model has no such input", id="unknown"),
         pytest.param({"max_token": 1}, "max_token: this model has no such input; did you mean max_tokens?", id="near"),
         pytest.param({"max_tokens": 1}, "max_tokens: sent as a parameter", id="misplaced"),
-        pytest.param({"x" * 1_000_000: 1}, "x" * 64 + "...: this model has no such input", id="endless"),
+        pytest.param({"x" * 60_000: 1}, "x" * 64 + "...: this model has no such input", id="endless"),
+        pytest.param({"nope": "x" * 70_000}, "parameters: expected at most 65536 bytes", id="megabytes"),
         pytest.param({"num_return_sequences": 2}, "num_return_sequences: this model has no", id="upstream-s"),
     ],
 )
