@@ -69,7 +69,12 @@ def time_of_count(phases: Sequence[Phase], count: float) -> float | None:
 def _time_in_phase(phase: Phase, count: float) -> float:
     """Solve rate_from * t + slope / 2 * t**2 = count for t, in the form that is stable for slopes near 0."""
     slope = (phase.rate_to - phase.rate_from) / phase.duration_s
-    root = math.sqrt(max(0.0, phase.rate_from**2 + 2 * slope * count))
+    # sqrt(rate_from**2 + 2 * slope * count) without the squares, which are 0 for rates below 1e-162.
+    change = math.sqrt(2 * abs(slope) * count)
+    if slope >= 0:
+        root = math.hypot(phase.rate_from, change)
+    else:
+        root = math.sqrt(max(0.0, phase.rate_from - change)) * math.sqrt(phase.rate_from + change)
     divisor = phase.rate_from + root
     return 2 * count / divisor if divisor > 0 else 0.0
 

@@ -36,6 +36,7 @@ def test_arrivals_are_in_order_inside_the_run_and_repeatable(found: list[Phase],
 
 
 @given(phases, st.floats(0, 0.999))
+@example([Phase(rate_from=1e-187, rate_to=1e-187, duration_s=1.0), Phase(rate_from=0, rate_to=1, duration_s=1)], 1e-187)
 def test_the_inverse_of_the_expected_count(found: list[Phase], share: float) -> None:
     """The area under the rate up to the returned time is the count."""
     count = share * sum(p.count for p in found)
