@@ -21,8 +21,7 @@ from trtbuild.store.owner import Owner
 if TYPE_CHECKING:
     from trtbuild.store.budget import Collection, Item, Removal, Usage, collect, make_room, measure
     from trtbuild.store.bundle import export_bundle, import_bundle
-    from trtbuild.store.shared import Shared
-    from trtbuild.store.tier import Tier, open_tier
+    from trtbuild.store.shared import Shared, Tier, open_tier
 
 _LAZY = {
     "Collection": "budget",
@@ -35,8 +34,8 @@ _LAZY = {
     "export_bundle": "bundle",
     "import_bundle": "bundle",
     "Shared": "shared",
-    "Tier": "tier",
-    "open_tier": "tier",
+    "Tier": "shared",
+    "open_tier": "shared",
 }
 
 __all__ = [

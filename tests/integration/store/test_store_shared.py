@@ -19,8 +19,9 @@ from tests.integration.store.actors import until
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key
 from trtbuild.errors import HostError, StoreError
 from trtbuild.process import Command, start, stop
-from trtbuild.store import Entry, Miss, Shared, Store, open_tier, shared, tier
-from trtbuild.store.tier import DirectoryTier, Tier, TierError
+from trtbuild.store import Entry, Miss, Shared, Store, Tier, open_tier
+from trtbuild.store.shared import TierError, bucket, parts, transfer
+from trtbuild.store.shared.directory import DirectoryTier
 
 pytestmark = pytest.mark.integration
 BIG = {**FILES, "rank0.engine": os.urandom(300_000), "rank1.engine": os.urandom(200_000), "empty.json": b""}
@@ -29,7 +30,7 @@ BIG["twin.json"] = BIG["config.json"]
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "CHUNK_BYTES", 64 << 10)
+    monkeypatch.setattr(parts, "CHUNK_BYTES", 64 << 10)
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +151,14 @@ def s3(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Tier:
         "AWS_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(tier, "REQUEST_TIMEOUT_S", 2)
-    monkeypatch.setattr(tier, "_RETRY_FOR_S", 2)
-    bucket = f"bucket{next(_buckets)}"
-    request = f"PUT /{bucket} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    monkeypatch.setattr(bucket, "REQUEST_TIMEOUT_S", 2)
+    monkeypatch.setattr(bucket, "_RETRY_FOR_S", 2)
+    name = f"bucket{next(_buckets)}"
+    request = f"PUT /{name} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     with socket.create_connection(("127.0.0.1", proxy.port)) as raw:
         raw.sendall(request.encode())
         assert b" 200 " in raw.recv(4096)
-    return open_tier(f"s3://{bucket}/some/prefix")
+    return open_tier(f"s3://{name}/some/prefix")
 
 
 @pytest.fixture
@@ -289,7 +290,7 @@ def _pushed(tmp_path: Path, where: Tier) -> Entry:
 
 
 def test_an_interrupted_download_is_continued(tmp_path: Path, directory: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "_WORKERS", 1)  # several would lose the pieces that were under way
+    monkeypatch.setattr(transfer, "_WORKERS", 1)  # several would lose the pieces that were under way
     entry = _pushed(tmp_path, directory)
     flaky = Flaky(directory, good_reads=5)
     store, pair = node(tmp_path, "b", flaky)  # type: ignore[arg-type]
@@ -328,7 +329,7 @@ class Counting:
 def test_an_interrupted_upload_is_continued_and_is_no_hit_before(
     tmp_path: Path, directory: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "_WORKERS", 1)
+    monkeypatch.setattr(transfer, "_WORKERS", 1)
     counting = Counting(directory, good_writes=2)
     store, pair = node(tmp_path, "a", counting)  # type: ignore[arg-type]
     entry = build(store, make_key(), BIG)
@@ -412,7 +413,7 @@ def test_a_tier_that_hangs_is_given_up(
 ) -> None:
     _pushed(tmp_path, directory)
     slow = Slow(directory, 30.0 if name == "STALL_S" else 2.0)
-    monkeypatch.setattr(shared, name, value)
+    monkeypatch.setattr(transfer, name, value)
     store, pair = node(tmp_path, "b", slow)  # type: ignore[arg-type]
     missed = pull(store, pair, make_key())
     assert isinstance(missed, Miss)
@@ -449,7 +450,7 @@ def test_a_failing_server_costs_a_bounded_time_and_a_warning(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shared, "GRACE_S", 3.0)
+    monkeypatch.setattr(transfer, "GRACE_S", 3.0)
     proxy.mode = mode
     store, pair = node(tmp_path, "b", open_tier(s3.name))
     missed = pull(store, pair, make_key())
@@ -468,7 +469,7 @@ def test_a_server_that_is_gone_is_a_miss(tmp_path: Path, s3: Tier, monkeypatch: 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(shared, "GRACE_S", 5.0)
+    monkeypatch.setattr(transfer, "GRACE_S", 5.0)
     store, pair = node(tmp_path, "b", open_tier(s3.name))
     assert isinstance(pull(store, pair, make_key()), Miss)
 
