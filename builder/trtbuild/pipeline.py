@@ -476,7 +476,7 @@ def repository_state(path: Path, model: ServedModel, *, keep_others: bool) -> st
     served["tokenizer"] = [name for name in TOKENIZER_FILES if (model.tokenizer_dir / name).is_file()]
     digest = hashlib.sha256(canonical_json(served).encode())
     template = repository.TEMPLATES / model.engine_template.directory
-    for part in (Path(repository.__file__), repository.TEMPLATES, template, path):
+    for part in (Path(repository.__file__).parent, repository.TEMPLATES, template, path):
         digest.update("\n".join(_file_times(part.resolve())).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

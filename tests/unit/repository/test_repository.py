@@ -19,7 +19,7 @@ from trtbuild.errors import RepositoryError
 from trtbuild.plan import EngineInfo, EngineTemplate
 from trtbuild.repository import ServedModel, quote_pbtxt, render_repository, write_repository
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "repository"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "repository"
 ENGINE = """
 name: {{ name | pbtxt }}
 backend: "python"

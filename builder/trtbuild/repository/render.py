@@ -43,7 +43,7 @@ _CONVERT = (
     "with transformers, AutoTokenizer.from_pretrained(MODEL).save_pretrained(DIRECTORY) writes one; "
     "copy the model's other files there too and build from DIRECTORY"
 )
-TEMPLATES = Path(__file__).resolve().parent / "_templates"
+TEMPLATES = Path(__file__).resolve().parents[1] / "_templates"
 DEFAULT_MAX_TOKENS = 16
 """Tokens generated when a request with ``text_input`` does not say; as in OpenAI's completions endpoint."""
 
