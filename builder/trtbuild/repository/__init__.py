@@ -1,12 +1,14 @@
-"""Write the Triton model repository: see ``render``."""
+"""Write the Triton model repository: render, check as strictly as the server would, swap in at once.
 
-from trtbuild.repository.render import (
-    TEMPLATES,
-    ServedModel,
-    quote_pbtxt,
-    render_repository,
-    unwritable,
-    write_repository,
-)
+It decides names of models, what a repository must satisfy before anyone sees it, and how versions replace each other.
+
+On disk ``root`` is a symbolic link to ``.<root name>.versions/<digest of the contents>`` beside it. A version is
+written under another name and renamed, and the link is replaced by a rename, so a server that starts at any moment
+sees a whole repository. Equal contents have an equal digest: writing them again changes nothing. What a writer that
+was killed left half done is never pointed to, and removed by the next one.
+"""
+
+from trtbuild.repository.render import TEMPLATES, ServedModel, quote_pbtxt, render_repository
+from trtbuild.repository.write import unwritable, write_repository
 
 __all__ = ["TEMPLATES", "ServedModel", "quote_pbtxt", "render_repository", "unwritable", "write_repository"]

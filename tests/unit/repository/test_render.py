@@ -1,0 +1,174 @@
+"""What a repository holds."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.unit.repository.conftest import _parameters, _parse, _tree
+from trtbuild import repository
+from trtbuild.errors import RepositoryError
+from trtbuild.repository import ServedModel, quote_pbtxt, render_repository, write_repository
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "repository"
+
+
+def test_the_front_model_knows_its_engine(make_model: Callable[..., ServedModel]) -> None:
+    _, files = render_repository([make_model(max_queue_size=7)])
+    front = _parse(files, "chat")
+    assert front.model_transaction_policy.decoupled
+    assert front.max_batch_size == 0
+    assert _parameters(front) == {
+        "engine_model": "tensorrt_llm",
+        "engine_inputs": "end_id,input_ids,input_lengths,request_output_len,seed,streaming",
+        "engine_outputs": "cum_log_probs,output_ids,sequence_length",
+        "engine_has_batch_dimension": "true",
+        "tokenizer_dir": str(make_model().tokenizer_dir),
+        "slots": "4",
+        "max_queue_size": "7",
+        "max_input_len": "64",
+        "max_seq_len": "128",
+        "default_max_tokens": "16",
+        "engine_knows_front": "true",
+        "echoes_prompt": "false",
+        "export_metrics": "true",
+    }
+    assert {path for path in files if path.startswith("chat/1/trtbuild_front/")} > {
+        "chat/1/trtbuild_front/service.py",
+        "chat/1/trtbuild_front/text/detokenizer.py",
+    }
+
+
+def test_every_stage_of_a_pipeline_has_its_own_slots(make_model: Callable[..., ServedModel]) -> None:
+    model = make_model()
+    piped = replace(model, engine_info=replace(model.engine_info, tp_size=2, pp_size=3))
+    _, files = render_repository([piped])
+    assert _parameters(_parse(files, "chat"))["slots"] == "12"
+
+
+def test_the_full_layout_has_upstream_s_models(make_model: Callable[..., ServedModel]) -> None:
+    record, files = render_repository([make_model(layout="full")])
+    assert record == {
+        "chat": ["chat", "ensemble", "postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls"]
+    }
+    ensemble = _parse(files, "ensemble")
+    assert [step.model_name for step in ensemble.ensemble_scheduling.step] == [
+        "preprocessing",
+        "tensorrt_llm",
+        "postprocessing",
+    ]
+    steps = {step.model_name: step for step in ensemble.ensemble_scheduling.step}
+    assert steps["tensorrt_llm"].input_map["seed"] == steps["preprocessing"].output_map["OUT_SEED"]
+    assert steps["preprocessing"].input_map["top_k"] == "top_k"  # this engine has none: a value is refused
+    assert files["tensorrt_llm_bls/1/model.py"] == files["chat/1/model.py"]
+    assert "ensemble/1/" in files
+
+
+def test_models_with_one_response_are_no_ensembles(make_model: Callable[..., ServedModel]) -> None:
+    """An ensemble is decoupled when a step is, and the engine always streams."""
+    _, files = render_repository([make_model(layout="full", decoupled=False)])
+    for name in ("chat", "ensemble", "tensorrt_llm_bls"):
+        config = _parse(files, name)
+        assert (config.model_transaction_policy.decoupled, config.backend) == (False, "python"), name
+    assert "image_input" not in {tensor.name for tensor in _parse(files, "ensemble").input}
+
+
+def test_several_models_have_unique_inner_names(make_model: Callable[..., ServedModel], tmp_path: Path) -> None:
+    root = write_repository(tmp_path / "repository", [make_model("one", layout="full"), make_model("two")])
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {
+        "one", "ensemble", "postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls", "two",
+        "two-tensorrt_llm",
+    }  # fmt: skip
+    assert 'string_value: "two-tensorrt_llm"' in (root / "two" / "config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("engine_dir", "is_refused"),
+    [
+        pytest.param('/odd "quoted" \\ path\n', False, id="quotes"),
+        pytest.param("/größe/日本", False, id="unicode"),
+        pytest.param("/a{b}$c", False, id="braces"),
+        pytest.param("/a/${HOME}", True, id="shell-variable"),
+        pytest.param("/a/{{ name }}", True, id="template"),
+    ],
+)
+def test_values_are_escaped_or_refused(
+    make_model: Callable[..., ServedModel], engine_dir: str, is_refused: bool
+) -> None:
+    model = make_model(engine_dir=engine_dir)
+    if is_refused:
+        with pytest.raises(RepositoryError, match=r"tensorrt_llm/config.pbtxt:\d+: unresolved placeholder"):
+            render_repository([model])
+        return
+    _, files = render_repository([model])
+    assert _parameters(_parse(files, "tensorrt_llm"))["engine_dir"] == engine_dir
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        pytest.param(["a", "a"], "served names must differ", id="twice"),
+        pytest.param(["tensorrt_llm"], "'tensorrt_llm' is the name of another model", id="the-engine-s"),
+        pytest.param(["a", "b", "b-tensorrt_llm"], "'b-tensorrt_llm' is the name of another model", id="an-inner-one"),
+    ],
+)
+def test_names_must_be_unique(make_model: Callable[..., ServedModel], names: list[str], message: str) -> None:
+    with pytest.raises(RepositoryError, match=message):
+        render_repository([make_model(name) for name in names])
+
+
+def test_nothing_in_a_repository_imports_the_tool(make_model: Callable[..., ServedModel]) -> None:
+    _, files = render_repository([make_model(layout="full")])
+    sources = [data.decode() for path, data in files.items() if path.endswith(".py")]
+    assert len(sources) > 10
+    assert not [source for source in sources if re.search(r"^\s*(from|import) trtbuild(\.| )", source, re.MULTILINE)]
+    assert not [data for data in files.values() if str(repository.TEMPLATES).encode() in data]
+
+
+@pytest.mark.parametrize(
+    ("case", "layouts"),
+    [
+        pytest.param("minimal", ["minimal"], id="minimal"),
+        pytest.param("full", ["full"], id="full"),
+        pytest.param("two", ["full", "minimal"], id="two"),
+    ],
+)
+def test_golden_configurations(
+    make_model: Callable[..., ServedModel], tmp_path: Path, update_golden: bool, case: str, layouts: list[str]
+) -> None:
+    """Whole repositories; only configurations are compared by content."""
+    models = [
+        make_model(f"chat{number or ''}", layout=layout, max_queue_size=8) for number, layout in enumerate(layouts)
+    ]
+    _, files = render_repository(models)
+    got = {
+        path: data.decode().replace(str(tmp_path), "/store")
+        for path, data in files.items()
+        if path.endswith(("config.pbtxt", ".json"))
+    }
+    got["files.txt"] = "".join(f"{path}\n" for path in files)
+    golden = GOLDEN / case
+    if update_golden:
+        shutil.rmtree(golden, ignore_errors=True)
+        for path, text in got.items():
+            (golden / path).parent.mkdir(parents=True, exist_ok=True)
+            (golden / path).write_text(text)
+    wanted = {path: data.decode() for path, data in _tree(golden).items()}
+    assert got == wanted, "run pytest --update-golden and look at the difference"
+
+
+@pytest.mark.parametrize(
+    ("value", "quoted"),
+    [
+        pytest.param("plain", '"plain"', id="plain"),
+        pytest.param('a"b\\c', '"a\\"b\\\\c"', id="quotes"),
+        pytest.param("é\n", '"\\303\\251\\012"', id="bytes"),
+    ],
+)
+def test_quoting(value: str, quoted: str) -> None:
+    assert quote_pbtxt(value) == quoted
