@@ -18,8 +18,8 @@ import pytest
 
 from tests.integration.store.actors import fork, wait
 from tests.integration.store.test_store_election import namespaces
+from tests.unit.repository.conftest import ENGINE, INFO
 from tests.unit.store.store_helpers import REPOSITORY
-from tests.unit.test_repository import ENGINE, INFO
 from trtbuild.errors import RepositoryError
 from trtbuild.plan import EngineTemplate
 from trtbuild.process import Command, run
