@@ -19,18 +19,21 @@ from trtbuild.store.manifest import FileRecord, Manifest
 from trtbuild.store.owner import Owner
 
 if TYPE_CHECKING:
-    from trtbuild.store.budget import Collection, Item, Removal, Usage, collect, make_room, measure
+    from trtbuild.store.budget import Collection, Removal
     from trtbuild.store.bundle import export_bundle, import_bundle
+    from trtbuild.store.gc import collect, make_room
+    from trtbuild.store.items import Item, Usage
     from trtbuild.store.shared import Shared, Tier, open_tier
+    from trtbuild.store.usage import measure
 
 _LAZY = {
     "Collection": "budget",
-    "Item": "budget",
+    "Item": "items",
     "Removal": "budget",
-    "Usage": "budget",
-    "collect": "budget",
-    "make_room": "budget",
-    "measure": "budget",
+    "Usage": "items",
+    "collect": "gc",
+    "make_room": "gc",
+    "measure": "usage",
     "export_bundle": "bundle",
     "import_bundle": "bundle",
     "Shared": "shared",

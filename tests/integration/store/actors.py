@@ -17,7 +17,19 @@ from pathlib import Path
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key
 from trtbuild.errors import StoreError
 from trtbuild.plan import EngineKey
-from trtbuild.store import Entry, Shared, Store, beacon, budget, collect, core, disk, leftovers, liveness, open_tier
+from trtbuild.store import (
+    Entry,
+    Shared,
+    Store,
+    beacon,
+    collect,
+    core,
+    disk,
+    leftovers,
+    liveness,
+    open_tier,
+    usage,
+)
 from trtbuild.store.claims import Claims, Held
 from trtbuild.store.owner import Owner, process_is_dead
 
@@ -158,7 +170,7 @@ def hammer(root: str, processes: str, keys: str, rounds: str) -> None:
     top = Path(root)
     builds = top / "builds"
     builds.mkdir()
-    budget.GRACE_S = 0.0
+    usage.GRACE_S = 0.0
     every = [make_key(n) for n in range(int(keys))]
 
     def work(n: int) -> None:
@@ -233,7 +245,7 @@ def walk(root: str, fault: str, before: str) -> None:
 
     Whoever comes next, to list or to build something else, finds and removes what is left of the build.
     """
-    budget.DEBRIS_AGE_S = -1.0  # sweep drafts at once
+    usage.DEBRIS_AGE_S = -1.0  # sweep drafts at once
     steps: list[dict[str, object]] = []
     for step in range(1000):
         top = Path(root) / str(step)
@@ -294,7 +306,7 @@ def walk(root: str, fault: str, before: str) -> None:
 
 def walk_collection(root: str) -> None:
     """Die before each single change of a collection; every entry is absent or whole, and the next one ends it."""
-    budget.GRACE_S, budget.DEBRIS_AGE_S, leftovers.TRASH_KEPT_S = 0.0, -1.0, -1.0
+    usage.GRACE_S, usage.DEBRIS_AGE_S, leftovers.TRASH_KEPT_S = 0.0, -1.0, -1.0
     steps: list[dict[str, object]] = []
     for step in range(1000):
         top = Path(root) / str(step)

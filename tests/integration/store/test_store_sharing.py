@@ -44,7 +44,7 @@ import os, sys
 from pathlib import Path
 from tests.unit.store.store_helpers import *
 from trtbuild.store import *
-from trtbuild.store import budget
+from trtbuild.store import usage
 import concurrent.futures.thread
 {become}
 os.umask(0o077)
@@ -98,8 +98,8 @@ def test_an_administrators_command_leaves_everything_to_the_group(root: Path, co
 for entry in store.ls():
     store.pin(entry); store.unpin(entry)
     with store.lease(entry): pass
-budget.GRACE_S = -1.0
-done = budget.make_room(store, {"engine": 1}, max_bytes=1 << 10)
+usage.GRACE_S = -1.0
+done = make_room(store, {"engine": 1}, max_bytes=1 << 10)
 build(store, make_key(3))
 """, root)  # fmt: skip
     _check_shared(root)

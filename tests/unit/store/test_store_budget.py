@@ -95,7 +95,7 @@ def test_pinned_leased_recent_and_building_entries_stay(store: Store, clock: Clo
 
 
 def test_an_entry_that_came_into_use_after_the_plan_stays(store: Store) -> None:
-    from trtbuild.store import budget
+    from trtbuild.store import budget, gc
 
     told = budget.plan(store, max_bytes=0, min_free=0, needs={}, hf_cache=None)
     assert len([removal for removal in told.removals if removal.item.kind == "entry"]) == 4
@@ -104,7 +104,7 @@ def test_an_entry_that_came_into_use_after_the_plan_stays(store: Store) -> None:
     (third,) = store.find(make_key(3).short)
     store.pin(third)
     with store.lease(entry):
-        budget.act(store, told, hf_cache=None)
+        gc.act(store, told, hf_cache=None)
     assert there(store) == {1, 2, 3}
 
 
