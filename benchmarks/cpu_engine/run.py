@@ -83,7 +83,8 @@ def prompts(count: int, vocab_size: int) -> list[list[int]]:
 
 def measure_engine(engine_dir: Path, threads: int, repeat: int) -> dict[str, Any]:
     """Measure in this process; called in a fresh one."""
-    sys.path.insert(0, str(ROOT / "model_repo_templates/tensorrt_llm/cpu/1"))
+    templates = ROOT / "model_repo_templates"
+    sys.path[:0] = [str(templates / "tensorrt_llm/cpu/1"), str(templates / "_shared")]
     import engine_worker
 
     started = time.monotonic()

@@ -8,7 +8,15 @@ sees a whole repository. Equal contents have an equal digest: writing them again
 was killed left half done is never pointed to, and removed by the next one.
 """
 
-from trtbuild.repository.render import TEMPLATES, ServedModel, quote_pbtxt, render_repository
+from trtbuild.repository.render import TEMPLATES, ServedModel, quote_pbtxt, render_directory, render_repository
 from trtbuild.repository.write import unwritable, write_repository
 
-__all__ = ["TEMPLATES", "ServedModel", "quote_pbtxt", "render_repository", "unwritable", "write_repository"]
+__all__ = [
+    "TEMPLATES",
+    "ServedModel",
+    "quote_pbtxt",
+    "render_directory",
+    "render_repository",
+    "unwritable",
+    "write_repository",
+]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,11 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "_templates"
 DEFAULT_MAX_TOKENS = 16
 """Tokens generated when a request with ``text_input`` does not say; as in OpenAI's completions endpoint."""
 
-_SHARED = "_shared/trtbuild_front"
+_SHARED = "_shared"
+_SHARED_IMPORT = re.compile(rb"^(?:from|import) (trtbuild_\w+)", re.MULTILINE)
 _ENGINE = "tensorrt_llm"
 _FULL = ("preprocessing", "postprocessing", "ensemble", "tensorrt_llm_bls")
 _LIKE_FRONT = frozenset({"tensorrt_llm_bls"})
-_WITH_SHARED = frozenset({"front", "preprocessing", "postprocessing", "tensorrt_llm_bls"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ def _render_model(model: ServedModel, names: Mapping[str, str]) -> Files:
     # The ensemble calls the engine model inside the server, and nothing of ours is in its requests.
     is_open = model.layout == "full"
     engine_variables = {**_engine_variables(model), "name": names[_ENGINE], "allow_direct_requests": is_open}
-    files = _render_directory(model.engine_template.directory, names[_ENGINE], engine_variables)
+    files = render_directory(model.engine_template.directory, names[_ENGINE], engine_variables)
     engine = parse_config(files, names[_ENGINE])
     variables = _front_variables(model, names, engine)
     configs = {names[_ENGINE]: engine}
@@ -111,7 +112,7 @@ def _render_model(model: ServedModel, names: Mapping[str, str]) -> Files:
             continue
         # Triton's ensembles are decoupled when a step is, and the engine always streams.
         source = "tensorrt_llm_bls" if template == "ensemble" and not model.decoupled else template
-        files.update(_render_directory(source, name, {**variables, "name": name, "template": template}))
+        files.update(render_directory(source, name, {**variables, "name": name, "template": template}))
         configs[name] = parse_config(files, name)
     for config in configs.values():
         check_ensemble(config, configs)
@@ -165,7 +166,7 @@ def _front_variables(model: ServedModel, names: Mapping[str, str], engine: Any) 
 @functools.cache
 def _upstream_inputs() -> dict[str, JsonValue]:
     """Return the inputs of TensorRT-LLM's own models by name, from the table that the models check requests with."""
-    document = json.loads((TEMPLATES / _SHARED / "upstream_inputs.json").read_text(encoding="utf-8"))
+    document = json.loads((TEMPLATES / _SHARED / "trtbuild_front" / "upstream_inputs.json").read_text(encoding="utf-8"))
     inputs: dict[str, JsonValue] = document["inputs"]
     return inputs
 
@@ -194,13 +195,15 @@ def quote_pbtxt(value: object) -> str:
 def _environment() -> jinja2.Environment:
     import jinja2
 
-    # No HTML comes out of these; strings go through quote_pbtxt.
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
+    # No HTML comes out of these; strings go through quote_pbtxt. The loader is for what several templates include.
+    environment = jinja2.Environment(  # noqa: S701
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, loader=jinja2.FileSystemLoader(TEMPLATES)
+    )
     environment.filters["pbtxt"] = quote_pbtxt
     return environment
 
 
-def _render_directory(template: str, name: str, variables: Mapping[str, JsonValue]) -> Files:
+def render_directory(template: str, name: str, variables: Mapping[str, JsonValue]) -> Files:
     """Return the files of one model directory; ``*.j2`` rendered, all others as they are."""
     import jinja2
 
@@ -221,12 +224,29 @@ def _render_directory(template: str, name: str, variables: Mapping[str, JsonValu
                 hint="please report this: a variable of the template was not given",
             ) from error
         files[f"{name}/{relative.removesuffix('.j2')}"] = text.encode()
-    if template in _WITH_SHARED:
-        shared = TEMPLATES / _SHARED
-        for path in files_below(shared):
-            files[f"{name}/1/{shared.name}/{path.relative_to(shared).as_posix()}"] = path.read_bytes()
     if template in _LIKE_FRONT:
         files[f"{name}/1/model.py"] = (TEMPLATES / "front/1/model.py").read_bytes()
+    files.update(_shared_files(name, files))
     if not any(path.startswith(f"{name}/1/") for path in files):
         files[f"{name}/1/"] = b""  # the server wants a version directory, even an empty one
     return files
+
+
+def _shared_files(name: str, files: Files) -> Files:
+    """Return what a model's Python files import from ``_shared``, and what that imports, beside the model's own.
+
+    Copied, so that a repository is whole wherever it is carried, and each model loads what it was written with.
+    """
+    shared = TEMPLATES / _SHARED
+    found: Files = {}
+    unread = list(files.values())
+    while unread:
+        for match in _SHARED_IMPORT.finditer(unread.pop()):
+            part = shared / match[1].decode()
+            paths = files_below(part) if part.is_dir() else [part.with_suffix(".py")]
+            for path in paths:
+                target = f"{name}/1/{path.relative_to(shared).as_posix()}"
+                if target not in found:
+                    found[target] = path.read_bytes()
+                    unread.append(found[target])
+    return found

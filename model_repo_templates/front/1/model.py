@@ -23,7 +23,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from trtbuild_front import server_process
+import trtbuild_server
 from trtbuild_front.byte_tensors import bound_strings
 from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
@@ -156,7 +156,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the parameters and the tokenizer; start serving."""
-        server_process.end_with_server()
+        trtbuild_server.end_with_server()
         config = json.loads(args["model_config"])
         values = {key: value["string_value"] for key, value in config["parameters"].items()}
         self._has_batch_dimension = int(config.get("max_batch_size", 0)) > 0
@@ -244,8 +244,8 @@ class TritonPythonModel:
 
     def _watch_server(self, arguments: list[str]) -> None:
         """Drain when the server is ending; it is told by nobody."""
-        address = server_process.http_address(arguments)
-        drain_s = server_process.drain_time_s(arguments)
+        address = trtbuild_server.http_address(arguments)
+        drain_s = trtbuild_server.drain_time_s(arguments)
 
         def on_change(is_ending: bool) -> None:
             if is_ending:
@@ -255,7 +255,7 @@ class TritonPythonModel:
                 self._service.resume()
 
         if address is not None:
-            watch = functools.partial(server_process.watch_for_end, address, on_change, self._stopping)
+            watch = functools.partial(trtbuild_server.watch_for_end, address, on_change, self._stopping)
             threading.Thread(target=watch, name="drain", daemon=True).start()
 
     def _tick(self) -> None:

@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from trtbuild_front import server_process
+import trtbuild_server
 from trtbuild_front.steps import detokenize
 from trtbuild_front.text.model import load_text_model
 
@@ -21,7 +21,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the tokenizer."""
-        server_process.end_with_server()
+        trtbuild_server.end_with_server()
         parameters = json.loads(args["model_config"])["parameters"]
         self._text = load_text_model(Path(parameters["tokenizer_dir"]["string_value"]), with_template=False)
         self._skips_special_tokens = parameters["skip_special_tokens"]["string_value"] == "true"

@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from trtbuild_front import server_process
+import trtbuild_server
 from trtbuild_front.byte_tensors import bound_strings
 from trtbuild_front.faults import EngineError, RequestError
 from trtbuild_front.parameters import are_headers_forwarded, check_parameters
@@ -26,7 +26,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the tokenizer."""
-        server_process.end_with_server()
+        trtbuild_server.end_with_server()
         bound_strings(pb_utils)
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import subprocess
 import time
 import urllib.error
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pytest
 
@@ -24,7 +22,7 @@ from trtbuild import backends, process
 from trtbuild.catalog import ModelInfo
 from trtbuild.host import inspect_host
 from trtbuild.plan import ResolvedModel
-from trtbuild.repository import quote_pbtxt
+from trtbuild.repository import render_directory
 from trtbuild.serve import access, launch
 from trtbuild.serve.ports import Ports, choose_ports
 from trtbuild.serve.server import find_server, prepare_server
@@ -33,7 +31,6 @@ from trtbuild.spec import EngineSpec, RepositorySpec, ServerSpec
 pytest.importorskip("openvino_genai")
 grpc = pytest.importorskip("tritonclient.grpc")
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "model_repo_templates"
 DEADLINE_S = 120.0
 """For anything that must happen at all; never a statement about speed."""
 
@@ -58,19 +55,9 @@ def write_model(repository: Path, name: str, engine: Path, *, backend_name: str 
     """Render the engine model into a repository under ``name``."""
     backend = backends.get(backend_name)
     template = backend.template(backend.inspect(engine), engine, RepositorySpec(**spec))
-    source, target = TEMPLATES / template.directory, repository / name
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-    environment.filters["pbtxt"] = quote_pbtxt
-    for path in source.rglob("*"):
-        if path.is_dir() or "__pycache__" in path.parts:
-            continue
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".j2":
-            text = environment.from_string(path.read_text()).render(name=name, **template.variables)
-            copy.with_suffix("").write_text(text)
-        else:
-            shutil.copyfile(path, copy)
+    for path, data in render_directory(template.directory, name, {**template.variables, "name": name}).items():
+        (repository / path).parent.mkdir(parents=True, exist_ok=True)
+        (repository / path).write_bytes(data)
 
 
 @dataclass

@@ -20,7 +20,7 @@ import pytest
 from tests.data.cpu_parity import checkpoints
 from trtbuild import backends
 from trtbuild.catalog import ModelInfo
-from trtbuild.errors import ConvertError
+from trtbuild.errors import ConvertError, FetchError
 from trtbuild.host import inspect_host
 from trtbuild.plan import BuildPlan, ResolvedModel
 from trtbuild.spec import EngineSpec
@@ -35,15 +35,17 @@ NEW_TOKENS = 48
 @pytest.fixture(scope="module")
 def worker() -> Iterator[ModuleType]:
     """The program of the engine process, as a module."""
-    directory = str(ROOT / "model_repo_templates/tensorrt_llm/cpu/1")
-    sys.path.insert(0, directory)
+    templates = ROOT / "model_repo_templates"
+    directories = [str(templates / "tensorrt_llm/cpu/1"), str(templates / "_shared")]
+    sys.path[:0] = directories
     written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield importlib.import_module("engine_worker")
     finally:
         sys.dont_write_bytecode = written
-        sys.path.remove(directory)
-        for name in ("engine_worker", "engine_requests", "engine_wire"):
+        for directory in directories:
+            sys.path.remove(directory)
+        for name in [name for name in sys.modules if name.startswith(("engine_worker", "trtbuild_engine"))]:
             sys.modules.pop(name, None)
 
 
@@ -227,5 +229,5 @@ def test_weights_that_do_not_belong_to_the_config_are_refused(change: Any, messa
     tensors = checkpoints.make_tensors(checkpoints.CONFIGS["llama"], 1)
     change(tensors)
     (tmp_path / "snapshot" / "model.safetensors").write_bytes(checkpoints.safetensors_bytes(tensors))
-    with pytest.raises(ConvertError, match=message):
+    with pytest.raises((ConvertError, FetchError), match=message):
         build(tmp_path / "snapshot", tmp_path)

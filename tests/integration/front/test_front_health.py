@@ -167,7 +167,7 @@ NONSENSE_ENGINE = """
 import argparse, socket, sys
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from engine_wire import Reader, encode
+from trtbuild_engine.wire import Reader, encode
 
 parser = argparse.ArgumentParser()
 parser.add_argument("engine_dir")

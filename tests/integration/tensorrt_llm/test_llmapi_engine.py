@@ -26,9 +26,10 @@ ROOT = Path(__file__).resolve().parents[3]
 MODEL = ROOT / "examples" / "pydoc-llama"
 FAKE = Path(__file__).resolve().parent / "fake_llmapi" / "tensorrt_llm.py"
 WORKER = ROOT / "model_repo_templates" / TEMPLATE / "1"
-sys.path.insert(0, str(WORKER))
+SHARED = ROOT / "model_repo_templates" / "_shared"
+sys.path.insert(0, str(SHARED))
 
-from engine_wire import Reader, encode  # noqa: E402
+from trtbuild_engine.wire import Reader, encode  # noqa: E402
 
 pytestmark = pytest.mark.integration
 DEADLINE_S = 60
@@ -59,6 +60,7 @@ class Worker:
         ours.settimeout(DEADLINE_S)
         home = scratch / "model"
         shutil.copytree(WORKER, home)
+        shutil.copytree(SHARED / "trtbuild_engine", home / "trtbuild_engine")
         shutil.copy(FAKE, home)
         self.record = scratch / "llm.json"
         argv = [sys.executable, str(home / "engine_worker.py"), str(engine), "--socket", str(theirs.fileno())]
@@ -315,7 +317,7 @@ def test_the_repository_is_whole(engine: Path, tmp_path: Path) -> None:
     )
     root = repository.write_repository(tmp_path / "repository", [model])
     files = {path.name for path in (root / "tensorrt_llm" / "1").iterdir()}
-    assert {"model.py", "engine_requests.py", "engine_wire.py", "engine_worker.py"} <= files
+    assert {"model.py", "engine_worker.py", "trtbuild_engine", "trtbuild_server.py"} <= files
     config = (root / "tensorrt_llm" / "config.pbtxt").read_text()
     assert "kv_cache_free_gpu_mem_fraction" in config
     assert json.dumps(json.dumps(samplers())) in config, "the engine process learns from here what its version applies"

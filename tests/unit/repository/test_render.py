@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,14 @@ from trtbuild.errors import RepositoryError
 from trtbuild.repository import ServedModel, quote_pbtxt, render_repository, write_repository
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "repository"
+ENGINE_VARIABLES: dict[str, Any] = {
+    "name": "m", "max_batch_size": 4, "scalars": [["end_id", "TYPE_INT32"]], "parameters": [["engine_dir", "/x"]],
+}  # fmt: skip
+FRONT_VARIABLES: dict[str, Any] = {
+    "name": "m", "template": "front", "parameters": [], "engine_inputs": {}, "engine_outputs": {},
+    "upstream_inputs": {}, "decoupled": True, "tokenizer_dir": "/x", "max_input_len": "8", "engine_batch_size": 4,
+    "models": {"front": "m"},
+}  # fmt: skip
 
 
 def test_the_front_model_knows_its_engine(make_model: Callable[..., ServedModel]) -> None:
@@ -42,6 +52,44 @@ def test_the_front_model_knows_its_engine(make_model: Callable[..., ServedModel]
         "chat/1/trtbuild_front/service.py",
         "chat/1/trtbuild_front/text/detokenizer.py",
     }
+
+
+TEMPLATES = ("front", "preprocessing", "postprocessing", "tensorrt_llm_bls", "tensorrt_llm/cpu", "tensorrt_llm/llmapi")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_model_brings_what_it_imports_and_no_more(template: str) -> None:
+    """No link, nothing outside of its directory, and no package that none of its files asks for."""
+    files = repository.render_directory(template, "m", FRONT_VARIABLES if "/" not in template else ENGINE_VARIABLES)
+    asked, parts = set(), {path.split("/")[2].removesuffix(".py") for path in files if path.startswith("m/1/trtbuild_")}
+    for path, data in files.items():
+        if not path.endswith(".py"):
+            continue
+        for node in ast.walk(ast.parse(data)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                if name and name.startswith("trtbuild"):
+                    asked.add(name.split(".")[0])
+                    file = f"m/1/{name.replace('.', '/')}"
+                    assert {f"{file}.py", f"{file}/__init__.py"} & files.keys(), (path, name)
+    assert asked == parts and "trtbuild_server" in parts
+
+
+def test_the_templates_hold_no_links() -> None:
+    assert not [path for path in repository.TEMPLATES.resolve().rglob("*") if path.is_symlink()]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "llmapi"])
+def test_python_engines_differ_in_their_worker_alone(backend: str) -> None:
+    files = repository.render_directory(f"tensorrt_llm/{backend}", "m", ENGINE_VARIABLES)
+    other = repository.render_directory("tensorrt_llm/cpu", "m", ENGINE_VARIABLES)
+    config = files["m/config.pbtxt"].decode()
+    assert config.splitlines()[0].startswith(f"# The engine of the {backend} backend")
+    assert config.splitlines()[1:] == other["m/config.pbtxt"].decode().splitlines()[1:]
+    differing = {path for path in files | other if files.get(path) != other.get(path)}
+    own = {"m/1/engine_worker.py", "m/1/model.py", "m/config.pbtxt"}
+    assert differing == (set() if backend == "cpu" else own)
 
 
 def test_every_stage_of_a_pipeline_has_its_own_slots(make_model: Callable[..., ServedModel]) -> None:

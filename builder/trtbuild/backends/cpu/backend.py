@@ -14,7 +14,6 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -281,12 +280,14 @@ def _export(plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -
 
 def _check_engine(engine_dir: Path, work_dir: Path) -> None:
     """Load the engine as the server will, in a process of its own, and compute a token."""
-    template = resources.files("trtbuild") / "_templates" / TEMPLATE / "1" / "engine_worker.py"
-    with resources.as_file(template) as worker:
-        command = Command(
-            argv=(sys.executable, str(worker), "--check", str(engine_dir)), env={"PYTHONDONTWRITEBYTECODE": "1"}
-        )
-        done = process.run(command, log_path=work_dir / "check.log")
+    # The worker finds what it shares with its model beside itself, as in a repository.
+    templates, program = Path(__file__).resolve().parents[2] / "_templates", work_dir / "engine-process"
+    shutil.copytree(templates / "_shared" / "trtbuild_engine", program / "trtbuild_engine")
+    worker = Path(shutil.copy(templates / TEMPLATE / "1" / "engine_worker.py", program))
+    command = Command(
+        argv=(sys.executable, str(worker), "--check", str(engine_dir)), env={"PYTHONDONTWRITEBYTECODE": "1"}
+    )
+    done = process.run(command, log_path=work_dir / "check.log")
     if done.exit_code != 0:
         raise BuildError(
             f"the engine was written, but it cannot compute: exit code {done.exit_code}",

@@ -9,13 +9,10 @@ Ends when its parent dies, when the socket is closed, or on SIGTERM. Idle, it sl
 
 from __future__ import annotations
 
-import argparse
 import collections
-import ctypes
 import importlib
 import json
 import math
-import os
 import select
 import signal
 import socket
@@ -27,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_requests import Limits, Progress, RequestError
-from engine_wire import Reader, encode
+from trtbuild_engine.progress import Limits, Progress, RequestError
+from trtbuild_engine.wire import Reader, encode
+from trtbuild_engine.worker import connected, parse_arguments, say_ready, say_unloadable
 
 # Importing openvino would load openvino_telemetry, which reports it over the network; without it a stub is used.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -39,7 +37,6 @@ BLOCK_TOKENS = 32
 """Tokens of one key/value block on CPUs. Source: openvino.genai, cache_orchestrator / plugin block size for CPU."""
 
 _STATS_PERIOD_S = 0.25
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(kw_only=True)
@@ -355,17 +352,6 @@ class Server:
             self._connection.sendall(encode(message))
 
 
-def _die_with(parent: int) -> None:
-    """Ask the kernel for SIGKILL when the parent dies, and leave if it is dead already.
-
-    Source: prctl(2), PR_SET_PDEATHSIG; it follows the thread that started us, which lives as long as the model.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            raise SystemExit(1)
-
-
 def check(engine_dir: Path) -> None:
     """Load the engine and compute one token, to know that it works before it is published."""
     engine = Engine(engine_dir, {"max_batch_size": 1})
@@ -380,32 +366,18 @@ def check(engine_dir: Path) -> None:
 
 def main() -> None:
     """Load the engine, say so, serve."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine_dir", type=Path)
-    parser.add_argument("--check", action="store_true", help="load the engine, compute one token and leave")
-    parser.add_argument("--socket", type=int, help="inherited file descriptor")
-    parser.add_argument("--parent", type=int, help="process id of the parent")
-    parser.add_argument("--options", type=json.loads, default={}, help="JSON")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__, offers_check=True)
     if arguments.check:
         check(arguments.engine_dir)
         return
-    _die_with(arguments.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us in order
-    connection = socket.socket(fileno=arguments.socket)
-    try:
+    # SIGKILL: the pipeline cannot be interrupted, and there is nothing to put in order.
+    with connected(arguments, death_signal=signal.SIGKILL) as connection:
         try:
             engine = Engine(arguments.engine_dir, arguments.options)
         except (RuntimeError, OSError, ValueError, KeyError) as error:
-            connection.sendall(encode({"fatal": f"{arguments.engine_dir} cannot be loaded: {error}"}))
-            raise SystemExit(1) from error
-        limits = {"slots": engine.slots, "vocab_size": engine.limits.vocab_size, "stats": engine.stats()}
-        connection.sendall(encode({"ready": limits}))
+            raise say_unloadable(connection, arguments.engine_dir, error) from error
+        say_ready(connection, engine)
         Server(connection, engine).run()
-    except (BrokenPipeError, ConnectionResetError):
-        return  # the model is gone
-    finally:
-        connection.close()
 
 
 if __name__ == "__main__":

@@ -9,28 +9,25 @@ Source: tensorrt_llm 1.x, ``llmapi/llm.py`` (LLM.generate_async), ``sampling_par
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import collections
 import contextlib
-import ctypes
 import inspect
 import json
 import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine_requests import Limits, Progress, RequestError
-from engine_wire import Reader, encode
+from trtbuild_engine.progress import Limits, Progress, RequestError
+from trtbuild_engine.wire import Reader, encode
+from trtbuild_engine.worker import connected, parse_arguments, say_ready, say_unloadable
 
-_PR_SET_PDEATHSIG = 1
 _PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """Penalties, and the value of each that changes nothing."""
 
@@ -327,15 +324,15 @@ async def serve(engine: Engine, connection: socket.socket) -> None:
                 loop.call_soon_threadsafe(inbox.put_nowait, messages)
 
     async def write() -> None:
-        told: dict[str, float] = {}
+        sent: dict[str, float] = {}
         while True:
             await outbox.wait()
             outbox.clear()
             message: dict[str, Any] = {"step": engine.events} if engine.events else {}
             engine.events = []
             stats = engine.stats()
-            if stats != told:
-                told = message["stats"] = stats
+            if stats != sent:
+                sent = message["stats"] = stats
             if message:
                 await loop.run_in_executor(None, connection.sendall, encode(message))
 
@@ -353,55 +350,31 @@ async def serve(engine: Engine, connection: socket.socket) -> None:
         await writer
 
 
-def _die_with(parent: int) -> None:
-    """Ask the kernel for SIGTERM when the parent dies, and leave if it is dead already.
-
-    SIGTERM, not SIGKILL: the LLM API ends the ranks it spawned when this interpreter ends in order.
-    Source: prctl(2), PR_SET_PDEATHSIG.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            raise SystemExit(1)
-
-
 def _leave(*_: object) -> None:
     raise SystemExit(0)
 
 
-def main() -> None:
+async def run(connection: socket.socket, engine_dir: Path, options: dict[str, Any]) -> None:
     """Load the model, say so, serve."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engine_dir", type=Path)
-    parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor")
-    parser.add_argument("--parent", type=int, required=True, help="process id of the parent")
-    parser.add_argument("--options", type=json.loads, default={}, help="JSON")
-    arguments = parser.parse_args()
-    _die_with(arguments.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us in order
-    signal.signal(signal.SIGTERM, _leave)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the engine directory
-    connection = socket.socket(fileno=arguments.socket)
-
-    async def run() -> None:
-        try:
-            engine = Engine(arguments.engine_dir, arguments.options)
-        except (ImportError, RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
-            connection.sendall(encode({"fatal": f"{arguments.engine_dir} cannot be loaded: {error}"}))
-            raise SystemExit(1) from error
-        limits = {"slots": engine.slots, "vocab_size": engine.limits.vocab_size, "stats": engine.stats()}
-        connection.sendall(encode({"ready": limits}))
-        try:
-            await serve(engine, connection)
-        finally:
-            engine.llm.shutdown()
-
     try:
-        asyncio.run(run())
-    except (BrokenPipeError, ConnectionResetError):
-        return  # the model is gone
+        engine = Engine(engine_dir, options)
+    except (ImportError, RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
+        raise say_unloadable(connection, engine_dir, error) from error
+    say_ready(connection, engine)
+    try:
+        await serve(engine, connection)
     finally:
-        connection.close()
+        engine.llm.shutdown()
+
+
+def main() -> None:
+    """Read the command line and run until the model is gone."""
+    arguments = parse_arguments(__doc__)
+    # SIGTERM, not SIGKILL: the LLM API ends the ranks it spawned when this interpreter ends in order.
+    with connected(arguments, death_signal=signal.SIGTERM) as connection:
+        signal.signal(signal.SIGTERM, _leave)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the engine directory
+        asyncio.run(run(connection, arguments.engine_dir, arguments.options))
 
 
 if __name__ == "__main__":  # MPI and spawn start this file again in the ranks

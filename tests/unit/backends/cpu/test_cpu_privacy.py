@@ -13,14 +13,15 @@ import pytest
 from tests.unit.backends.cpu.test_cpu_plan import HOST, plan
 from trtbuild.backends.cpu.steps import optimum_arguments
 
-WORKER = Path(__file__).resolve().parents[4] / "model_repo_templates" / "tensorrt_llm" / "cpu" / "1"
+TEMPLATES = Path(__file__).resolve().parents[4] / "model_repo_templates"
+WORKER = [str(TEMPLATES / part) for part in ("tensorrt_llm/cpu/1", "_shared")]
 
 
 @pytest.mark.parametrize(
     "code",
     [
         pytest.param("import trtbuild.backends.cpu.build", id="builder"),
-        pytest.param(f"sys.path.insert(0, {str(WORKER)!r}); import engine_worker", id="engine"),
+        pytest.param(f"sys.path[:0] = {WORKER!r}; import engine_worker", id="engine"),
     ],
 )
 def test_no_usage_statistics_are_loaded_or_written(code: str, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from trtbuild_front import server_process
-from trtbuild_front.server_process import Answer, drain_time_s, http_address, last_option, probe_http, watch_for_end
+import trtbuild_server
+from trtbuild_server import Answer, drain_time_s, http_address, last_option, probe_http, watch_for_end
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_running_requests_are_told_before_the_server_s_own_timeout(arguments: li
 
 def test_an_option_with_equals_signs_in_its_name() -> None:
     words = ["tritonserver", "--backend-config=python,shm-region-prefix-name=abc_"]
-    assert last_option(words, server_process._PREFIX_OPTION, "") == "abc_"
+    assert last_option(words, trtbuild_server._PREFIX_OPTION, "") == "abc_"
 
 
 def watch(answers: list[Answer]) -> list[bool]:
@@ -102,7 +102,7 @@ def serve_once(what: Callable[[socket.socket], None]) -> Answer:
 
 
 def test_what_the_probe_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_process, "_PROBE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(trtbuild_server, "_PROBE_TIMEOUT_S", 0.3)
 
     def answer(connection: socket.socket) -> None:
         connection.recv(1000)
@@ -128,8 +128,8 @@ time.sleep(600)
 CHILD = """
 import ctypes, os, sys, time
 sys.path.insert(0, {directory!r})
-import server_process
-server_process.end_with_server()
+import trtbuild_server
+trtbuild_server.end_with_server()
 print(os.getpid(), flush=True)
 {then}
 """
@@ -146,7 +146,7 @@ def guards_of(server: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if path.read_bytes().endswith(f"server_process.py\0{server}\0".encode()):
+            if path.read_bytes().endswith(f"trtbuild_server.py\0{server}\0".encode()):
                 found.append(int(path.parent.name))
     return found
 
@@ -160,7 +160,7 @@ def eventually(is_so: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_a_process_ends_with_its_server(how: signal.Signals) -> None:
-    directory = str(Path(server_process.__file__).parent)
+    directory = str(Path(trtbuild_server.__file__).parent)
     child = CHILD.format(directory=directory, then="time.sleep(600)")
     env = {**os.environ, "TRTBUILD_PYTHON": sys.executable}
     command = [sys.executable, "-c", PARENT, child]

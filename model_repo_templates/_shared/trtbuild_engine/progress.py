@@ -78,7 +78,7 @@ class Progress:
         self.last_token_ns = now_ns
 
     def last(self, tokens: list[int], log_probs: list[float], reason: str) -> dict[str, Any]:
-        """Return the event that ends it, with the tokens that were not told yet."""
+        """Return the event that ends it, with the tokens that were not sent yet."""
         times = [self.first_scheduled_ns, self.first_token_ns, self.last_token_ns]
         event: dict[str, Any] = {"key": self.key, "tokens": tokens, "end": reason, "times": times}
         return {**event, "log_probs": log_probs} if log_probs else event

@@ -1,1 +1,0 @@
-../../../_shared/trtbuild_front/server_process.py

@@ -1,1 +1,0 @@
-../../cpu/1/engine_wire.py

@@ -1,1 +1,0 @@
-../../cpu/1/server_process.py
