@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from trtbuild_front.engine import Prompt, Update
-from trtbuild_front.metrics.accounting import Account
-from trtbuild_front.request import GenerationRequest
-from trtbuild_front.text.detokenizer import Detokenizer
-from trtbuild_front.text.model import TextModel
 from trtbuild_front.text.stopping import StopStrings
+
+if TYPE_CHECKING:
+    from trtbuild_front.engine import Prompt, Update
+    from trtbuild_front.metrics.accounting import Account
+    from trtbuild_front.request import GenerationRequest
+    from trtbuild_front.text.detokenizer import Detokenizer
+    from trtbuild_front.text.model import TextModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ class Writer:
 
     @property
     def must_cancel(self) -> bool:
-        """Whether the engine has to be told to stop, because it does not know why it should."""
+        """Whether the engine has to be stopped, because it does not know why it should."""
         return self._stops.is_stopped or self._has_foreign_end
 
     @property
@@ -162,8 +164,8 @@ class Generation:
         times_ns: What the engine measured, see ``Update``.
         is_queued: Whether it is in line to be served.
         has_ended: Whether the engine is done with it.
-        is_over: Whether it has left the engine and the line; only the last word is to be said.
-        has_last_word: Whether the client has had it.
+        is_over: Whether it has left the engine and the line; only its last answer is to be sent.
+        is_answered: Whether the client has its last answer.
         fault: Why it failed.
     """
 
@@ -179,11 +181,11 @@ class Generation:
     is_queued: bool = False
     has_ended: bool = False
     is_over: bool = False
-    has_last_word: bool = False
+    is_answered: bool = False
     fault: Exception | None = None
 
-    def told_times_ns(self) -> tuple[int, ...]:
-        """Return the times that the client asked for, if it did: for it the request arrived at our door.
+    def request_times_ns(self) -> tuple[int, ...]:
+        """Return the times that the client asked for, if it did; to clients, arrival is arrival here.
 
         The engine's clock may be any, so ours only gives the difference.
         """

@@ -1,4 +1,4 @@
-"""The front model as Triton sees it: inputs to arrays, answers to tensors, books to metrics.
+"""The front model as Triton sees it: inputs to arrays, answers to tensors, counts to metrics.
 
 It decides nothing about requests; ``trtbuild_front.service`` does. Parameters are those of ``config.pbtxt``. With a
 batch dimension (``max_batch_size: 1``) its tensors have the shapes of what TensorRT-LLM's BLS model sends.
@@ -26,12 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import trtbuild_server
 from trtbuild_front.byte_tensors import bound_strings
 from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
+from trtbuild_front.fault_policy import end_process
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
 from trtbuild_front.metrics.exporter import Exporter, Kind, Series
 from trtbuild_front.parameters import are_headers_forwarded
 from trtbuild_front.request import Dialect
-from trtbuild_front.service import Service, Settings, end_process
+from trtbuild_front.service import Service, Settings
 from trtbuild_front.text.decoder_chain import WholeVocabulary
 from trtbuild_front.text.model import load_text_model
 from trtbuild_front.transport.endpoint import find_endpoint, server_arguments
@@ -243,7 +244,7 @@ class TritonPythonModel:
             self._series.close()
 
     def _watch_server(self, arguments: list[str]) -> None:
-        """Drain when the server is ending; it is told by nobody."""
+        """Drain when the server is ending; nobody tells a model."""
         address = trtbuild_server.http_address(arguments)
         drain_s = trtbuild_server.drain_time_s(arguments)
 

@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trtbuild_front import service
+from trtbuild_front import fault_policy, intake, serving, sweep
+from trtbuild_front.admission import Admission
+from trtbuild_front.calls import _StopRequest
 from trtbuild_front.faults import EngineError, OverloadError, RequestError
+from trtbuild_front.generation import Writer
+from trtbuild_front.metrics.accounting import Accounting
 
 from tests.fakes.inputs import as_inputs
 from tests.unit.front.test_front_service import WAIT_S, FakeReply, Stage, answer
@@ -42,14 +46,14 @@ class Saboteur:
 
 
 SITES = {
-    "parse": (service, "parse_request"),
-    "prepare": (service, "prepare"),
-    "writer": (service, "Writer"),
-    "feed": (service.Writer, "feed"),
-    "take": (service.Writer, "take"),
-    "last": (service.Writer, "last"),
-    "read": (service, "read_update"),
-    "times": (service, "engine_times"),
+    "parse": (intake, "parse_request"),
+    "prepare": (intake, "prepare"),
+    "writer": (intake, "Writer"),
+    "feed": (Writer, "feed"),
+    "take": (Writer, "take"),
+    "last": (Writer, "last"),
+    "read": (serving, "read_update"),
+    "times": (serving, "engine_times"),
     "send": (FakeReply, "send"),
     "fail": (FakeReply, "fail"),
     "is_cancelled": (FakeReply, "is_cancelled"),
@@ -57,13 +61,13 @@ SITES = {
     "call": ("engine", "call"),
     "cancel": ("engine", "cancel"),
     "step": ("engine", "step"),
-    "arrive": (service.Accounting, "arrive"),
-    "start": (service.Accounting, "start"),
-    "add_tokens": (service.Accounting, "add_tokens"),
-    "finish": (service.Accounting, "finish"),
-    "line_up": (service.Admission, "line_up"),
-    "next": (service.Admission, "next"),
-    "leave": (service.Admission, "leave"),
+    "arrive": (Accounting, "arrive"),
+    "start": (Accounting, "start"),
+    "add_tokens": (Accounting, "add_tokens"),
+    "finish": (Accounting, "finish"),
+    "line_up": (Admission, "line_up"),
+    "next": (Admission, "next"),
+    "leave": (Admission, "leave"),
 }
 MUST_NOT_LAST = {"finish", "leave", "step", "next", "arrive"}
 """Where a fault that stays leaves no way to go on; the process ends instead."""
@@ -73,9 +77,9 @@ CASES = [(site, always) for site in SITES for always in (False, True) if not (al
 
 @pytest.fixture
 def stage(tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    monkeypatch.setattr(service, "_UNCHECKED_S", 0.0)
-    monkeypatch.setattr(service, "_SWEEP_PAUSE_S", 0.002)
-    monkeypatch.setattr(service, "_FAULT_PAUSE_S", 0.001)
+    monkeypatch.setattr(sweep, "_UNCHECKED_S", 0.0)
+    monkeypatch.setattr(sweep, "_PAUSE_S", 0.002)
+    monkeypatch.setattr(fault_policy, "_FAULT_PAUSE_S", 0.001)
     stage = Stage(tokenizer_dir, 2, 50)
     ends: list[str] = []
     stage.service._on_hopeless = ends.append
@@ -93,7 +97,7 @@ def sabotage(
         saboteur = Saboteur(getattr(target, name), error, first, always=always)
         patch.setattr(target, name, saboteur)
         if name == "connect":
-            patch.setattr(stage.service, "_connect", saboteur)
+            patch.setattr(stage.service._calls, "_connect", saboteur)
         return saboteur
     target = where
     saboteur = Saboteur(getattr(target, name), error, first, always=always)
@@ -123,8 +127,8 @@ def run_requests(stage: Stage) -> list[FakeReply]:
     deadline = time.monotonic() + WAIT_S
     ids = stage.ids("xyS")
     visits: dict[int, int] = {}
-    while stage.gauges() != (0, 0) or stage.service._live:
-        assert time.monotonic() < deadline, (stage.gauges(), stage.service._live)
+    while stage.gauges() != (0, 0) or stage.service._requests.by_ticket:
+        assert time.monotonic() < deadline, (stage.gauges(), stage.service._requests.by_ticket)
         for number in list(stage.engine.calls):
             visits[number] = visits.get(number, 0) + 1
             if visits[number] < 4:
@@ -156,7 +160,7 @@ def test_a_fault_ends_one_request_and_leaves_nothing(
         if site not in {"send", "fail"}:
             assert all(reply.over.wait(WAIT_S) for reply in replies), [r for r in replies if not r.over.is_set()]
         assert stage.gauges() == (0, 0)
-        assert not stage.service._admission._inside and not stage.service._admission._running
+        assert not stage.service._requests.admission._inside and not stage.service._requests.admission._running
         before = set(stage.engine.bodies)
         good = stage.ask(max_tokens=3)  # the service goes on
         stage.until(lambda before=before: set(stage.engine.bodies) - before, "the engine is called")  # type: ignore[misc]
@@ -196,7 +200,7 @@ def test_a_fault_keeps_no_reply_alive(stage: Stage, monkeypatch: pytest.MonkeyPa
 def test_a_thread_that_cannot_go_on_ends_the_process(
     tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch, site: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(service, "_FAULT_PAUSE_S", 0.0)
+    monkeypatch.setattr(fault_policy, "_FAULT_PAUSE_S", 0.0)
     stage = Stage(tokenizer_dir, 2, 0)
     ends: list[str] = []
     stage.service._on_hopeless = ends.append
@@ -261,7 +265,7 @@ def test_draining_ends_what_waits_at_once_and_what_runs_at_the_deadline(stage: S
 
 def test_a_stop_that_is_refused_resets_the_call(stage: Stage) -> None:
     """A server that is ending takes no new requests, not even one to stop another."""
-    order = service._StopRequest(stage.engine, 7)  # type: ignore[arg-type]
+    order = _StopRequest(stage.engine, 7)  # type: ignore[arg-type]
     stage.engine.calls[7] = order
     order.on_message(answer())
     order.on_end(0, "")

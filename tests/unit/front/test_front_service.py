@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
-from trtbuild_front import service
+from trtbuild_front import sweep
 from trtbuild_front.engine import TIME_OUTPUTS, EngineContract, prepare, read_update, word_list
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
@@ -298,11 +298,11 @@ def test_a_stop_string_cancels_the_engine_and_is_a_good_end(make_stage: Callable
     assert stage.service.accounting.snapshot(time.monotonic()).outcomes["ok"] == 1
 
 
-def test_an_engine_that_can_be_told_to_stop_is_told(
+def test_an_engine_that_takes_stop_requests_gets_one(
     make_stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And reset only when it does not stop: a call that is reset too late holds up the server when it ends."""
-    monkeypatch.setattr("trtbuild_front.service._STOP_S", 0.3)
+    monkeypatch.setattr("trtbuild_front.calls._STOP_S", 0.3)
     stage = make_stage(slots=1, contract=replace(CONTRACT, inputs=CONTRACT.inputs | {"stop"}))
     reply = stage.ask(max_tokens=9, stop_words=["b"])
     stage.engine.say(stage.call(1), answer(*stage.ids("ab")))
@@ -421,8 +421,8 @@ def test_stopping_ends_everybody_and_refuses_newcomers(make_stage: Callable[...,
 def test_any_mixture_of_fates_leaves_nothing_behind(
     make_stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_UNCHECKED_S", 0.0)
-    monkeypatch.setattr(service, "_SWEEP_PAUSE_S", 0.001)
+    monkeypatch.setattr(sweep, "_UNCHECKED_S", 0.0)
+    monkeypatch.setattr(sweep, "_PAUSE_S", 0.001)
     random_ = random.Random(7)
     stage = make_stage(slots=4, max_waiting=20)
     replies: list[FakeReply] = []
@@ -568,7 +568,7 @@ def test_a_connection_that_is_being_closed_finishes_its_calls(make_stage: Callab
     old = stage.ask()
     stage.call(1)
     first.is_draining = first.has_calls = True
-    stage.service._connect = second.connect  # type: ignore[assignment]
+    stage.service._calls._connect = second.connect  # type: ignore[assignment]
     new = stage.ask()
     stage.until(lambda: 1 in second.bodies, "the new call takes a new connection")
     first.say(1, answer(*stage.ids("old")))
@@ -577,4 +577,4 @@ def test_a_connection_that_is_being_closed_finishes_its_calls(make_stage: Callab
     first.has_calls = False
     second.end(1)
     assert new.result()[1] == "stop"
-    stage.until(lambda: not stage.service._draining, "the old connection is closed")
+    stage.until(lambda: not stage.service._calls._draining, "the old connection is closed")

@@ -119,7 +119,7 @@ class Accounting:
             return Account(arrived_s=now_s)
 
     def reject(self) -> None:
-        """A request was refused at the door."""
+        """A request was refused on arrival."""
         with self._lock:
             self._outcomes["rejected"] += 1
 

@@ -1,4 +1,4 @@
-"""The books as metric series: which names, labels and help texts there are.
+"""What is counted as metric series: which names, labels and help texts there are.
 
 It decides how a snapshot becomes counters and gauges. It does not know how the server stores them.
 

@@ -1,0 +1,104 @@
+"""From an arrived request to one that stands in line: refused, read, rendered, tokenized.
+
+It decides what is refused at once and which thread prepares what. It knows neither the engine's connection nor answers
+other than refusals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from trtbuild_front.engine import EngineContract, check_size, prepare
+from trtbuild_front.fault_policy import as_fault
+from trtbuild_front.faults import OverloadError, RequestError
+from trtbuild_front.generation import Generation, Reply, Writer
+from trtbuild_front.lanes import Lanes
+from trtbuild_front.live import SHUTTING_DOWN, LiveRequests
+from trtbuild_front.request import Dialect, parse_request
+from trtbuild_front.text.model import TextModel, size_bytes
+
+
+class Intake:
+    """Takes requests from any thread."""
+
+    def __init__(
+        self,
+        *,
+        text: TextModel,
+        contract: EngineContract,
+        dialect: Dialect,
+        max_waiting: int,
+        default_max_tokens: int,
+        requests: LiveRequests,
+        wake: Callable[[], None],
+    ) -> None:
+        self._text, self._contract, self._dialect = text, contract, dialect
+        self._max_waiting, self._default_max_tokens = max_waiting, default_max_tokens
+        self._requests, self._wake = requests, wake
+        self._lanes = Lanes()
+
+    def close(self) -> None:
+        """Prepare nothing more."""
+        self._text.close()  # threads that wait for a chat template go on
+        self._lanes.shutdown()
+
+    def submit(self, values: Mapping[str, npt.NDArray[Any]], reply: Reply, parameters: str) -> None:
+        """Take a request; every answer, errors too, goes to ``reply``. Returns at once."""
+        requests = self._requests
+        if requests.stopping.is_set() or requests.drain_until_s is not None:
+            reply.fail(OverloadError(SHUTTING_DOWN))
+            return
+        ticket = requests.admission.enter()
+        if ticket is None:
+            requests.accounting.reject()
+            limit = self._max_waiting
+            reply.fail(OverloadError(f"the queue is full ({limit} requests are waiting); send the request again later"))
+            return
+        account = None
+        try:
+            account = requests.accounting.arrive(requests.now_s())
+            request = parse_request(values, self._dialect, parameters)
+            size = check_size(request, self._text, self._contract)
+            generation = Generation(ticket=ticket, request=request, reply=reply, account=account)
+            requests.by_ticket[ticket] = generation
+            if request.messages is not None:
+                self._lanes.render(lambda: self._render(generation))
+            else:
+                self._lanes.tokenize(size, lambda: self._prepare(generation))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns this request
+            # There may be no generation yet, so what it would hold is given back by hand.
+            requests.by_ticket.pop(ticket, None)
+            requests.log.attempt_twice(lambda: requests.admission.leave(ticket))
+            fault = as_fault(error, "the request could not be taken")
+            outcome = "invalid" if isinstance(fault, RequestError) else "failed"
+            if account is not None:
+                requests.log.attempt_twice(lambda: requests.accounting.finish(account, requests.now_s(), outcome))
+            reply.fail(fault)
+
+    def _render(self, generation: Generation) -> None:
+        """Let the chat template write the prompt, in a thread that waits for it; then have it tokenized."""
+        if generation.is_over:
+            return
+        try:
+            text = self._text.render(generation.request.messages or "", self._contract.longest_prompt)
+            self._lanes.tokenize(size_bytes(text), lambda: self._prepare(generation, text))
+        except BaseException as error:  # noqa: BLE001 - as in _prepare
+            self._requests.fail_soon(generation, error, "the request could not be prepared")
+            self._wake()
+
+    def _prepare(self, generation: Generation, rendered: str | None = None) -> None:
+        """Tokenize, in a thread of the lanes."""
+        if generation.is_over:
+            return
+        try:
+            generation.prompt = prepare(
+                generation.request, self._text, self._contract, self._default_max_tokens, rendered
+            )
+            generation.writer = Writer(generation.request, generation.prompt, self._text)
+            self._requests.admission.line_up(generation.ticket, generation)
+        except BaseException as error:  # noqa: BLE001 - MemoryError and the panics of tokenizers, too: nobody else looks
+            self._requests.fail_soon(generation, error, "the request could not be prepared")
+        self._wake()
