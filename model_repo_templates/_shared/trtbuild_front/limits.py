@@ -56,6 +56,12 @@ MAX_TEMPLATE_BYTES = 1 << 20
 MAX_RENDERERS = 4
 """Processes that render conversations, and threads that wait for them. The first one starts with the model."""
 
+QUICK_RENDER_S = 0.25
+"""A conversation that takes longer is slow; ordinary ones take milliseconds."""
+
+MAX_SLOW_RENDERERS = 2
+"""Slow conversations at once: the other renderers stay free for quick ones, however many slow ones are sent."""
+
 RENDER_CPU_S = 2
 """Processor time that a template may take for one conversation, and to be compiled."""
 

@@ -82,7 +82,7 @@ def test_giant_prompts_are_refused_and_hold_up_nobody(hostile: RunningServer) ->
 def test_a_looping_template_ends_its_own_request_only(hostile: RunningServer) -> None:
     answers: list[tuple[int, str]] = []
     body = {"messages": json.dumps([{"role": "user", "content": "loop"}]), "max_tokens": 2}
-    threads = [threading.Thread(target=lambda: answers.append(hostile.post("chat/generate", body))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: answers.append(hostile.post("chat/generate", body))) for _ in range(12)]
     for thread in threads:
         thread.start()
     served = 0
@@ -92,8 +92,10 @@ def test_a_looping_template_ends_its_own_request_only(hostile: RunningServer) ->
     for thread in threads:
         thread.join()
     assert served > 4
-    assert [status for status, _ in answers] == [400] * 4
-    assert all("the model's chat template took more than" in text for _, text in answers), answers
+    assert [status for status, _ in answers] == [400] * 12
+    reasons = ("the model's chat template took more than", "UNAVAILABLE: messages: no time for the chat template")
+    counts = [sum(reason in text for _, text in answers) for reason in reasons]
+    assert counts[0] >= 2 and sum(counts) == 12, answers
     hello = json.dumps([{"role": "user", "content": [{"type": "text", "text": "hello"}]}])
     as_text = json.dumps([{"role": "user", "content": "hello"}])
     counts = [hostile.generate(messages=m, max_tokens=1)["prompt_tokens"] for m in (hello, as_text)]

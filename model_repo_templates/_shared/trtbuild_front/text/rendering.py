@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -15,8 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import jinja2
@@ -25,7 +26,9 @@ import markupsafe
 from trtbuild_front.faults import OverloadError, RequestError
 from trtbuild_front.limits import (
     MAX_RENDERERS,
+    MAX_SLOW_RENDERERS,
     MAX_TEMPLATE_BYTES,
+    QUICK_RENDER_S,
     RENDER_CPU_S,
     RENDER_S,
     RENDERER_START_S,
@@ -95,17 +98,30 @@ class _Renderer:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, message: bytes, timeout_s: float) -> bytes | None:
-        """Return the answer; None when there is none in time, or the process has ended. It is dead then."""
+    def ask(self, message: bytes, timeout_s: float, may_be_slow: Callable[[], bool] = lambda: True) -> bytes | None:
+        """Return the answer; None when there is none in time, or the process has ended. It is dead then.
+
+        Args:
+            message: What to send.
+            timeout_s: How long it may take.
+            may_be_slow: Asked when it is not quick; an answer that is not awaited any longer is none.
+        """
         deadline = time.monotonic() + timeout_s
         try:
             self._connection.settimeout(timeout_s)
             self._connection.sendall(len(message).to_bytes(4, "big") + message, socket.MSG_NOSIGNAL)
+            if not self._is_answering_within(QUICK_RENDER_S) and not may_be_slow():
+                self.kill()
             head = self._receive(4, deadline)
             return bytes(self._receive(int.from_bytes(head, "big"), deadline))
         except (OSError, EOFError):
             self._end()
             return None
+
+    def _is_answering_within(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _receive(self, size: int, deadline: float) -> bytearray:
         data = bytearray()
@@ -154,6 +170,7 @@ class Renderers:
         """Start nothing yet: a process is started when it is needed."""
         self._setup = json.dumps({"source": source, "special_tokens": dict(special_tokens)}).encode()
         self._free = threading.Semaphore(MAX_RENDERERS)
+        self._slow = threading.Semaphore(MAX_SLOW_RENDERERS)
         self._lock = threading.Lock()
         self._idle: list[_Renderer] = []
         self._busy: set[_Renderer] = set()
@@ -181,15 +198,27 @@ class Renderers:
 
         Raises:
             RequestError: No conversation, or the template refuses it, takes too long or writes too much.
-            OverloadError: No process could be started.
+            OverloadError: No process could be started, or it is slow and others are, too.
         """
-        with self._free:
+        with self._free, ExitStack() as slow_place:
             renderer = self._take()
-            answer = renderer.ask(limit_bytes.to_bytes(8, "big") + messages.encode(errors="replace"), RENDER_S)
+            refusals = []
+
+            def may_be_slow() -> bool:
+                if self._slow.acquire(blocking=False):
+                    slow_place.callback(self._slow.release)
+                    return True
+                refusals.append(f"it took more than {QUICK_RENDER_S:g} s while {MAX_SLOW_RENDERERS} others did")
+                return False
+
+            message = limit_bytes.to_bytes(8, "big") + messages.encode(errors="replace")
+            answer = renderer.ask(message, RENDER_S, may_be_slow)
             self._give_back(renderer, is_alive=answer is not None)
         if answer is None:
             if self._is_closed:
                 raise OverloadError("the model is shutting down; send the request again")
+            if refusals:
+                raise OverloadError(f"messages: no time for the chat template: {refusals[0]}; send the request again")
             raise RequestError(f"messages: the model's chat template {renderer.how_it_ended()} for this conversation")
         text = answer[1:].decode()
         if not answer.startswith(b"+"):

@@ -96,7 +96,7 @@ def test_a_hostile_template_is_refused_within_its_bounds(source: str) -> None:
 
 
 def test_looping_conversations_hold_up_no_other(slow: Renderers) -> None:
-    loops = [threading.Thread(target=_is_refused, args=(slow, RequestError)) for _ in range(3)]
+    loops = [threading.Thread(target=_is_refused, args=(slow, RequestError)) for _ in range(2)]
     for thread in loops:
         thread.start()
     answers = 0
@@ -108,6 +108,35 @@ def test_looping_conversations_hold_up_no_other(slow: Renderers) -> None:
         thread.join()
     assert slow.render(MESSAGES, 1000) == "<user>Hi"
     assert 1 <= len(_processes()) <= limits.MAX_RENDERERS
+
+
+def test_however_many_are_slow_an_ordinary_conversation_is_rendered(
+    slow: Renderers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "RENDER_S", 60.0)
+    refusals: list[Exception] = []
+
+    def loop() -> None:
+        try:
+            slow.render(LOOPING, 1000)
+        except (OverloadError, RequestError) as error:
+            refusals.append(error)
+
+    loops = [threading.Thread(target=loop) for _ in range(4 * limits.MAX_RENDERERS)]
+    for thread in loops:
+        thread.start()
+    while not any(isinstance(error, OverloadError) for error in refusals):
+        time.sleep(0.01)
+    assert slow.render(MESSAGES, 1000) == "<user>Hi"
+    for thread in loops:
+        thread.join(120)
+    by_kind = {kind: [str(one) for one in refusals if isinstance(one, kind)] for kind in (OverloadError, RequestError)}
+    assert len(refusals) == len(loops)
+    assert 2 <= len(by_kind[RequestError]) < len(loops) / 2
+    assert all(
+        "took more than 0.25 s while 2 others did; send the request again" in one for one in by_kind[OverloadError]
+    )
+    assert slow.render(MESSAGES, 1000) == "<user>Hi"
 
 
 def test_a_renderer_that_was_killed_is_replaced(slow: Renderers) -> None:
