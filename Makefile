@@ -29,6 +29,7 @@ docs: ## write the generated parts of the documentation anew
 	$(VENV)/bin/python tools/reference.py
 	$(VENV)/bin/python tools/trtllm_docs.py
 	$(VENV)/bin/python tools/chart_docs.py
+	$(VENV)/bin/python tools/architecture_docs.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -4,42 +4,21 @@ from __future__ import annotations
 
 import ast
 import statistics
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
 
-from tests.fakes.source import AREAS, SOURCES, SourceFile, import_graph
+from tests.fakes.source import AREAS, ROOT, SOURCES, SourceFile, import_graph
 
 LAYERS = {
-    # what both programs show a person
-    "console": 0,
-    "errors": 0,
-    "event_stream": 0,
-    "redact": 0,
-    # data, bounds, programs
-    "catalog": 1,
-    "diskspace": 1,
-    "http_client": 1,
-    "process": 1,
-    "registry": 1,
-    "spec": 1,
-    "untrusted": 1,
-    # pure judgement
-    "plan": 2,
-    # one effect each
-    "autoscaling": 3,
-    "backends": 3,
-    "fetch": 3,
-    "host": 3,
-    "repository": 3,
-    "serve": 3,
-    "store": 3,
-    # the order
-    "pipeline": 4,
-    # click
-    "cli": 5,
+    room: number
+    for number, layer in enumerate(tomllib.loads((ROOT / "tools" / "architecture.toml").read_text())["layer"])
+    for room in layer["rooms"]
 }
+"""The layer of every room of the builder, from the file that the documentation's pictures are drawn from."""
+
 MAX_FUNCTION_LINES = 60
 MAX_ROOMS = 6
 SEES_THE_PROCESS = {"console/frame.py", "console/streams.py", "console/render.py"}

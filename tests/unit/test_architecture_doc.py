@@ -6,25 +6,21 @@ import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from tests.unit.test_architecture import LAYERS
+from tests.unit.test_architecture import LAYERS, ROOT
+from tools import architecture_docs
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 NOT_CODE = re.compile(r"[/<>*\s]|\.(json|jinja|yaml|txt|md)$|^(main|tokenizer)$")
 
 
 def _section(title: str) -> str:
     return PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
-
-
-def _layers() -> Iterator[tuple[int, set[str]]]:
-    for row in re.findall(r"^\| (\d) \| ([^|]*) \|", _section("Layers"), re.MULTILINE):
-        yield int(row[0]), {name.removesuffix("/").removesuffix(".py") for name in re.findall(r"`([^`]*)`", row[1])}
 
 
 def _claims() -> list[tuple[str, str]]:
@@ -60,9 +56,41 @@ def _has(kind: Any, attribute: str) -> bool:
     )
 
 
-def test_each_layer_lists_its_files() -> None:
-    told = dict(_layers())
-    assert told == {level: {name for name, own in LAYERS.items() if own == level} for level in set(LAYERS.values())}
+def test_the_table_and_the_pictures_are_up_to_date() -> None:
+    files = architecture_docs.render()
+    assert {path.name for path in files} == {"architecture.md", "build-request.svg", "served-request.svg"}
+    stale = [str(path) for path, text in files.items() if path.read_text(encoding="utf-8") != text]
+    assert not stale, "run: tools/architecture_docs.py"
+
+
+def test_every_room_is_in_the_table_and_in_the_picture() -> None:
+    table, picture = _section("Rooms"), (ROOT / "docs/pictures/build-request.svg").read_text(encoding="utf-8")
+    for room, layer in LAYERS.items():
+        assert f"| {layer} | `{architecture_docs.room_name(room)}` |" in table
+        assert f">{room}</text>" in picture
+
+
+def test_a_picture_refuses_what_is_not_in_the_source_or_does_not_fit() -> None:
+    box = {"at": [0, 0, 184, 88], "layer": 3, "title": "Build", "code": ["backends"], "text": ""}
+    picture = {"title": "", "size": [200, 100], "root": "builder/trtbuild", "frames": [], "arrows": []}
+    assert "backends/" in architecture_docs.draw({**picture, "boxes": [box]})
+    for change, reason in (({"code": ["no_such_room"]}, "has no no_such_room"), ({"text": "wide " * 9}, "pixels")):
+        with pytest.raises(ValueError, match=reason):
+            architecture_docs.draw({**picture, "boxes": [{**box, **change}]})
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "pictures").iterdir()), ids=lambda path: path.name)
+def test_pictures_fit_a_page_and_are_shown(picture: Path) -> None:
+    drawing = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
+    assert float(drawing.attrib["width"]) <= 900
+    assert f"(pictures/{picture.name})" in PAGE
+
+
+def test_what_is_to_be_opened_for_a_change_exists() -> None:
+    rows = [row.split("|")[2] for row in _section("Where to make a change").splitlines() if "`" in row]
+    paths = [path for cell in rows for path in re.findall(r"`([^`]*)`", cell)]
+    assert len(paths) > 25
+    assert not [path for path in paths if not (ROOT / path).exists()]
 
 
 def test_there_are_claims() -> None:
