@@ -32,7 +32,8 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT / "model_repo_templates" / "_shared"), str(HERE / "upstream")]
 
 import any_tokenizer  # noqa: E402
-from trtbuild_front.transport import http2, kserve  # noqa: E402
+from trtbuild_front.transport import kserve  # noqa: E402
+from trtbuild_front.transport.connection import Connection  # noqa: E402
 
 from trtbuild import process  # noqa: E402
 from trtbuild.plan import EngineInfo, EngineTemplate  # noqa: E402
@@ -71,7 +72,7 @@ class Client:
     """A closed loop of streams on one connection."""
 
     def __init__(self, port: int, model: str, has_batch: bool, streams: int) -> None:
-        self._connection = http2.Connection("127.0.0.1", port)
+        self._connection = Connection("127.0.0.1", port)
         lead = (1, 1) if has_batch else (1,)
         inputs = {
             "text_input": np.full(lead, PROMPT.encode(), np.object_),

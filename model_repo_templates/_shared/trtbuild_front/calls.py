@@ -14,7 +14,8 @@ from typing import Protocol
 
 from trtbuild_front.engine import EngineContract, read_update, stop_message
 from trtbuild_front.transport import kserve
-from trtbuild_front.transport.http2 import Connection, StreamEvents
+from trtbuild_front.transport.connection import Connection
+from trtbuild_front.transport.stream import StreamEvents
 
 _STOP_S = 10.0
 """How long an engine that was asked to stop a request may take before the call is reset."""

@@ -29,7 +29,7 @@ from trtbuild_front.request import Dialect
 from trtbuild_front.serving import ServingLoop
 from trtbuild_front.sweep import sweep_once
 from trtbuild_front.text.model import TextModel
-from trtbuild_front.transport.http2 import Connection
+from trtbuild_front.transport.connection import Connection
 
 _JOIN_S = 10.0
 

@@ -25,7 +25,7 @@ from trtbuild_front.transport import kserve
 if TYPE_CHECKING:
     from trtbuild_front.calls import EngineCalls
     from trtbuild_front.generation import Generation
-    from trtbuild_front.transport.http2 import Connection
+    from trtbuild_front.transport.connection import Connection
 
 _IDLE_S = 0.25
 _URGENT_PER_TURN = 16

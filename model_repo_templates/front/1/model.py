@@ -35,8 +35,8 @@ from trtbuild_front.request import Dialect
 from trtbuild_front.service import Service, Settings
 from trtbuild_front.text.decoder_chain import WholeVocabulary
 from trtbuild_front.text.model import load_text_model
+from trtbuild_front.transport.connection import Connection
 from trtbuild_front.transport.endpoint import find_endpoint, server_arguments
-from trtbuild_front.transport.http2 import Connection
 
 bound_strings(pb_utils)
 

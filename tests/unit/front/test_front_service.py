@@ -23,7 +23,7 @@ from trtbuild_front.generation import Piece
 from trtbuild_front.request import parse_request
 from trtbuild_front.service import Service, Settings
 from trtbuild_front.text.model import load_text_model
-from trtbuild_front.transport.http2 import StreamEvents
+from trtbuild_front.transport.stream import StreamEvents
 
 from tests.fakes.inputs import as_inputs
 

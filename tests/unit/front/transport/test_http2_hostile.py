@@ -192,7 +192,7 @@ def test_unfinished_messages_are_bounded_together() -> None:
     body = bytes(1 << 20)
     for limit in (4 << 20, 100 << 20):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("trtbuild_front.transport.http2._MOST_BUFFERED_BYTES", limit)
+            patch.setattr("trtbuild_front.transport.connection._MOST_BUFFERED_BYTES", limit)
             data = b"".join(frame(DATA, 0, n, part) + frame(DATA, 0, n, body) * 3 for n in (1, 3))
             peer, calls = play(data)
             assert bool(peer.connection.failure) is (limit < 6 << 20)

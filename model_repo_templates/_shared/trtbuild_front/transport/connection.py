@@ -17,86 +17,55 @@ import contextlib
 import select
 import socket
 import struct
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from trtbuild_front.faults import ProtocolError
-from trtbuild_front.transport.hpack import literal, read_headers, read_status
-
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = (
-    0, 1, 3, 4, 5, 6, 7, 8, 9,
-)  # fmt: skip
-_ACK, _END_STREAM, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-_HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 2, 4, 5
-_CANCEL = 8
-_MAX_WINDOW = 2**31 - 1
-_OUR_FRAME_SIZE = 1 << 20
-_OUR_SETTINGS = (
-    (_HEADER_TABLE_SIZE, 0),
-    (_ENABLE_PUSH, 0),
-    (_INITIAL_WINDOW_SIZE, _MAX_WINDOW),
-    (_MAX_FRAME_SIZE, _OUR_FRAME_SIZE),
+from trtbuild_front.transport.frames import (
+    ACK,
+    CANCEL,
+    CONTINUATION,
+    DATA,
+    ENABLE_PUSH,
+    END_HEADERS,
+    END_STREAM,
+    FRAME,
+    FRAME_SIZES,
+    GOAWAY,
+    HEADER_TABLE_SIZE,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    MAX_FRAME_SIZE,
+    MAX_WINDOW,
+    PING,
+    PREFACE,
+    PRIORITY,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    HeaderBlock,
+    pack_frame,
+    pack_number,
+    pack_settings,
+    read_number,
+    unpad,
 )
-_FRAME_SIZES = range(1 << 14, 1 << 24)
+from trtbuild_front.transport.hpack import literal, read_headers, read_status
+from trtbuild_front.transport.stream import STATUS_CANCELLED, STATUS_UNAVAILABLE, Stream, StreamEvents
+
+OUR_FRAME_SIZE = 1 << 20
+_OUR_SETTINGS = (
+    (HEADER_TABLE_SIZE, 0),
+    (ENABLE_PUSH, 0),
+    (INITIAL_WINDOW_SIZE, MAX_WINDOW),
+    (MAX_FRAME_SIZE, OUR_FRAME_SIZE),
+)
 _READ_BYTES = 1 << 18
 _MOST_HEADER_BYTES = 1 << 16
 _MOST_HEADER_FRAMES = 32
-_MOST_MESSAGE_BYTES = 1 << 26
 _MOST_BUFFERED_BYTES = 1 << 28
 """Of messages that have not arrived whole, over all calls."""
 _MOST_ACKNOWLEDGEMENTS = 4096
 """Answers to settings and pings that the peer has not read: one that asks without reading would fill the memory."""
-_FRAME = struct.Struct(">BHBBI")
-_STATUS_CANCELLED, _STATUS_UNKNOWN, _STATUS_UNAVAILABLE = 1, 2, 14
-
-
-class StreamEvents(Protocol):
-    """What the owner of a stream is told, always in the connection's thread."""
-
-    def on_message(self, message: bytes) -> None:
-        """One whole gRPC message arrived."""
-
-    def on_end(self, status: int, detail: str) -> None:
-        """The call is over; nothing follows. ``status`` is the gRPC status (0: OK)."""
-
-
-@dataclass(slots=True)
-class _Stream:
-    events: StreamEvents
-    window: int
-    received: bytearray = field(default_factory=bytearray)
-    unsent: memoryview = field(default_factory=lambda: memoryview(b""))
-    status: int = _STATUS_UNKNOWN
-    detail: str = "the stream ended without a status"
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes | memoryview) -> bytes:
-    size = len(payload)
-    return _FRAME.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + bytes(payload)
-
-
-@dataclass(slots=True)
-class _HeaderBlock:
-    stream: int
-    ends_stream: bool
-    data: bytearray
-    frames: int = 1
-
-
-def _number(payload: memoryview, kind: str) -> int:
-    """Return the one number that is the payload of some frames."""
-    if len(payload) != 4:
-        raise ProtocolError(f"a {kind} frame of {len(payload)} bytes, expected 4")
-    return int.from_bytes(payload, "big")
-
-
-def _unpad(flags: int, payload: memoryview) -> memoryview:
-    if not flags & _PADDED:
-        return payload
-    if not payload or payload[0] >= len(payload):
-        raise ProtocolError("a frame whose padding is longer than the frame")
-    return payload[1 : len(payload) - payload[0]]
 
 
 class Connection:
@@ -114,12 +83,12 @@ class Connection:
         self._poll.register(self._socket, select.POLLIN)
         self._poll.register(self._wake_out, select.POLLIN)
         self._polls_output = False
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._blocked: collections.deque[int] = collections.deque()
         self._next_stream = 1
         self._input = bytearray()
         self._output = bytearray()
-        self._header_block: _HeaderBlock | None = None
+        self._header_block: HeaderBlock | None = None
         self._unread_acknowledgements = 0
         self._peer_window = 65535
         self._peer_stream_window = 65535
@@ -127,9 +96,9 @@ class Connection:
         self._unacknowledged = 0
         self._failure = ""
         self.is_draining = False
-        self._output += _PREFACE
-        self._output += _frame(_SETTINGS, 0, 0, b"".join(struct.pack(">HI", *setting) for setting in _OUR_SETTINGS))
-        self._output += _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _MAX_WINDOW - 65535))
+        self._output += PREFACE
+        self._output += pack_settings(*_OUR_SETTINGS)
+        self._output += pack_number(WINDOW_UPDATE, 0, MAX_WINDOW - 65535)
 
     @property
     def has_calls(self) -> bool:
@@ -158,19 +127,19 @@ class Connection:
         self._next_stream += 2
         block = b"\x83\x86" + literal(":path", path) + literal(":authority", self._authority)
         block += literal("te", "trailers") + literal("content-type", "application/grpc")
-        stream = _Stream(events=events, window=self._peer_stream_window)
+        stream = Stream(events=events, window=self._peer_stream_window)
         stream.unsent = memoryview(struct.pack(">BI", 0, len(message)) + message)
         self._streams[number] = stream
-        if self._next_stream > _MAX_WINDOW - 2:
+        if self._next_stream > MAX_WINDOW - 2:
             self.is_draining = True  # no stream numbers are left
-        self._output += _frame(_HEADERS, _END_HEADERS, number, block)
+        self._output += pack_frame(HEADERS, END_HEADERS, number, block)
         self._send_body(number, stream)
         return number
 
     def cancel(self, number: int) -> None:
         """End a call from our side; its ``on_end`` is not called. Unknown streams are ignored."""
         if self._streams.pop(number, None) is not None and not self._failure:
-            self._output += _frame(_RST_STREAM, 0, number, struct.pack(">I", _CANCEL))
+            self._output += pack_number(RST_STREAM, number, CANCEL)
 
     def step(self, timeout_s: float) -> None:
         """Send what is due, wait up to ``timeout_s`` for something to arrive, and hand out all of it."""
@@ -203,7 +172,7 @@ class Connection:
         self._output.clear()
         streams, self._streams = self._streams, {}
         for stream in streams.values():
-            stream.events.on_end(_STATUS_UNAVAILABLE, reason)
+            stream.events.on_end(STATUS_UNAVAILABLE, reason)
 
     def _flush(self) -> None:
         if self._failure or not self._output:
@@ -241,111 +210,89 @@ class Connection:
         """Handle every whole frame; return how many bytes they are."""
         at, end = 0, len(view)
         while end - at >= 9 and not self._failure:
-            high, low, kind, flags, number = _FRAME.unpack_from(view, at)
+            high, low, kind, flags, number = FRAME.unpack_from(view, at)
             size = high << 16 | low
-            if size > _OUR_FRAME_SIZE:
-                raise ProtocolError(f"a frame of {size} bytes, expected at most {_OUR_FRAME_SIZE}")
+            if size > OUR_FRAME_SIZE:
+                raise ProtocolError(f"a frame of {size} bytes, expected at most {OUR_FRAME_SIZE}")
             if end - at - 9 < size:
                 break
-            self._on_frame(kind, flags, number & _MAX_WINDOW, view[at + 9 : at + 9 + size])
+            self._on_frame(kind, flags, number & MAX_WINDOW, view[at + 9 : at + 9 + size])
             at += 9 + size
         return at
 
     def _on_frame(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
         block = self._header_block
-        if block is not None and (kind != _CONTINUATION or number != block.stream):
+        if block is not None and (kind != CONTINUATION or number != block.stream):
             raise ProtocolError("another frame within a header block")
-        if kind in {_DATA, _HEADERS, _CONTINUATION, _RST_STREAM} or (kind == _WINDOW_UPDATE and number):
+        if kind in {DATA, HEADERS, CONTINUATION, RST_STREAM} or (kind == WINDOW_UPDATE and number):
             if number % 2 == 0 or number >= self._next_stream:
                 raise ProtocolError(f"a frame for stream {number}, which was never opened")
-        elif kind in {_SETTINGS, _PING, _GOAWAY} and number:
+        elif kind in {SETTINGS, PING, GOAWAY} and number:
             raise ProtocolError(f"a frame of the connection on stream {number}")
-        if kind == _DATA:
+        if kind == DATA:
             self._on_data(flags, number, payload)
-        elif kind in {_HEADERS, _CONTINUATION}:
+        elif kind in {HEADERS, CONTINUATION}:
             self._on_headers(kind, flags, number, payload)
-        elif kind == _SETTINGS:
+        elif kind == SETTINGS:
             self._on_settings(flags, payload)
-        elif kind == _PING:
+        elif kind == PING:
             self._on_ping(flags, payload)
-        elif kind == _WINDOW_UPDATE:
-            self._on_window(number, _number(payload, "WINDOW_UPDATE") & _MAX_WINDOW)
-        elif kind == _RST_STREAM:
-            code = _number(payload, "RST_STREAM")
-            status = _STATUS_CANCELLED if code == _CANCEL else _STATUS_UNAVAILABLE
+        elif kind == WINDOW_UPDATE:
+            self._on_window(number, read_number(payload, "WINDOW_UPDATE") & MAX_WINDOW)
+        elif kind == RST_STREAM:
+            code = read_number(payload, "RST_STREAM")
+            status = STATUS_CANCELLED if code == CANCEL else STATUS_UNAVAILABLE
             self._end(number, status, f"the server reset the stream (HTTP/2 error {code})")
-        elif kind == _GOAWAY:
+        elif kind == GOAWAY:
             if len(payload) < 8:
                 raise ProtocolError(f"a GOAWAY frame of {len(payload)} bytes, expected at least 8")
-            self._on_goaway(int.from_bytes(payload[:4], "big") & _MAX_WINDOW)
-        elif kind == _PUSH_PROMISE:
+            self._on_goaway(int.from_bytes(payload[:4], "big") & MAX_WINDOW)
+        elif kind == PUSH_PROMISE:
             raise ProtocolError("a pushed stream, which was refused")
 
     def _on_ping(self, flags: int, payload: memoryview) -> None:
         if len(payload) != 8:
             raise ProtocolError(f"a PING frame of {len(payload)} bytes, expected 8")
-        if not flags & _ACK:
-            self._acknowledge(_PING, payload)
+        if not flags & ACK:
+            self._acknowledge(PING, payload)
 
     def _acknowledge(self, kind: int, payload: bytes | memoryview) -> None:
         self._unread_acknowledgements += 1
         if self._unread_acknowledgements > _MOST_ACKNOWLEDGEMENTS:
             raise ProtocolError("more questions than the server reads answers to")
-        self._output += _frame(kind, _ACK, 0, payload)
+        self._output += pack_frame(kind, ACK, 0, payload)
 
     def _on_goaway(self, last_stream: int) -> None:
         self.is_draining = True
         for number in [number for number in self._streams if number > last_stream]:
-            self._end(number, _STATUS_UNAVAILABLE, "the server is closing the connection")
+            self._end(number, STATUS_UNAVAILABLE, "the server is closing the connection")
 
     def _on_data(self, flags: int, number: int, payload: memoryview) -> None:
         self._unacknowledged += len(payload)
-        if self._unacknowledged > _MAX_WINDOW // 2:
-            self._output += _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", self._unacknowledged))
+        if self._unacknowledged > MAX_WINDOW // 2:
+            self._output += pack_number(WINDOW_UPDATE, 0, self._unacknowledged)
             self._unacknowledged = 0
         stream = self._streams.get(number)
         if stream is None:  # cancelled by us while the data was on its way
             return
-        self._on_body(stream, _unpad(flags, payload))
-        if flags & _END_STREAM:
-            self._end(number, stream.status, stream.detail)
-
-    def _on_body(self, stream: _Stream, payload: memoryview) -> None:
-        """Hand out the whole messages that have arrived and keep the rest."""
-        received = stream.received
-        is_one = not received and len(payload) >= 5 and len(payload) - 5 == int.from_bytes(payload[1:5], "big")
-        if is_one and not payload[0]:  # one frame, one message: the usual case
-            stream.events.on_message(bytes(payload[5:]))
-            return
-        received += payload
-        at = 0
-        while len(received) - at >= 5:
-            size = int.from_bytes(received[at + 1 : at + 5], "big")
-            if received[at] or size > _MOST_MESSAGE_BYTES:
-                raise ProtocolError(
-                    f"a message of {size} bytes with flags {received[at]}, expected 0 flags and <= 64 MiB"
-                )
-            if len(received) - at - 5 < size:
-                break
-            message = bytes(received[at + 5 : at + 5 + size])
-            at += 5 + size
-            stream.events.on_message(message)
-        del received[:at]
-        if len(received) > _OUR_FRAME_SIZE and self._buffered() > _MOST_BUFFERED_BYTES:
+        stream.take(unpad(flags, payload))
+        if len(stream.received) > OUR_FRAME_SIZE and self._buffered() > _MOST_BUFFERED_BYTES:
             raise ProtocolError(f"more than {_MOST_BUFFERED_BYTES} bytes of unfinished messages")
+        if flags & END_STREAM:
+            self._end(number, stream.status, stream.detail)
 
     def _buffered(self) -> int:
         return sum(len(stream.received) for stream in self._streams.values())
 
     def _on_headers(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
         block = self._header_block
-        if kind == _HEADERS:
-            payload = _unpad(flags, payload)
-            if flags & _PRIORITY:
+        if kind == HEADERS:
+            payload = unpad(flags, payload)
+            if flags & PRIORITY:
                 if len(payload) < 5:
                     raise ProtocolError("a HEADERS frame without its priority")
                 payload = payload[5:]
-            block = self._header_block = _HeaderBlock(number, bool(flags & _END_STREAM), bytearray(payload))
+            block = self._header_block = HeaderBlock(number, bool(flags & END_STREAM), bytearray(payload))
         elif block is not None:
             block.data += payload
             block.frames += 1
@@ -355,7 +302,7 @@ class Connection:
             raise ProtocolError(
                 f"a header block of more than {_MOST_HEADER_BYTES} bytes or {_MOST_HEADER_FRAMES} frames"
             )
-        if not flags & _END_HEADERS:
+        if not flags & END_HEADERS:
             return
         self._header_block = None
         headers = read_headers(block.data)
@@ -371,31 +318,31 @@ class Connection:
         if stream is None:
             return
         if stream.unsent:  # the server answered before it had read the whole request
-            self._output += _frame(_RST_STREAM, 0, number, struct.pack(">I", _CANCEL))
+            self._output += pack_number(RST_STREAM, number, CANCEL)
         stream.events.on_end(status, detail)
 
     def _on_settings(self, flags: int, payload: memoryview) -> None:
-        if len(payload) % 6 or (flags & _ACK and payload):
+        if len(payload) % 6 or (flags & ACK and payload):
             raise ProtocolError(f"a SETTINGS frame of {len(payload)} bytes")
-        if flags & _ACK:
+        if flags & ACK:
             return
         for name, value in struct.iter_unpack(">HI", payload):
-            if name == _INITIAL_WINDOW_SIZE:
-                if value > _MAX_WINDOW:
+            if name == INITIAL_WINDOW_SIZE:
+                if value > MAX_WINDOW:
                     raise ProtocolError(f"an initial window of {value} bytes")
                 for stream in self._streams.values():
                     stream.window = self._widened(stream.window, value - self._peer_stream_window)
                 self._peer_stream_window = value
-            elif name == _MAX_FRAME_SIZE:
-                if value not in _FRAME_SIZES:
+            elif name == MAX_FRAME_SIZE:
+                if value not in FRAME_SIZES:
                     raise ProtocolError(f"a maximum frame size of {value} bytes")
                 self._peer_frame_size = value
-        self._acknowledge(_SETTINGS, b"")
+        self._acknowledge(SETTINGS, b"")
         self._unblock()
 
     @staticmethod
     def _widened(window: int, increment: int) -> int:
-        if window + increment > _MAX_WINDOW:
+        if window + increment > MAX_WINDOW:
             raise ProtocolError("a window that grew past its limit")
         return window + increment
 
@@ -414,7 +361,7 @@ class Connection:
             if (stream := self._streams.get(number)) is not None:
                 self._send_body(number, stream)
 
-    def _send_body(self, number: int, stream: _Stream) -> None:
+    def _send_body(self, number: int, stream: Stream) -> None:
         while stream.unsent:
             size = min(len(stream.unsent), stream.window, self._peer_window, self._peer_frame_size)
             if size <= 0:
@@ -423,4 +370,4 @@ class Connection:
             part, stream.unsent = stream.unsent[:size], stream.unsent[size:]
             stream.window -= size
             self._peer_window -= size
-            self._output += _frame(_DATA, 0 if stream.unsent else _END_STREAM, number, part)
+            self._output += pack_frame(DATA, 0 if stream.unsent else END_STREAM, number, part)
