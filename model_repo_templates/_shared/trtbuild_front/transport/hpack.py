@@ -11,6 +11,7 @@ from __future__ import annotations
 import urllib.parse
 
 from trtbuild_front.faults import ProtocolError
+from trtbuild_front.transport import huffman
 
 _STATIC_ENTRIES = 61
 _MOST_INTEGER = 2**31 - 1
@@ -39,12 +40,13 @@ def _integer(data: bytes, at: int, bits: int) -> tuple[int, int]:
 
 
 def _string(data: bytes, at: int) -> tuple[str, int]:
-    """Return a header string; a Huffman-coded one as an empty text (nothing we need is ever coded)."""
+    """Return a header string and the position after it."""
     is_coded = data[at] & 0x80
     size, at = _integer(data, at, 7)
     if size > len(data) - at:
         raise ProtocolError("a header block ends within a string")
-    return "" if is_coded else data[at : at + size].decode("latin-1"), at + size
+    raw = data[at : at + size]
+    return (huffman.decode(raw) if is_coded else raw).decode("latin-1"), at + size
 
 
 def _index(number: int, *, may_be_zero: bool) -> int:
