@@ -6,6 +6,7 @@ means; whoever asks for it does.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -65,21 +66,35 @@ def read(path: Path, limit_bytes: int) -> Any:
     return parse(read_bytes(path, limit_bytes))
 
 
-def read_bytes(path: Path, limit_bytes: int) -> bytes:
-    """Return what a file holds; one that is too large is not read.
+def read_bytes(path: Path, limit_bytes: int, *, follow_links: bool = True) -> bytes:
+    """Return what a file holds; one that is too large is not read, and no pipe is waited for.
 
     Raises:
         OSError: It is not there or cannot be read.
-        ValueError: It is no regular file, or too large.
+        ValueError: It is no regular file (a link is none where links are not followed), or too large.
     """
     # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-        found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is not a regular file")
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if follow_links or error.errno not in {errno.ELOOP, errno.ENXIO}:  # a link; a socket
+            raise
+        raise ValueError("expected a regular file") from None
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise ValueError("expected a regular file")
+    with os.fdopen(descriptor, "rb") as stream:
         if found.st_size > limit_bytes:
             raise ValueError(f"it has {found.st_size:,} bytes, expected at most {limit_bytes:,}")
-        return stream.read(found.st_size)  # not the limit: a buffer of that size would be made first
+        # A byte more than it has now, not the limit: a buffer of that size would be made first.
+        data = stream.read(found.st_size + 1)
+        if len(data) > found.st_size:  # it grew meanwhile
+            data += stream.read(max(0, limit_bytes + 1 - len(data)))
+    if len(data) > limit_bytes:
+        raise ValueError(f"it has more than {limit_bytes:,} bytes, which is the most that is expected")
+    return data
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -255,7 +255,7 @@ def _use_as_another_user(machine: Machine) -> None:
 
     refused = run(str(EXAMPLE), *BUILD[1:], "--name", "theirs")
     assert refused.returncode == 8
-    assert f"{store}/repositories/theirs: Permission denied" in refused.stderr
+    assert f"{store}/repositories/theirs: permission denied on {store}/repositories" in refused.stderr
     own = run(str(EXAMPLE), *BUILD[1:], "--repository", str(machine.directory / "run" / "models"), "--format", "json")
     assert own.returncode == 0, own.stderr
     theirs = json.loads(own.stdout)

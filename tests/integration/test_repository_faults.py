@@ -307,8 +307,9 @@ def test_a_directory_of_another_user_is_told_with_both_users() -> None:
         top = Path(name)
         top.chmod(0o755)
         (line,) = in_a_disk_of_its_own(top, "size=2m,mode=755", ANOTHER)
-        assert f"disk/models: Permission denied: {top}/disk belongs to uid 0 gid 0 mode 0755" in line
-        assert f"this process is uid 12345 gid 12345 | hint: make {top}/disk writable for it" in line
+        assert "disk/models: permission denied on " in line
+        assert f": {top}/disk belongs to uid 0 gid 0 mode 0755" in line
+        assert "this process is uid 12345 gid 12345 | hint: set the pod's fsGroup or runAsUser" in line
 
 
 ANOTHER = """

@@ -78,3 +78,36 @@ print(diskspace.shortage(pathlib.Path(sys.argv[1]), needed_bytes={needed}))
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     expected = "this process may write no file larger than 1.0 MiB (ulimit -f)" if is_named else "None"
     assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("option", ["--store", "--repository"])
+@pytest.mark.parametrize(
+    ("number", "cause", "remedy"),
+    [
+        pytest.param(errno.ENOSPC, "the disk of {there} is full: ", "df -h {there}", id="full"),
+        pytest.param(errno.EDQUOT, "the disk quota of uid ", "quota -s", id="quota"),
+        pytest.param(errno.EFBIG, "takes no file as large as that, 3.0 KiB are needed", "ulimit -f", id="large"),
+        pytest.param(errno.EROFS, "{there} is on a read-only file system", "mount it writable", id="read-only"),
+        pytest.param(errno.EACCES, "permission denied on {path}: {there} belongs to uid ", "fsGroup", id="not-ours"),
+        pytest.param(errno.EPERM, "permission denied on {path}: {there} belongs to uid ", "chown", id="not-permitted"),
+        pytest.param(errno.EIO, "{path} reports an input/output error", "dmesg", id="broken"),
+        pytest.param(errno.ELOOP, "{path} is a symbolic link", "rm {path}", id="link"),
+    ],
+)
+def test_a_refusal_has_its_cause_its_figures_and_a_remedy(
+    number: int, cause: str, remedy: str, option: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "not" / "there"
+    found = diskspace.explain(path, OSError(number, os.strerror(number)), option=option, needed_bytes=3 << 10)
+    known = {"there": tmp_path, "path": path}
+    assert cause.format(**known) in found.cause
+    assert found.remedy is not None
+    assert remedy.format(**known) in found.remedy
+    assert option in found.remedy or number == errno.EFBIG
+
+
+def test_what_nothing_is_known_about_is_named_as_the_system_names_it(tmp_path: Path) -> None:
+    found = diskspace.explain(tmp_path, OSError(errno.EXDEV, "Invalid cross-device link"), option="--store")
+    assert found == diskspace.Refusal(cause="Invalid cross-device link", remedy=None)
+    named = OSError(errno.EXDEV, "Invalid cross-device link", "engine")
+    assert diskspace.explain(tmp_path, named, option="--store").cause == f"Invalid cross-device link: {tmp_path}/engine"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from trtbuild.catalog import ModelInfo
 from trtbuild.errors import FetchError
-from trtbuild.untrusted import Fields, outward_links, parse, read
+from trtbuild.untrusted import Fields, outward_links, parse, read, read_bytes
 
 LIMIT = 1 << 20
 
@@ -53,7 +53,7 @@ def test_a_file_of_gigabytes_takes_no_memory(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(ValueError, match="not a regular file"):
+    with pytest.raises(ValueError, match="expected a regular file"):
         read(tmp_path / "config.json", LIMIT)
 
 
@@ -128,3 +128,20 @@ def test_any_config_is_read_or_refused(changes: dict[str, Any]) -> None:
         assert error.hint
     else:
         assert min(model.layers, model.heads, model.head_dim, model.vocab_size, model.parameters) > 0
+
+
+def test_links_are_followed_only_where_that_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"{}")
+    (tmp_path / "link").symlink_to("file")
+    assert read_bytes(tmp_path / "link", 2) == b"{}"
+    assert read_bytes(tmp_path / "file", 2, follow_links=False) == b"{}"
+    with pytest.raises(ValueError, match="expected a regular file"):
+        read_bytes(tmp_path / "link", 2, follow_links=False)
+
+
+def test_a_file_that_grows_while_it_is_read_is_held_to_the_limit() -> None:
+    """Files of /proc have size 0 and hold something all the same, as one that grows does."""
+    status = Path("/proc/self/status")
+    assert read_bytes(status, 1 << 16).startswith(b"Name:")
+    with pytest.raises(ValueError, match="more than 16 bytes"):
+        read_bytes(status, 16)

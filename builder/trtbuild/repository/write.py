@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from trtbuild import diskspace
-from trtbuild.console.log import format_bytes
 from trtbuild.errors import RepositoryError
 from trtbuild.repository.render import ServedModel, render_repository
 from trtbuild.repository.versions import read_current, refuse_foreign, swap_in, sweep, versions_directory, writing
@@ -53,38 +48,6 @@ def unwritable(what: str, directory: Path, error: OSError, *, needed_bytes: int 
         error: What the file system said.
         needed_bytes: Bytes that were to be written, when that is known.
     """
-    is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    is_named = isinstance(error.filename, str | bytes) and not is_full
-    named = Path(os.fsdecode(error.filename)) if is_named else directory
-    there = next((path for path in (named, *named.parents) if _can_be_seen(path)), Path("/"))
-    reason, elsewhere = error.strerror or str(error), "pass --repository with a directory on another disk"
-    needs = f", {format_bytes(needed_bytes)} are needed" if needed_bytes is not None else ""
-    lack = diskspace.reason(there, error)
-    if error.errno == errno.ENOSPC and lack:
-        reason = f"{lack}{needs}"
-        hint = f"make room there (df -h {there}; trtbuild store gc if the store is on it), or {elsewhere}"
-    elif error.errno == errno.EFBIG and lack:
-        reason, hint = f"{lack}{needs}", "raise it (ulimit -f unlimited)"
-    elif error.errno == errno.EDQUOT and lack:
-        reason = f"{lack}{needs}"
-        hint = f"remove what this user has there (quota -s), or {elsewhere}"
-    elif error.errno == errno.EROFS:
-        reason = f"{there} is on a read-only file system"
-        hint = f"mount it writable, or {elsewhere}"
-    elif error.errno in {errno.EACCES, errno.EPERM}:
-        info = there.stat()
-        reason += (
-            f": {there} belongs to uid {info.st_uid} gid {info.st_gid} mode {stat.S_IMODE(info.st_mode):04o}, "
-            f"this process is uid {os.geteuid()} gid {os.getegid()}"
-        )
-        hint = f"make {there} writable for it (fsGroup or chown), or pass another --repository"
-    else:
-        hint = "make the directory above it writable, or pass another --repository"
-    return RepositoryError(f"cannot write {what}: {reason}", hint=hint)
-
-
-def _can_be_seen(path: Path) -> bool:
-    with contextlib.suppress(OSError):
-        path.stat()
-        return True
-    return False
+    found = diskspace.explain(directory, error, option="--repository", needed_bytes=needed_bytes)
+    hint = found.remedy or "make the directory above it writable, or pass another --repository"
+    return RepositoryError(f"cannot write {what}: {found.cause}", hint=hint)

@@ -17,10 +17,11 @@ from typing import BinaryIO
 
 from trtbuild.console import log
 from trtbuild.console.log import format_bytes
+from trtbuild.diskspace import existing_parent
 from trtbuild.errors import StoreError
 from trtbuild.store import disk
 from trtbuild.store.core import Store
-from trtbuild.store.disk_errors import existing_parent, explained
+from trtbuild.store.disk_errors import explained
 from trtbuild.store.entries import Entry
 from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, check_name, parse_manifest
 

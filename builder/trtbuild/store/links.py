@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from pathlib import Path
 
+from trtbuild import untrusted
 from trtbuild.console import log
 
 
@@ -56,23 +56,4 @@ def read_small(path: Path, *, limit_bytes: int) -> bytes:
         ValueError: It is no regular file, or larger than ``limit_bytes``.
         OSError: There is none, or it cannot be read.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in {errno.ELOOP, errno.ENXIO}:  # a link; a socket
-            raise
-        raise ValueError("expected a regular file") from None
-    try:
-        info, data = os.fstat(fd), b""
-        if not stat.S_ISREG(info.st_mode):
-            raise ValueError("expected a regular file")
-        if info.st_size > limit_bytes:
-            raise ValueError(f"expected at most {limit_bytes} bytes, got {info.st_size}")
-        # One byte more than was promised, to meet the end also of a file that grows meanwhile.
-        while len(data) <= limit_bytes and (piece := os.read(fd, limit_bytes + 1 - len(data))):
-            data += piece
-        if len(data) > limit_bytes:
-            raise ValueError(f"expected at most {limit_bytes} bytes, got more")
-    finally:
-        os.close(fd)
-    return data
+    return untrusted.read_bytes(path, limit_bytes, follow_links=False)

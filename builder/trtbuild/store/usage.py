@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trtbuild.console.log import format_duration
+from trtbuild.diskspace import existing_parent
 from trtbuild.store import beacon, disk, leases, leftovers, links
 from trtbuild.store.core import Store
-from trtbuild.store.disk_errors import existing_parent
 from trtbuild.store.entries import Entry
 from trtbuild.store.hf_cache import is_own, snapshots
 from trtbuild.store.items import Item, Kind, Usage, changed_at, tree_bytes

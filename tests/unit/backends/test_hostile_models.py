@@ -80,7 +80,7 @@ def _header(length: int) -> Callable[[Path], object]:
         pytest.param(_text("config.json", NESTED), "config.json.*nested too deeply", id="nested config"),
         pytest.param(_text("config.json", "[]"), "config.json.*not a JSON object", id="config is a list"),
         pytest.param(_sparse("config.json", 10 << 30), "config.json.*10,737,418,240 bytes", id="config of 10 GiB"),
-        pytest.param(_pipe, "config.json.*not a regular file", id="config is a pipe"),
+        pytest.param(_pipe, "config.json.*expected a regular file", id="config is a pipe"),
         pytest.param(_config(hidden_size=-64), "config.json: hidden_size: .*got -64", id="negative"),
         pytest.param(_config(vocab_size=1e300), "config.json: vocab_size: .*got 1e", id="1e300"),
         pytest.param(_config(vocab_size=10**30), "config.json: vocab_size: .*up to 2,147,483,647", id="10**30"),

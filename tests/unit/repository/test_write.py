@@ -32,7 +32,7 @@ def test_a_parent_that_is_a_file_is_named(make_model: Callable[..., ServedModel]
         pytest.param(errno.ENOSPC, "the disk of {there} is full: ", "df -h {there}", id="full"),
         pytest.param(errno.EROFS, "{there} is on a read-only file system", "mount it writable", id="read-only"),
         pytest.param(
-            errno.EPERM, "Operation not permitted: {there} belongs to uid ", "make {there} writable", id="not-ours"
+            errno.EPERM, "permission denied on {there}/not/there: {there} belongs to uid ", "fsGroup", id="not-ours"
         ),
         pytest.param(errno.ENOTDIR, "Not a directory", "another --repository", id="another"),
     ],

@@ -78,7 +78,7 @@ def test_a_bad_entry_is_set_aside_with_a_word(store: Store, capfd: pytest.Captur
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StoreError, match=f"{tmp_path}/file is a file, and a store is a directory") as caught:
+        with pytest.raises(StoreError, match=f"{tmp_path}/file is a file, where a directory is expected") as caught:
             build(Store(root), make_key())
         assert "--store" in caught.value.hint
 

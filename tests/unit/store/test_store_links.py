@@ -83,7 +83,7 @@ def test_a_link_in_the_place_of_a_directory_is_refused_by_name(
     else:
         with pytest.raises(StoreError) as caught:
             OPERATIONS[operation](store, entry)
-        assert f"{place} is a symbolic link, and the directories of a store are never links" in caught.value.message
+        assert f"{place} is a symbolic link, and links are not followed there" in caught.value.message
         assert f"rm {place}" in caught.value.hint
     assert _state(outside) == before
 

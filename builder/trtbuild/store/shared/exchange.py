@@ -18,13 +18,14 @@ from pathlib import Path
 
 from trtbuild.console import log
 from trtbuild.console.log import format_bytes
+from trtbuild.diskspace import existing_parent
 from trtbuild.errors import StoreError
 from trtbuild.plan.key import EngineKey
 from trtbuild.spec import VerifyMode
 from trtbuild.store import disk
 from trtbuild.store.claims import Held
 from trtbuild.store.core import Store
-from trtbuild.store.disk_errors import existing_parent, explained
+from trtbuild.store.disk_errors import explained
 from trtbuild.store.entries import Entry, Miss
 from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from trtbuild.store.shared import transfer
