@@ -220,7 +220,7 @@ def test_a_disk_that_fills_during_the_build_is_told_and_forgotten(machine: Machi
         _, errors = child.communicate(timeout=120)
         filler.join(timeout=60)
         assert child.returncode in {6, 7}, errors
-        assert "left, this build writes engine" in errors
+        assert "are free, this build writes engine" in errors
         assert "Traceback" not in errors
         junk.unlink()
         assert machine.run(*arguments).returncode == 0
