@@ -127,10 +127,19 @@ def _word(word: str, text: TextModel) -> tuple[int, ...]:
 def detokenize(
     tokens: Int32, lengths: Int32, text: TextModel, *, skips_special_tokens: bool = True
 ) -> npt.NDArray[Any]:
-    """Return the text of each sequence of the batch, one after another: ``bytes[sequences]``, as upstream does."""
+    """Return the text of each sequence of the batch, one after another: ``bytes[sequences]``, as upstream does.
+
+    Raises:
+        RequestError: There are not as many tokens in each sequence as in every other.
+    """
+    if tokens.size % max(lengths.size, 1) or (tokens.size and not lengths.size):
+        raise RequestError(
+            f"TOKENS_BATCH: expected {lengths.size} sequences, as many as SEQUENCE_LENGTH has, got shape "
+            f"{list(tokens.shape)}"
+        )
     out = np.empty(lengths.size, np.object_)
-    rows = tokens.reshape(lengths.size, -1) if lengths.size else tokens
-    for at, (ids, length) in enumerate(zip(rows.tolist(), lengths.reshape(-1).tolist(), strict=True)):
+    rows = tokens.reshape(lengths.size, -1).tolist() if lengths.size else []
+    for at, (ids, length) in enumerate(zip(rows, lengths.reshape(-1).tolist(), strict=True)):
         part = ids[:length]
         out[at] = text.decode(part, skips_special_tokens=skips_special_tokens).encode()
     return out

@@ -12,6 +12,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import trtbuild_server
+from trtbuild_front.faults import EngineError, RequestError
 from trtbuild_front.steps import detokenize
 from trtbuild_front.text.model import load_text_model
 
@@ -32,10 +33,15 @@ class TritonPythonModel:
 
     def _one(self, request: Any) -> Any:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        output = detokenize(
-            inputs["TOKENS_BATCH"],
-            inputs["SEQUENCE_LENGTH"],
-            self._text,
-            skips_special_tokens=self._skips_special_tokens,
-        )
+        try:
+            output = detokenize(
+                inputs["TOKENS_BATCH"],
+                inputs["SEQUENCE_LENGTH"],
+                self._text,
+                skips_special_tokens=self._skips_special_tokens,
+            )
+        except (RequestError, EngineError) as error:
+            is_invalid = isinstance(error, RequestError)
+            code = pb_utils.TritonError.INVALID_ARG if is_invalid else pb_utils.TritonError.INTERNAL
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
         return pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", output)])

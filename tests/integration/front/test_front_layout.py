@@ -126,6 +126,11 @@ def test_the_steps_can_be_called_alone(full_server: RunningServer) -> None:
     sizes = grpc_client.InferInput("SEQUENCE_LENGTH", [2, 1], "INT32")
     sizes.set_data_from_numpy(lengths)
     output = client.infer("postprocessing", [tokens, sizes]).as_numpy("OUTPUT")
+    one_more = grpc_client.InferInput("SEQUENCE_LENGTH", [2, ids.shape[1] + 1], "INT32")
+    one_more.set_data_from_numpy(np.ones((2, ids.shape[1] + 1), np.int32))
+    with pytest.raises(InferenceServerException, match="TOKENS_BATCH: expected") as refusal:
+        client.infer("postprocessing", [tokens, one_more])
+    assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
     client.close()
     assert output.tolist() == [b"abc", PROMPT.encode()]  # one dimension, as upstream's
 
