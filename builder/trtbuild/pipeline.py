@@ -24,6 +24,8 @@ from trtbuild.console.log import format_bytes
 from trtbuild.errors import HostError, SpecError, StoreError, TrtBuildError
 from trtbuild.fetch import Hub
 from trtbuild.fetch.cache import RepoCache
+from trtbuild.model.checkpoint import Weights, resolve_weights
+from trtbuild.model.files import choose_weights
 from trtbuild.plan import Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel, canonical_json, path_part
 from trtbuild.repository import ServedModel, unwritable, write_repository
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, Spec
@@ -158,7 +160,7 @@ def make_plan(spec: EngineSpec, ctx: Context) -> tuple[Backend, BuildPlan]:
     """
     with log.get().stage("plan"):
         model = resolve_model(spec, ctx)
-        _check_model_files(model, ctx)
+        _check_model_files(model, spec, ctx)
         spec = _pin_calibration(spec, ctx)
         backend = choose_backend(spec.backend, ctx.host)
         plan = backend.plan(spec, model, ctx.host)
@@ -168,19 +170,31 @@ def make_plan(spec: EngineSpec, ctx: Context) -> tuple[Backend, BuildPlan]:
     return backend, plan
 
 
-def _check_model_files(model: ResolvedModel, ctx: Context) -> None:
-    """Say what nobody could serve from as early as it can be known: from a directory, or by the hub's listing.
+def _check_model_files(model: ResolvedModel, spec: EngineSpec, ctx: Context) -> None:
+    """Refuse what a build would refuse as early as it can be known: from a directory, or by the hub's listing.
 
     Raises:
-        FetchError: There is no tokenizer that the server can read.
+        FetchError: The weights contradict themselves or config.json, or there is no tokenizer that the server can read.
     """
     if model.directory is not None:
+        fetch.local_snapshot(model.directory, allow_pickle=spec.allow_pickle)
         fetch.check_tokenizer(model.directory)
+        _check_weights(model.directory, spec)
         _warn_of_template(model.directory)
         return
     files = RepoCache(ctx.hf_cache, model.model_id).read_tree(model.revision)
     if files is not None:
-        fetch.check_tokenizer_names(model.model_id, [file.path for file in files])
+        names = [file.path for file in files]
+        fetch.check_tokenizer_names(model.model_id, names)
+        choose_weights(names, model.model_id, allow_pickle=spec.allow_pickle)
+
+
+def _check_weights(directory: Path, spec: EngineSpec) -> Weights:
+    """Return the weights as transformers would load them, after saying what is left out of them."""
+    weights = resolve_weights(directory, fetch.load_config(directory), allow_pickle=spec.allow_pickle)
+    for warning in weights.warnings():
+        log.get().warning("weights", warning)
+    return weights
 
 
 def _pin_calibration(spec: EngineSpec, ctx: Context) -> EngineSpec:
@@ -319,7 +333,9 @@ def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry
             staging.set_phase("fetch")
             snapshot = _fetch(spec.engine, plan, ctx)
             if plan.model.directory is None:  # of a directory it was said with the plan
+                _check_weights(snapshot, spec.engine)
                 _warn_of_template(snapshot)
+            snapshot = _without_other_weights(snapshot, spec.engine, staging.work_dir)
             durations["fetch_s"] = round(time.monotonic() - started, 3)
         with sink.stage("build"), _told_well(needs, staging, ctx), _timing_cache(plan, backend, staging, ctx):
             staging.set_phase("build")
@@ -393,6 +409,25 @@ def _fetch(spec: EngineSpec, plan: BuildPlan, ctx: Context) -> Path:
     )  # fmt: skip
 
 
+def _without_other_weights(snapshot: Path, spec: EngineSpec, work_dir: Path) -> Path:
+    """Return a directory without the weights that transformers would not load: TensorRT-LLM's loaders read them all.
+
+    Source: TensorRT-LLM 1.2, models/model_weights_loader.py and _torch/models/checkpoints/hf/weight_loader.py, which
+    take every ``*.safetensors`` of a directory.
+    """
+    weights = resolve_weights(snapshot, fetch.load_config(snapshot), allow_pickle=spec.allow_pickle)
+    if not weights.left_out_files:
+        return snapshot
+    view = work_dir / "model"
+    view.mkdir()
+    for path in snapshot.iterdir():
+        if path.name in weights.files:
+            (view / path.name).symlink_to(path.resolve())
+        elif path.is_file() and path.suffix not in {".safetensors", ".bin"}:
+            shutil.copyfile(path, view / path.name)
+    return view
+
+
 def _warn_of_template(directory: Path) -> None:
     """Say before the build what the server would say after it: a chat template that does not compile."""
     if fault := fetch.template_fault(directory):
@@ -400,12 +435,17 @@ def _warn_of_template(directory: Path) -> None:
 
 
 def copy_tokenizer(snapshot: Path, target: Path) -> None:
-    """Copy what the front model needs from a snapshot; links are followed, names are a fixed list."""
+    """Copy what the front model needs from a snapshot, and write its tokenizer whole.
+
+    Links are followed, names are a fixed list. The key needs no field for this: the server puts the tokenizer together
+    in the same way from the files of an older entry, so both are served alike.
+    """
     target.mkdir(exist_ok=True)
     for name in TOKENIZER_FILES:
         source = snapshot / name
         if source.is_file():
             shutil.copyfile(source, target / name)
+    fetch.write_whole_tokenizer(snapshot, target)
 
 
 def provenance(plan: BuildPlan, ctx: Context, durations: Mapping[str, float]) -> dict[str, JsonValue]:

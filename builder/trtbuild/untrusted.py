@@ -159,7 +159,7 @@ class Fields:
         if default is None:
             raise FetchError(
                 f"{self._where} has none of {', '.join(names)}",
-                hint="only decoder-only text-generation models can be built",
+                hint=f"add {names[0]} to it, with the value of the original model",
             )
         return default
 

@@ -12,14 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.data.cpu_parity.checkpoints import safetensors_bytes
 from tests.fakes.machines import gpu_host
 from trtbuild import diskspace, pipeline, registry, repository
 from trtbuild.console import log
 from trtbuild.errors import BuildError, HostError, RepositoryError, SpecError, StoreError
 from trtbuild.fetch import Hub, RemoteFile
 from trtbuild.fetch.cache import RepoCache
+from trtbuild.model.config import resolve_config
+from trtbuild.model.tensors import expected_tensors
 from trtbuild.pipeline import Context, choose_backend, make_plan, pin_to_repository, provision, served_name_of
 from trtbuild.plan import (
     Availability,
@@ -132,7 +136,9 @@ def model(tmp_path: Path) -> Path:
     (directory / "config.json").write_text(json.dumps(CONFIG))
     (directory / "tokenizer.json").write_text(TOKENIZER)
     (directory / "README.md").write_text("not needed by a server")
-    (directory / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    shapes = expected_tensors(resolve_config(CONFIG, "config.json")) or {}
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    (directory / "model.safetensors").write_bytes(safetensors_bytes(tensors))
     return directory
 
 

@@ -15,6 +15,8 @@ from trtbuild.catalog.checkpoints import read_storage
 from trtbuild.catalog.model_info import DTYPE_BYTES, ModelInfo
 from trtbuild.catalog.parameters import count_parameters, exact_architectures, next_token_parameters
 from trtbuild.errors import FetchError
+from trtbuild.model.config import resolve_config
+from trtbuild.model.rope import rope_settings
 from trtbuild.untrusted import Fields, shown
 
 _LAYERS_LIMIT, _HEADS_LIMIT = 10_000, 100_000  # far beyond any model; what is counted one by one stays countable
@@ -26,6 +28,8 @@ _TIED_BY_DEFAULT = frozenset(
 def read_model(model_id: str, config: Mapping[str, Any]) -> ModelInfo:
     """Return the facts of a model; see :meth:`ModelInfo.from_hf_config`."""
     merged = _decoder_part(config)
+    if merged is config:
+        merged = resolve_config(config, f"{model_id}: config.json")
     # TensorRT-LLM goes by the class of the whole model, at the top; a wrapped decoder may have one of its own.
     architectures = config.get("architectures") or merged.get("architectures")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
@@ -96,33 +100,6 @@ def _tower_parameters(values: Mapping[str, Any], where: str, hidden: int) -> int
     matrices = 3 if given.get("model_type") == "pixtral" else 2
     tables = 3 * patch * patch * width + (image // patch) ** 2 * width
     return layers * (4 * width * width + matrices * width * inner) + tables + width * hidden
-
-
-def rope_settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the options of rotary positions with one spelling.
-
-    ``rope_parameters`` is transformers 5's name, ``rope_scaling`` 4's; ``type`` is older than ``rope_type``, and ``su``
-    is what Phi-3's first configurations call ``longrope``. Models with several kinds of layers have an object for each;
-    the one of full attention counts. ``rope_type`` is "" where nothing is said.
-
-    Raises:
-        FetchError: They are no object.
-    """
-    given = Fields(where, config)
-    settings = dict(given.object("rope_parameters") or given.object("rope_scaling"))
-    if isinstance(settings.get("full_attention"), dict):
-        settings = dict(settings["full_attention"])
-    kind = settings.get("rope_type") or settings.get("type") or ""
-    if not isinstance(kind, str) or not re.fullmatch(r"[\w-]{0,40}", kind, re.ASCII):
-        raise FetchError(
-            f"{where}: rope_type: expected a name such as llama3, got {shown(kind)}",
-            hint="the file is damaged or not a model's; download the model again",
-        )
-    settings["rope_type"] = {"su": "longrope"}.get(kind, kind)
-    for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
-        if settings.get(name) is None:
-            settings[name] = config.get(name)
-    return settings
 
 
 def _read_shape(model_id: str, architecture: str, values: Mapping[str, Any]) -> tuple[ModelInfo, tuple[str, ...]]:

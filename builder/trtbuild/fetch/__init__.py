@@ -10,7 +10,7 @@ from trtbuild.fetch.local import hash_directory, local_snapshot
 from trtbuild.fetch.resolve import find_cached, resolve
 from trtbuild.fetch.select import weight_bytes
 from trtbuild.fetch.snapshot import load_config, missing_bytes, read_config, snapshot
-from trtbuild.fetch.tokenizer import check_tokenizer, check_tokenizer_names, template_fault
+from trtbuild.fetch.tokenizer import check_tokenizer, check_tokenizer_names, template_fault, write_whole_tokenizer
 
 __all__ = [
     "Hub",
@@ -30,4 +30,5 @@ __all__ = [
     "snapshot",
     "template_fault",
     "weight_bytes",
+    "write_whole_tokenizer",
 ]

@@ -1,7 +1,8 @@
 """Which files of a model are needed. Pure: decides by names alone, downloads nothing.
 
 A model on the hub is often stored several times over (safetensors, pickles, ``original/``, GGUF, ONNX, TensorFlow).
-One set of weights is taken, safetensors first, and of the rest only what building and serving read.
+One set of weights is taken, the one that ``trtbuild.model`` chooses, and of the rest only what building and serving
+read.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from trtbuild.errors import FetchError
-from trtbuild.untrusted import parse
-
-SAFETENSORS_INDEX = "model.safetensors.index.json"
-PICKLE_INDEX = "pytorch_model.bin.index.json"
+from trtbuild.model.files import SHARD_NAME, SINGLE, choose_weights, indexed_files, read_weight_map
 
 _METADATA = frozenset(
     {
@@ -42,10 +40,6 @@ CONFIG_FILES = ("config.json", "hf_quant_config.json")
 TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"})
 _TIKTOKEN = re.compile(r"[^/]+\.tiktoken")
 _CODE = re.compile(r"[^/]+\.py")
-# Copies in another precision (`model.fp16.safetensors`) and Mistral's own layout hold the same weights again.
-_SAFETENSORS = re.compile(r"(?!consolidated|adapter_)[^/.]+\.safetensors")
-_PICKLE = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin")
-_OTHER_WEIGHTS = re.compile(r"[^/]+\.(bin|pt|pth|ckpt|h5|msgpack|ot|gguf|ggml|onnx|tflite|safetensors)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +79,9 @@ def select(names: Iterable[str], *, model_id: str, allow_pickle: bool, allow_cod
         for name in known
         if name in _METADATA or _TIKTOKEN.fullmatch(name) or (allow_code and _CODE.fullmatch(name))
     )
-    index, weights = _select_weights(known, model_id, allow_pickle)
-    _refuse_twins([*metadata, *weights], model_id)
-    return Selection(metadata=tuple(metadata), index=index, weights=weights)
+    weights = choose_weights(known, model_id, allow_pickle=allow_pickle)
+    _refuse_twins([*metadata, *weights.files], model_id)
+    return Selection(metadata=tuple(metadata), index=weights.index, weights=weights.files)
 
 
 def weight_bytes(sizes: Mapping[str, int]) -> int:
@@ -95,9 +89,9 @@ def weight_bytes(sizes: Mapping[str, int]) -> int:
 
     Without an index at hand, every weight file at the top counts, which is what indexes name.
     """
-    if "model.safetensors" in sizes:
-        return sizes["model.safetensors"]
-    return sum(size for name, size in sizes.items() if _SAFETENSORS.fullmatch(name))
+    if SINGLE in sizes:
+        return sizes[SINGLE]
+    return sum(size for name, size in sizes.items() if SHARD_NAME.fullmatch(name))
 
 
 def shards(index_text: str | bytes, names: Iterable[str], *, index: str, model_id: str) -> tuple[str, ...]:
@@ -106,25 +100,11 @@ def shards(index_text: str | bytes, names: Iterable[str], *, index: str, model_i
     Raises:
         FetchError: The index is unreadable or names files that the repository does not have.
     """
-    suffix = ".safetensors" if index == SAFETENSORS_INDEX else ".bin"
-    try:
-        weight_map = parse(index_text)["weight_map"]
-        wanted = sorted({str(name) for name in weight_map.values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FetchError(
-            f"{index} of {model_id} is not an index of weight files: {error}",
-            hint="the model is broken at this revision; try another with --revision",
-        ) from error
-    missing = sorted(set(wanted) - set(names))
-    strange = [name for name in wanted if "/" in name or not name.endswith(suffix)]
-    if missing or strange or not wanted:
-        reason = f"names {(missing or strange)[0]!r}, which is not there" if wanted else "names no files"
-        raise FetchError(
-            f"{index} of {model_id} {reason}",
-            hint="the model is incomplete at this revision; try another with --revision",
-        )
+    wanted = indexed_files(
+        read_weight_map(index_text, index=index, model_id=model_id), names, index=index, model_id=model_id
+    )
     _refuse_twins(wanted, model_id)
-    return tuple(wanted)
+    return wanted
 
 
 def _refuse_twins(names: Iterable[str], model_id: str) -> None:
@@ -137,26 +117,3 @@ def _refuse_twins(names: Iterable[str], model_id: str) -> None:
                 f"{model_id} has the files {other!r} and {name!r}, which are one where case or Unicode form is ignored",
                 hint="choose another --revision, or copy the model and rename one of them",
             )
-
-
-def _select_weights(known: set[str], model_id: str, allow_pickle: bool) -> tuple[str | None, tuple[str, ...]]:
-    if "model.safetensors" in known:
-        return None, ("model.safetensors",)
-    if SAFETENSORS_INDEX in known:
-        return SAFETENSORS_INDEX, ()
-    if found := sorted(name for name in known if _SAFETENSORS.fullmatch(name)):
-        return None, tuple(found)
-    pickles = sorted(name for name in known if _PICKLE.fullmatch(name))
-    if pickles and allow_pickle:
-        return (PICKLE_INDEX, ()) if PICKLE_INDEX in known else (None, tuple(pickles))
-    if pickles:
-        raise FetchError(
-            f"{model_id} has only pickled weights ({pickles[0]}), and loading a pickle can run any code",
-            hint="add --allow-pickle if you trust its authors, or choose a --revision with safetensors (refs/pr/N)",
-        )
-    others = sorted(name for name in known if _OTHER_WEIGHTS.fullmatch(name))
-    there = f"; it has {', '.join(others[:3])}" if others else ""
-    raise FetchError(
-        f"{model_id} has no weights in safetensors format at the top of the repository{there}",
-        hint="choose a repository or revision in Hugging Face format (config.json and *.safetensors)",
-    )

@@ -6,6 +6,7 @@ by the very program that renders them in the server, in a process with bounded t
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Iterable
@@ -63,11 +64,59 @@ def check_tokenizer(directory: Path) -> None:
             f"{path} is a git-lfs pointer, not the file itself", hint="run `git lfs pull` in the model's directory"
         )
     reason = _unreadable(data)
+    if not reason:
+        reason = _unreadable(json.dumps(_whole(directory)).encode())
     if reason:
         raise FetchError(
             f"{path} is not a tokenizer that can be served: {reason}",
             hint=f"download or copy the model again; if it is whole, it is of another version: {_CONVERT}",
         )
+
+
+def write_whole_tokenizer(directory: Path, target: Path) -> None:
+    """Write one tokenizer.json with all that the files beside it in a model's directory add to it.
+
+    Raises:
+        FetchError: They say different things of a token, or hold none.
+    """
+    whole = _whole(directory)
+    (target / _NAME).write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")
+
+
+def _whole(directory: Path) -> dict[str, Any]:
+    """Return the tokenizer as the server puts it together, with that program's own code."""
+    front = _front_module("whole_tokenizer")
+    names = (_NAME, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    objects = []
+    for name in names:
+        try:
+            value = untrusted.read(directory / name, untrusted.METADATA_LIMIT_BYTES)
+        except FileNotFoundError:
+            value = {}
+        except (OSError, ValueError) as error:
+            raise FetchError(f"{directory / name} cannot be read: {error}", hint="copy the model again") from error
+        if not isinstance(value, dict):
+            raise FetchError(f"{directory / name} is not a JSON object", hint="copy the model again")
+        objects.append(value)
+    try:
+        return dict(front.whole_tokenizer(*objects, is_strict=True))
+    except front.TokenizerFilesError as error:
+        raise FetchError(
+            f"{directory}: the files of the tokenizer disagree: {error}",
+            hint="save the tokenizer again with transformers (AutoTokenizer, save_pretrained), and build from that",
+        ) from error
+
+
+def _front_module(name: str) -> Any:
+    """Return a module of the front model that needs nothing but the standard library."""
+    spec = importlib.util.spec_from_file_location(
+        f"trtbuild_front_{name}", _SHARED / "trtbuild_front" / "text" / f"{name}.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _unreadable(data: bytes) -> str:

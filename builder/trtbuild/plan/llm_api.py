@@ -20,7 +20,6 @@ from trtbuild.catalog import (
 )
 from trtbuild.errors import HostError
 from trtbuild.plan.problem import Problem
-from trtbuild.plan.rope import rope_contradiction
 from trtbuild.untrusted import Fields
 
 _PRESETS = {
@@ -42,10 +41,8 @@ def or_llm_api(remedy: str, version: str, model: ModelInfo) -> str:
 def llm_api_reason(version: str, model: ModelInfo) -> str:
     """Return why the LLM API of an installed TensorRT-LLM does not load a model, or ""."""
     api = llm_api(version)
-    return (
-        api.architecture_problem(model.architecture)
-        or api.quantization_problem(model.pre_quantized, quantization_settings(model))
-        or rope_contradiction(model)
+    return api.architecture_problem(model.architecture) or api.quantization_problem(
+        model.pre_quantized, quantization_settings(model)
     )
 
 
@@ -65,8 +62,6 @@ def llm_api_problem(
         return Problem(
             reason=reason, remedy="the model without that quantization, or one that NVIDIA ModelOpt quantized"
         )
-    if reason := rope_contradiction(model):
-        return Problem(reason=reason, remedy="a copy of the model whose config.json has one of the two")
     settings = quantization_settings(model)
     algorithm = settings.get("quant_algo")
     if reason := api.cache_problem(kv_cache_dtype, algorithm):

@@ -31,9 +31,13 @@ def rope_problem(model: ModelInfo, family: Family) -> Problem | None:
     """
     if model.architecture in _NO_ROPE:
         return None
-    if reason := rope_contradiction(model):
-        return Problem(reason=reason, remedy="a copy of the model whose config.json has one of the two")
     known = _ENGINE_ROPE.get(family.name, ())
+    if model.rope_type == "default" and (model.config or {}).get("rope_scaling"):
+        return Problem(
+            reason=f"{model.name}: config.json has rope_scaling of the type 'default', which says what its "
+            "absence says, and which no TensorRT-LLM converter knows",
+            remedy="a copy of the model whose config.json has no rope_scaling",
+        )
     if model.rope_type and model.rope_type not in known and not _is_plain_for_old_readers(model):
         can = ", ".join(("none", *known))
         return Problem(
@@ -56,26 +60,6 @@ def rope_problem(model: ModelInfo, family: Family) -> Problem | None:
             "(rope_theta at the top, the rest in rope_scaling)",
         )
     return None
-
-
-def rope_contradiction(model: ModelInfo) -> str:
-    """Return what is wrong with a config.json that scales rotary positions twice and differently, or "".
-
-    Model cards tell people to add ``rope_scaling``; beside the ``rope_parameters`` that transformers 5 wrote, it
-    depends on the reader which of them counts. Source: transformers 4 reads rope_scaling only, 5 both.
-    """
-    config = model.config or {}
-    kinds = []
-    for key in ("rope_scaling", "rope_parameters"):
-        settings = config.get(key)
-        if isinstance(settings, Mapping) and settings:
-            kinds.append(str(settings.get("rope_type") or settings.get("type") or "default"))
-    if len(set(kinds)) < 2:
-        return ""
-    return (
-        f"{model.name}: config.json scales rotary positions by {kinds[0]!r} in rope_scaling and by {kinds[1]!r} in "
-        "rope_parameters, and it depends on the reader which of them counts"
-    )
 
 
 _NO_ROPE = frozenset({"GPT2LMHeadModel", "OPTForCausalLM"})

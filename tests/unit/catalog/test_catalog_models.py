@@ -245,7 +245,7 @@ def test_published_totals_outside_of_the_catalog(changes: dict[str, object], par
     [
         ({}, "names no architecture"),
         ({"architectures": []}, "names no architecture"),
-        (llama_config(hidden_size=None), "hidden_size, n_embd, d_model"),
+        (llama_config(hidden_size=None), "config.json has no hidden_size"),
         (llama_config(num_hidden_layers=0), "num_hidden_layers: expected a positive whole number, got 0"),
         (llama_config(vocab_size="many"), "vocab_size: expected a positive whole number, got 'many'"),
     ],

@@ -75,7 +75,7 @@ def spelled(**changes: object) -> ModelInfo:
     config: dict[str, object] = {
         "architectures": ["DeepseekV3ForCausalLM"], "hidden_size": 1024, "intermediate_size": 4096,
         "num_attention_heads": 8, "num_key_value_heads": 8, "num_hidden_layers": 8, "vocab_size": 1000,
-        "torch_dtype": "bfloat16",
+        "max_position_embeddings": 2048, "torch_dtype": "bfloat16",
     } | changes  # fmt: skip
     return ModelInfo.from_hf_config("x/y", config)
 

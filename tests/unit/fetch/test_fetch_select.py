@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trtbuild.errors import FetchError
-from trtbuild.fetch.select import PICKLE_INDEX, SAFETENSORS_INDEX, Selection, select, shards
+from trtbuild.fetch.select import Selection, select, shards
+from trtbuild.model.files import PICKLE_INDEX, SAFETENSORS_INDEX
 
 BASE = {"config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json"}
 JUNK = {
@@ -36,8 +37,6 @@ def choose(names: set[str], **options: bool) -> Selection:
         ),
         pytest.param({SAFETENSORS_INDEX, *SHARDS}, {}, SAFETENSORS_INDEX, set(), id="sharded"),
         pytest.param({"model.safetensors", SAFETENSORS_INDEX, *SHARDS}, {}, None, {"model.safetensors"}, id="twice"),
-        pytest.param(SHARDS, {}, None, SHARDS, id="sharded-without-index"),
-        pytest.param({"weights.safetensors"}, {}, None, {"weights.safetensors"}, id="other-name"),
         pytest.param({"pytorch_model.bin"}, {"allow_pickle": True}, None, {"pytorch_model.bin"}, id="pickle"),
         pytest.param({PICKLE_INDEX, *PICKLES}, {"allow_pickle": True}, PICKLE_INDEX, set(), id="pickle-sharded"),
     ],
@@ -72,6 +71,16 @@ def test_code_only_when_allowed() -> None:
         pytest.param(
             {"m.gguf", "b.onnx"}, "no weights in safetensors format.*it has b.onnx, m.gguf", "format", id="gguf"
         ),
+        pytest.param(
+            SHARDS, "neither model.safetensors nor", "write model.safetensors.index", id="sharded-without-index"
+        ),
+        pytest.param({"w.safetensors"}, "has w.safetensors, but neither", "rename w.safetensors to", id="other-name"),
+        pytest.param(
+            {"model.safetensors", "adapter_config.json", "adapter_model.safetensors"},
+            "holds weights and an adapter",
+            "merge_and_unload",
+            id="weights-and-adapter",
+        ),
         pytest.param({"adapter_model.safetensors"}, "no weights.*adapter_model", "format", id="adapter"),
         pytest.param({"consolidated.safetensors"}, "no weights.*consolidated", "format", id="mistral-only"),
         pytest.param(set(), "no weights in safetensors format at the top of the repository$", "format", id="nothing"),
@@ -99,10 +108,10 @@ def test_shards_are_those_that_the_index_names() -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        pytest.param("{", "is not an index", id="no-json"),
-        pytest.param("[]", "is not an index", id="list"),
-        pytest.param('{"weight_map": []}', "is not an index", id="map-is-a-list"),
-        pytest.param('{"weight_map": {}}', "names no files", id="empty"),
+        pytest.param("{", "cannot be read", id="no-json"),
+        pytest.param("[]", "weight_map: expected the file", id="list"),
+        pytest.param('{"weight_map": []}', "weight_map: expected the file", id="map-is-a-list"),
+        pytest.param('{"weight_map": {}}', "weight_map: expected the file", id="empty"),
         pytest.param('{"weight_map": {"a": "x.safetensors"}}', "'x.safetensors', which is not there", id="missing"),
         pytest.param('{"weight_map": {"a": "../x.safetensors"}}', "'../x.safetensors'", id="escape"),
         pytest.param('{"weight_map": {"a": "pytorch_model.bin"}}', "'pytorch_model.bin'", id="a-pickle"),

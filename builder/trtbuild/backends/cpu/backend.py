@@ -23,6 +23,7 @@ from trtbuild.backends.cpu.plan import make_plan
 from trtbuild.backends.cpu.steps import optimum_arguments
 from trtbuild.console import log
 from trtbuild.errors import BuildError, ConvertError, FetchError, SpecError
+from trtbuild.model.checkpoint import resolve_weights
 from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel
 from trtbuild.process import Command
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, RepositorySpec, closest
@@ -236,7 +237,7 @@ def _convert(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path, engine_
         raise BuildError(f"openvino cannot be imported: {error}", hint="pip install 'trtbuild[cpu]'") from error
     from trtbuild.backends.cpu.weights import open_checkpoint
 
-    checkpoint = open_checkpoint(snapshot)
+    checkpoint = open_checkpoint(resolve_weights(snapshot, config).places)
     check_model(decoder, checkpoint)  # in moments; what is wrong would else show after minutes of quantizing
     storage: Any = plan.shape.options["weights"]
     with log.get().progress(

@@ -10,10 +10,7 @@ from trtbuild.backends.cpu.families import family_of
 from trtbuild.backends.cpu.graph import Graph, Outline, Storage
 from trtbuild.backends.cpu.openvino import ov
 from trtbuild.backends.cpu.weights import Array, Checkpoint
-from trtbuild.errors import ConvertError, FetchError
-
-# Buffers that older checkpoints carry and no forward pass needs.
-_IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "embed_positions.inv_freq")
+from trtbuild.errors import FetchError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,7 @@ def build_model(
         on_layer: Called with the number of each finished layer.
 
     Raises:
-        ConvertError: A tensor is missing or has an unexpected shape; see :func:`check_model` for what it ignores.
+        ConvertError: A tensor is missing or has an unexpected shape.
     """
     graph = Graph(decoder, checkpoint, storage)
     model = _build(graph, on_layer)
@@ -47,10 +44,9 @@ def check_model(decoder: Decoder, checkpoint: Checkpoint) -> None:
     """Build the graph from the shapes of the weights alone, in moments: no value is read or converted.
 
     Raises:
-        ConvertError: A tensor is missing, has an unexpected shape, or would be ignored.
+        ConvertError: A tensor is missing or has an unexpected shape.
     """
     _build(Outline(decoder, checkpoint, "float32"), lambda _: None)
-    _check_leftovers(checkpoint, is_tied=decoder.tied)
 
 
 def _build(graph: Graph, on_layer: Callable[[int], None]) -> ov.Model:
@@ -62,16 +58,3 @@ def _build(graph: Graph, on_layer: Callable[[int], None]) -> ov.Model:
             f"the weights do not fit config.json: {str(error).strip().splitlines()[-1]}",
             hint="the snapshot mixes files of different models; remove it and run the command again",
         ) from error
-
-
-def _check_leftovers(checkpoint: Checkpoint, *, is_tied: bool) -> None:
-    """Refuse a checkpoint with weights the graph does not use: it would compute something else than its authors."""
-    left = [name for name in checkpoint.unused() if not name.endswith(_IGNORED_SUFFIXES)]
-    if is_tied:
-        left = [name for name in left if name != "lm_head.weight"]
-    if left:
-        shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        raise ConvertError(
-            f"the checkpoint holds weights that the cpu backend would ignore: {shown}",
-            hint="this variant of the architecture is not covered by the cpu backend; use a GPU backend",
-        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Norm = Literal["rms", "rms_plus_one", "layer"]
@@ -81,6 +82,7 @@ class Decoder:
         position_offset: First row of the learned position table that is used (OPT wastes two).
         embedding_scale: What token embeddings are multiplied with.
         tied: The output head is the token embedding.
+        tensors: Shapes of the tensors that its class computes with, by name.
     """
 
     architecture: str
@@ -100,3 +102,8 @@ class Decoder:
     position_offset: int = 0
     embedding_scale: float = 1.0
     tied: bool = False
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
+
+    def has(self, name: str) -> bool:
+        """Tell whether the model's class computes with a tensor; what its files hold besides does not count."""
+        return name in self.tensors

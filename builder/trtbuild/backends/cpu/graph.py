@@ -68,9 +68,9 @@ class Graph:
         return _constant(self.checkpoint.get(name).float32() + np.float32(plus))
 
     def linear(self, x: Node, name: str, *, transposed: bool = False) -> Node:
-        """Return ``x @ weight.T + bias``; the bias only where the checkpoint has one."""
+        """Return ``x @ weight.T + bias``; the bias only where the model's class has one."""
         y = op.matmul(x, self.matrix(f"{name}.weight", transposed=transposed), False, True)
-        return op.add(y, self.vector(f"{name}.bias")) if f"{name}.bias" in self.checkpoint else y
+        return op.add(y, self.vector(f"{name}.bias")) if self.decoder.has(f"{name}.bias") else y
 
     def norm(self, x: Node, name: str) -> Node:
         """Return the normalised ``x`` over its last axis, by the decoder's kind of norm."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from trtbuild.backends.cpu.config import refuse_option
 from trtbuild.backends.cpu.decoder import Rope
-from trtbuild.catalog.model_config import rope_settings
+from trtbuild.model.rope import rope_settings
 from trtbuild.untrusted import Fields
 
 
@@ -39,6 +39,8 @@ def read_rope(architecture: str, config: Mapping[str, Any], head_dim: int) -> Ro
     if head_dim % 2:
         raise refuse_option(architecture, "head_dim", head_dim, "an even number: channels are rotated in pairs")
     theta = settings.number("rope_theta", 10000.0)
+    if kind not in {"default", "longrope"} and architecture == "Phi3ForCausalLM":
+        raise refuse_option(architecture, "rope_type", kind, "default or longrope, as in transformers")
     if kind == "default":
         return Rope(kind=kind, head_dim=head_dim, theta=theta)
     if kind == "linear":

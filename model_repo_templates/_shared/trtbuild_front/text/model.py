@@ -2,8 +2,8 @@
 
 It decides which files are read and what they mean for prompts, ends and templates. It does not know requests.
 
-Files: ``tokenizer.json`` (needed), ``tokenizer_config.json``, ``special_tokens_map.json``, ``chat_template.jinja``,
-``generation_config.json``, ``config.json`` (each optional).
+Files: ``tokenizer.json`` (needed), ``tokenizer_config.json``, ``special_tokens_map.json``, ``added_tokens.json``,
+``chat_template.jinja``, ``generation_config.json``, ``config.json`` (each optional).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from trtbuild_front.faults import EngineError, RequestError, panics_as_errors
 from trtbuild_front.limits import (
@@ -30,8 +30,7 @@ from trtbuild_front.text.chat import template_source
 from trtbuild_front.text.detokenizer import Detokenizer, Vocabulary, vocabulary_of
 from trtbuild_front.text.rendering import Renderers
 from trtbuild_front.text.token_bounds import bytes_per_token
-
-_TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+from trtbuild_front.text.whole_tokenizer import NAMED, TokenizerFilesError, named_tokens, text_of, whole_tokenizer
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -41,13 +40,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
-
-
-def _token_text(value: object) -> str | None:
-    """Return the text of a token that is written as a string or as ``{"content": ...}``."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
 
 
 def _token_ids(value: object) -> tuple[int, ...]:
@@ -209,14 +201,18 @@ class TextModel:
             self.template.close()
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
+def _read_tokenizer(directory: Path, config: dict[str, Any], special_map: dict[str, Any]) -> Tokenizer:
+    path = directory / "tokenizer.json"
     if not path.is_file():
         raise ValueError(f"{path}: not found; the front model needs the tokenizers library's own format")
     # The threads of this package are the parallelism; without it, a long text would keep short ones from the library's.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
+        whole = whole_tokenizer(_read_json(path), config, special_map, _read_json(directory / "added_tokens.json"))
         with panics_as_errors():
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_str(json.dumps(whole))
+    except TokenizerFilesError:
+        raise
     except Exception as error:  # the library raises bare Exception for unreadable files
         raise ValueError(f"{path}: not a tokenizer that this tokenizers library can read: {error}") from error
     tokenizer.no_truncation()
@@ -224,26 +220,18 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _mark_special(tokenizer: Tokenizer, special: dict[str, Any]) -> None:
-    """Make special what only the files beside ``tokenizer.json`` call so: common after fine-tuning.
+def _end_ids(sources: Sequence[dict[str, Any]], tokenizer: Tokenizer, eos: str | None) -> tuple[int, ...]:
+    """Return the ids that end a generation: those of every file, the one of the tokenizer last.
 
-    Source: transformers 5.24, ``tokenization_utils_tokenizers.py`` (``__init__`` adds such tokens as special ones).
+    A chat template ends turns with the tokenizer's token, which config.json of the base model often does not know. Ids
+    that the model does not have cannot be generated and do not count.
     """
-    named = [special.get(name) for name in _TOKEN_NAMES]
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        value = special.get(key)
-        named += list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    added = special.get("added_tokens_decoder")
-    if isinstance(added, dict):
-        named += [token for token in added.values() if isinstance(token, dict) and token.get("special") is True]
-    known = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    for value in named:
-        text = _token_text(value)
-        if not text or text in known or tokenizer.token_to_id(text) is None:
-            continue
-        sides = {key: value.get(key) is True for key in ("lstrip", "rstrip")} if isinstance(value, dict) else {}
-        tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False, **sides)])
-        known.add(text)
+    found = [number for source in sources for number in _token_ids(source.get("eos_token_id"))]
+    number = tokenizer.token_to_id(eos) if eos is not None else None
+    limits = [size for source in sources for size in _token_ids(source.get("vocab_size"))]
+    if number is not None and (not limits or number < min(limits)):
+        found.append(number)
+    return tuple(dict.fromkeys(found))
 
 
 def load_text_model(directory: Path, *, with_template: bool = True) -> TextModel:
@@ -256,16 +244,15 @@ def load_text_model(directory: Path, *, with_template: bool = True) -> TextModel
     Raises:
         ValueError: A file is missing or does not hold what it should; the message names it.
     """
-    tokenizer = _read_tokenizer(directory / "tokenizer.json")
     config = _read_json(directory / "tokenizer_config.json")
-    special = {**_read_json(directory / "special_tokens_map.json"), **config}
-    _mark_special(tokenizer, special)
-    texts = {name: text for name in _TOKEN_NAMES if (text := _token_text(special.get(name)))}
+    special_map = _read_json(directory / "special_tokens_map.json")
+    tokenizer = _read_tokenizer(directory, config, special_map)
+    named = named_tokens(config, special_map)
+    texts = {name: text for name in NAMED if (text := text_of(named.get(name)))}
     model = _read_json(directory / "config.json")
+    inner = model.get("text_config")
     generation = _read_json(directory / "generation_config.json")
-    end_ids = _token_ids(generation.get("eos_token_id")) or _token_ids(model.get("eos_token_id"))
-    if not end_ids and "eos_token" in texts and (number := tokenizer.token_to_id(texts["eos_token"])) is not None:
-        end_ids = (number,)
+    sources = [generation, model, *([inner] if isinstance(inner, dict) else [])]
     pad_ids = _token_ids(generation.get("pad_token_id")) or _token_ids(model.get("pad_token_id"))
     source = template_source(directory, config) if with_template else None
     parts = json.loads(tokenizer.to_str())
@@ -273,7 +260,7 @@ def load_text_model(directory: Path, *, with_template: bool = True) -> TextModel
     return TextModel(
         tokenizer=tokenizer,
         vocabulary=vocabulary_of(tokenizer),
-        end_ids=end_ids,
+        end_ids=_end_ids(sources, tokenizer, texts.get("eos_token")),
         pad_id=pad_ids[0] if pad_ids else None,
         vocab_size=max(vocab_size, *_token_ids(model.get("vocab_size")), 0),
         bytes_per_token=bytes_per_token(parts),

@@ -108,7 +108,7 @@ def test_the_context_ends_where_the_graph_would_differ(change: dict[str, Any], c
     ("name", "attribute", "value"),
     [
         ("gemma", "norm", "rms_plus_one"),
-        ("gemma", "activation", "gelu_tanh"),
+        ("gemma", "activation", "gelu"),
         ("gemma", "embedding_scale", 8.0),
         ("gemma", "tied", True),
         ("gpt2", "activation", "gelu_tanh"),
@@ -135,7 +135,7 @@ REFUSED = [
     pytest.param({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type='yarn'", id="yarn"),
     pytest.param({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_type='dynamic'", id="dynamic"),
     pytest.param(
-        {"rope_parameters": {"rope_type": "mrope", "mrope_section": [16, 24, 24]}}, "rope_type='mrope'", id="mrope"
+        {"rope_scaling": {"rope_type": "mrope", "mrope_section": [16, 24, 24]}}, "rope_type='mrope'", id="mrope"
     ),
     pytest.param({"rope_scaling": {"rope_type": "llama3"}}, "has no low_freq_factor", id="llama3 without factors"),
     pytest.param({"rope_scaling": {"rope_type": "linear"}}, "has no factor", id="linear without a factor"),
@@ -166,7 +166,7 @@ REFUSED = [
     pytest.param({"tie_word_embeddings": "false"}, "tie_word_embeddings: expected true or false", id="text for a flag"),
     pytest.param({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5", id="partial rotary"),
     pytest.param({"quantization_config": {"quant_method": "gptq"}}, "quantized already", id="gptq"),
-    pytest.param({"intermediate_size": None}, "has none of intermediate_size", id="null size"),
+    pytest.param({"intermediate_size": None}, "has no intermediate_size", id="null size"),
     pytest.param({"num_attention_heads": 24}, "24 attention heads do not divide 4096 channels", id="uneven heads"),
     pytest.param({"num_key_value_heads": 5}, "5 key/value heads do not divide 32", id="uneven key/value heads"),
     pytest.param({"head_dim": 127}, "head_dim=127 is not covered", id="odd head size"),

@@ -15,8 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.cpu_parity.checkpoints import CONFIGS, make_tensors, safetensors_bytes, write_checkpoint
-from trtbuild.backends.cpu.weights import Tensor, open_checkpoint
-from trtbuild.errors import ConvertError, FetchError
+from trtbuild.backends.cpu.weights import Checkpoint, Tensor, open_checkpoint
+from trtbuild.errors import FetchError
+from trtbuild.model.checkpoint import resolve_weights
+
+
+def opened(directory: Path) -> Checkpoint:
+    """Map a checkpoint of a class that is not known."""
+    return open_checkpoint(resolve_weights(directory, {"architectures": ["SomeForCausalLM"]}).places)
+
 
 TENSORS = {"a.weight": np.array([[1.5, -2.25], [0.0, 3e-3]], np.float32), "b": np.arange(3, dtype=np.float32)}
 
@@ -24,12 +31,10 @@ TENSORS = {"a.weight": np.array([[1.5, -2.25], [0.0, 3e-3]], np.float32), "b": n
 @pytest.mark.parametrize(("dtype", "rtol"), [("F32", 0.0), ("F16", 1e-3), ("BF16", 8e-3)])
 def test_values_come_back(dtype: str, rtol: float, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(TENSORS, dtype))
-    checkpoint = open_checkpoint(tmp_path)
+    checkpoint = opened(tmp_path)
     for name, values in TENSORS.items():
         assert checkpoint.get(name).dtype == dtype
         np.testing.assert_allclose(checkpoint.get(name).float32(), values, rtol=rtol, atol=0)
-    assert checkpoint.dtype() == dtype
-    assert checkpoint.unused() == ()
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=50))
@@ -42,9 +47,8 @@ def test_bfloat16_is_the_upper_half_of_a_float(values: list[float]) -> None:
 
 def test_shards_hold_together(tmp_path: Path) -> None:
     write_checkpoint("opt", tmp_path, shards=4)
-    checkpoint = open_checkpoint(tmp_path)
+    checkpoint = opened(tmp_path)
     expected = make_tensors(CONFIGS["opt"], seed=__import__("zlib").crc32(b"opt"))
-    assert set(checkpoint.unused()) == set(expected)
     for name, values in expected.items():
         assert np.array_equal(checkpoint.get(name).float32(), values)
 
@@ -52,7 +56,7 @@ def test_shards_hold_together(tmp_path: Path) -> None:
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(TENSORS))
     with pytest.raises(FetchError, match="no tensor 'c'"):
-        open_checkpoint(tmp_path).get("c")
+        opened(tmp_path).get("c")
 
 
 def _cut(path: Path) -> None:
@@ -116,7 +120,7 @@ TWICE = b'{"a": {"dtype": "F32", "shape": [7], "data_offsets": [0, 28]}, "a": {}
         pytest.param(
             lambda path: _edit(path, data_offsets=[1 << 50, (1 << 50) + 12]), "leaves a gap", id="beyond the file"
         ),
-        pytest.param(lambda path: _edit(path, dtype="F8_E4M3"), "'b' has type 'F8_E4M3'", id="type"),
+        pytest.param(lambda path: _edit(path, dtype="Q4_K"), "'b' has type 'Q4_K'", id="type"),
         pytest.param(lambda path: _edit(path, dtype=["F32"]), "'b' has type", id="type is a list"),
     ],
 )
@@ -126,8 +130,8 @@ def test_a_damaged_file_is_refused(damage: Callable[[Path], None], message: str,
     damage(path)
     tracemalloc.start()
     try:
-        with pytest.raises((ConvertError, FetchError), match=f"^model.safetensors: .*{message}") as caught:
-            open_checkpoint(tmp_path)
+        with pytest.raises(FetchError, match=f"^model.safetensors: .*{message}") as caught:
+            opened(tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
@@ -139,8 +143,8 @@ def test_a_damaged_file_is_refused(damage: Callable[[Path], None], message: str,
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "model.safetensors").write_bytes(len(data).to_bytes(8, "little") + data)
-        with contextlib.suppress(ConvertError, FetchError):
-            open_checkpoint(Path(directory))
+        with contextlib.suppress(FetchError):
+            opened(Path(directory))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
             pytest.param(json.dumps({"weight_map": {"a": name}}), "weight_map: 'a': expected the name", id=str(name))
             for name in ("../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "pytorch_model.bin", 5, None, "")
         ),
-        pytest.param('{"weight_map": {"a": "gone.safetensors"}}', "not there: gone.safetensors", id="not there"),
+        pytest.param('{"weight_map": {"a": "gone.safetensors"}}', "'gone.safetensors', which is not", id="not there"),
     ],
 )
 def test_an_index_names_files_beside_it(index: str, message: str, tmp_path: Path) -> None:
@@ -163,7 +167,7 @@ def test_an_index_names_files_beside_it(index: str, message: str, tmp_path: Path
     (tmp_path / "x.safetensors").write_bytes(safetensors_bytes(TENSORS))
     (model / "model.safetensors.index.json").write_text(index)
     with pytest.raises(FetchError, match=f"^model.safetensors.index.json.*{message}") as caught:
-        open_checkpoint(model)
+        opened(model)
     assert caught.value.hint
 
 
@@ -172,18 +176,18 @@ def test_a_tensor_is_in_one_shard_only(tmp_path: Path) -> None:
         (tmp_path / f"{name}.safetensors").write_bytes(safetensors_bytes(TENSORS))
     weight_map = {"a.weight": "x.safetensors", "b": "y.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(FetchError, match=r"y.safetensors: tensor 'a.weight' is in another shard too"):
-        open_checkpoint(tmp_path)
+    with pytest.raises(FetchError, match=r"y.safetensors: tensor 'a.weight' is in another shard too, x.safetensors"):
+        opened(tmp_path)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     write_checkpoint("opt", tmp_path, shards=3)
     (tmp_path / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(FetchError, match="model-00002-of-00003"):
-        open_checkpoint(tmp_path)
+        opened(tmp_path)
 
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(FetchError, match="only pickled weights: pytorch_model.bin"):
-        open_checkpoint(tmp_path)
+    with pytest.raises(FetchError, match=r"only pickled weights \(pytorch_model.bin"):
+        opened(tmp_path)

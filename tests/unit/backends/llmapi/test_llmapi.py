@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.machines import gpu_host, resolved
 from trtbuild.backends.llmapi.backend import BACKEND
 from trtbuild.catalog import ModelInfo
-from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
+from trtbuild.errors import BuildError, ConvertError, FetchError, HostError, SpecError
 from trtbuild.plan import BuildPlan
 from trtbuild.spec import EngineSpec, HostInfo, RepositorySpec
 
@@ -178,7 +178,7 @@ def test_pickles_that_would_be_downloaded_for_nothing_are_told() -> None:
 
 def config(architecture: str = "LlamaForCausalLM", **changes: object) -> ModelInfo:
     values: dict[str, object] = {
-        "architectures": [architecture], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+        "architectures": [architecture], "hidden_size": 4096, "intermediate_size": 14336,
         "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32, "vocab_size": 128256,
         "max_position_embeddings": 8192, "torch_dtype": "bfloat16",
     } | changes  # fmt: skip
@@ -307,11 +307,9 @@ def test_code_of_the_models_own_needs_the_word(kind: str, version: str, is_neede
 
 
 def test_positions_scaled_twice_are_refused() -> None:
-    info = config(
-        rope_scaling={"type": "dynamic", "factor": 4.0}, rope_parameters={"rope_type": "llama3", "factor": 8.0}
-    )
-    with pytest.raises(SpecError, match="'dynamic' in rope_scaling and by 'llama3' in rope_parameters"):
-        plan_of(info)
+    twice = {"type": "dynamic", "factor": 4.0}, {"rope_type": "llama3", "factor": 8.0}
+    with pytest.raises(FetchError, match="'llama3' by rope_parameters and 'dynamic' by rope_scaling"):
+        config(rope_scaling=twice[0], rope_parameters=twice[1])
 
 
 def test_estimates_are_marked_and_told() -> None:

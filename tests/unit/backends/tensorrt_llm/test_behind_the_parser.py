@@ -14,7 +14,7 @@ from trtbuild import catalog
 from trtbuild.backends.tensorrt_llm.backend import BACKEND
 from trtbuild.backends.tensorrt_llm.windows import FILE, attention_windows, read_windows, write_windows
 from trtbuild.catalog import ModelInfo
-from trtbuild.errors import BuildError, HostError, SpecError
+from trtbuild.errors import BuildError, FetchError, HostError, SpecError
 from trtbuild.plan import BuildPlan
 from trtbuild.plan.conversion import calibration_bytes
 from trtbuild.spec import EngineSpec, GpuInfo, HostInfo, RepositorySpec
@@ -210,7 +210,7 @@ def test_w4a8_has_no_paged_attention_with_an_fp8_cache() -> None:
         ({"architectures": ["Phi3ForCausalLM"], "partial_rotary_factor": 0.75}, "0.18.2", "partial_rotary_factor 0.75"),
         ({"architectures": ["Phi3ForCausalLM"], "attention_bias": True}, "1.2.1", "attention_bias True"),
         ({"architectures": ["PhiForCausalLM"], "qk_layernorm": True}, "1.2.1", "qk_layernorm True"),
-        ({"architectures": ["OPTForCausalLM"], "enable_bias": False}, "1.2.1", "enable_bias False"),
+        ({"architectures": ["OPTForCausalLM"], "ffn_dim": 16384, "enable_bias": False}, "1.2.1", "enable_bias False"),
         (
             {"architectures": ["GPT2LMHeadModel"], "scale_attn_by_inverse_layer_idx": True},
             "1.2.1",
@@ -245,7 +245,7 @@ def test_positions_scaled_twice_are_refused(kind: str) -> None:
         "rope_scaling": {"type": kind, "factor": 4.0},
         "rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 500000.0},
     }
-    with pytest.raises(SpecError, match=f"by '{kind}' in rope_scaling and by 'llama3' in rope_parameters"):
+    with pytest.raises(FetchError, match=f"rope_type is 'llama3' by rope_parameters and '{kind}' by rope_scaling"):
         plan_of(twice)
 
 

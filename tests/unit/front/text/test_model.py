@@ -33,9 +33,18 @@ def test_a_prompt_gets_the_tokenizer_s_own_bos_and_a_conversation_the_template_s
 @pytest.mark.parametrize(
     ("files", "end_ids"),
     [
-        pytest.param({}, (1, 3), id="generation_config-wins"),
+        pytest.param({}, (1, 3), id="generation_config-first"),
         pytest.param({"generation_config": None}, (1,), id="config"),
-        pytest.param({"generation_config": {"eos_token_id": 3}, "config": None}, (3,), id="one-id"),
+        pytest.param({"generation_config": {"eos_token_id": 3}, "config": None}, (3, 1), id="one-id"),
+        pytest.param(
+            {"generation_config": {"eos_token_id": [3, 2]}, "config": {"eos_token_id": 5}}, (3, 2, 5, 1), id="all"
+        ),
+        pytest.param(
+            {"generation_config": None, "config": {"text_config": {"eos_token_id": [4, 5]}}},
+            (4, 5, 1),
+            id="text_config",
+        ),
+        pytest.param({"generation_config": None, "config": {"vocab_size": 1}}, (), id="an-id-that-the-model-lacks"),
         pytest.param({"generation_config": None, "config": {"eos_token_id": None}}, (1,), id="eos_token-by-name"),
         pytest.param(
             {"generation_config": None, "config": None, "tokenizer_config": {}}, (), id="a-model-without-an-end"

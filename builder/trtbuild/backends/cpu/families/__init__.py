@@ -6,15 +6,18 @@ It refuses whatever has no parity test.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from trtbuild.backends.cpu.decoder import Decoder
 from trtbuild.backends.cpu.families import gpt2, llama, opt
 from trtbuild.backends.cpu.families.family import Family
 from trtbuild.errors import SpecError
+from trtbuild.model.config import resolve_config
+from trtbuild.model.tensors import expected_tensors
 from trtbuild.untrusted import Fields
 
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 """Raised whenever the same checkpoint and options would give another engine; part of the engine key."""
 
 FAMILIES = (llama.FAMILY, gpt2.FAMILY, opt.FAMILY)
@@ -54,8 +57,10 @@ def read_decoder(config: Mapping[str, Any]) -> Decoder:
             "the checkpoint is quantized already (config.json has quantization_config)",
             hint="name the unquantized model; --quantization int8-weight-only makes it small again",
         )
-    fields = Fields(f"config.json of this {architecture}", config)
-    return family_of(architecture).read(architecture, config, fields)
+    where = f"config.json of this {architecture}"
+    resolved = resolve_config(config, where)
+    decoder = family_of(architecture).read(architecture, resolved, Fields(where, resolved))
+    return replace(decoder, tensors=expected_tensors(resolved) or {})
 
 
 def family_of(architecture: str) -> Family:

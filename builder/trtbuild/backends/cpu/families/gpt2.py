@@ -34,24 +34,24 @@ def read(architecture: str, _config: Mapping[str, Any], fields: Fields) -> Decod
         head_dim=head_size(hidden, heads, f"config.json of this {architecture}"),
         intermediate_size=fields.size("n_inner", default=4 * hidden),
         vocab_size=fields.size("vocab_size"),
-        context_tokens=fields.size("n_positions", "n_ctx"),
+        context_tokens=fields.size("n_positions"),
         context_reason="n_positions",
         norm="layer",
-        epsilon=fields.number("layer_norm_epsilon", 1e-5),
-        activation=read_activation(architecture, fields.text("activation_function") or "gelu_new"),
+        epsilon=fields.number("layer_norm_epsilon"),
+        activation=read_activation(architecture, fields.text("activation_function")),
         rope=None,
-        tied=fields.flag("tie_word_embeddings", True),
+        tied=fields.flag("tie_word_embeddings"),
     )
 
 
 def build(graph: Graph, on_layer: Callable[[int], None]) -> Node:
     """Return the logits."""
     decoder = graph.decoder
-    root = "transformer." if "transformer.wte.weight" in graph.checkpoint else ""
-    hidden = graph.add(graph.embed(f"{root}wte.weight"), graph.learned_positions(f"{root}wpe.weight"))
+    root = "transformer"
+    hidden = graph.add(graph.embed(f"{root}.wte.weight"), graph.learned_positions(f"{root}.wpe.weight"))
     order = graph.axes(0, 2, 1, 3)
     for layer in range(decoder.layers):
-        prefix = f"{root}h.{layer}"
+        prefix = f"{root}.h.{layer}"
         # GPT-2 stores matrices as [in, out].
         fused = graph.linear(graph.norm(hidden, f"{prefix}.ln_1"), f"{prefix}.attn.c_attn", transposed=True)
         parts = graph.split(fused, [decoder.hidden_size] * 3)
@@ -61,7 +61,7 @@ def build(graph: Graph, on_layer: Callable[[int], None]) -> Node:
         inner = graph.linear(graph.norm(hidden, f"{prefix}.ln_2"), f"{prefix}.mlp.c_fc", transposed=True)
         hidden = graph.add(hidden, graph.linear(graph.activate(inner), f"{prefix}.mlp.c_proj", transposed=True))
         on_layer(layer)
-    return graph.head(graph.norm(hidden, f"{root}ln_f"), f"{root}wte.weight")
+    return graph.head(graph.norm(hidden, f"{root}.ln_f"), f"{root}.wte.weight")
 
 
 FAMILY = Family(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from trtbuild.backends.cpu.config import head_size, read_activation
+from trtbuild.backends.cpu.config import head_size, read_activation, refuse_option
 from trtbuild.backends.cpu.decoder import Decoder
 from trtbuild.backends.cpu.families.family import Family
 from trtbuild.backends.cpu.rope import read_context, read_rope
@@ -29,9 +29,8 @@ def read(architecture: str, config: Mapping[str, Any], fields: Fields) -> Decode
             hint="compare it with the config.json of the original model on the hub",
         )
     context, reason = read_context(architecture, config, fields)
-    # Gemma's own configs say "gelu" (or null in hidden_activation) and mean the tanh approximation.
-    # Source: transformers, models/gemma/configuration_gemma.py
-    activation = "gelu_pytorch_tanh" if is_gemma else str(config.get("hidden_act", "silu"))
+    if is_gemma and fields.flag("use_bidirectional_attention"):
+        raise refuse_option(architecture, "use_bidirectional_attention", True, "False")
     return Decoder(
         architecture=architecture,
         layers=fields.size("num_hidden_layers"),
@@ -44,11 +43,11 @@ def read(architecture: str, config: Mapping[str, Any], fields: Fields) -> Decode
         context_tokens=context,
         context_reason=reason,
         norm="rms_plus_one" if is_gemma else "rms",
-        epsilon=fields.number("rms_norm_eps", 1e-6),
-        activation=read_activation(architecture, activation),
+        epsilon=fields.number("rms_norm_eps"),
+        activation=read_activation(architecture, str(config.get("hidden_act"))),
         rope=read_rope(architecture, config, head_dim),
         embedding_scale=hidden**0.5 if is_gemma else 1.0,
-        tied=fields.flag("tie_word_embeddings", is_gemma),
+        tied=fields.flag("tie_word_embeddings"),
     )
 
 
@@ -73,7 +72,7 @@ def build(graph: Graph, on_layer: Callable[[int], None]) -> Node:
 def _project(graph: Graph, x: Node, name: str) -> tuple[Node, Node, Node]:
     """Return queries, keys and values, ``[batch, heads, new, head_dim]``, from three matrices or a fused one."""
     decoder = graph.decoder
-    if f"{name}.qkv_proj.weight" in graph.checkpoint:
+    if decoder.has(f"{name}.qkv_proj.weight"):
         fused = graph.linear(x, f"{name}.qkv_proj")
         sizes = [decoder.heads * decoder.head_dim] + [decoder.kv_heads * decoder.head_dim] * 2
         parts = graph.split(fused, sizes)
@@ -82,7 +81,7 @@ def _project(graph: Graph, x: Node, name: str) -> tuple[Node, Node, Node]:
     heads = (decoder.heads, decoder.kv_heads, decoder.kv_heads)
     split = [graph.split_heads(part, count) for part, count in zip(parts, heads, strict=True)]
     for index, kind in enumerate("qk"):  # Qwen3 normalises each head
-        if f"{name}.{kind}_norm.weight" in graph.checkpoint:
+        if decoder.has(f"{name}.{kind}_norm.weight"):
             split[index] = graph.norm(split[index], f"{name}.{kind}_norm")
     order = graph.axes(0, 2, 1, 3)
     q, k, v = (graph.transpose(part, order) for part in split)
@@ -90,7 +89,7 @@ def _project(graph: Graph, x: Node, name: str) -> tuple[Node, Node, Node]:
 
 
 def _gate_up(graph: Graph, x: Node, name: str) -> tuple[Node, Node]:
-    if f"{name}.gate_up_proj.weight" in graph.checkpoint:
+    if graph.decoder.has(f"{name}.gate_up_proj.weight"):
         gate, up = graph.split(graph.linear(x, f"{name}.gate_up_proj"), [graph.decoder.intermediate_size] * 2)
         return gate, up
     return graph.linear(x, f"{name}.gate_proj"), graph.linear(x, f"{name}.up_proj")

@@ -22,6 +22,8 @@ def read(architecture: str, _config: Mapping[str, Any], fields: Fields) -> Decod
     embedding = fields.size("word_embed_proj_dim", default=hidden)
     if embedding != hidden:
         raise refuse_option(architecture, "word_embed_proj_dim", embedding, str(hidden))
+    if not fields.flag("layer_norm_elementwise_affine", True):
+        raise refuse_option(architecture, "layer_norm_elementwise_affine", False, "True")
     if fields.flag("_remove_final_layer_norm"):
         raise refuse_option(architecture, "_remove_final_layer_norm", True, "False")
     return Decoder(
@@ -37,21 +39,18 @@ def read(architecture: str, _config: Mapping[str, Any], fields: Fields) -> Decod
         context_reason="max_position_embeddings",
         norm="layer",
         epsilon=1e-5,
-        activation=read_activation(architecture, fields.text("activation_function") or "relu"),
+        activation=read_activation(architecture, fields.text("activation_function")),
         rope=None,
         # Source: transformers, models/opt/modeling_opt.py, OPTLearnedPositionalEmbedding.offset
         position_offset=2,
-        tied=fields.flag("tie_word_embeddings", True),
+        tied=fields.flag("tie_word_embeddings"),
     )
 
 
 def build(graph: Graph, on_layer: Callable[[int], None]) -> Node:
     """Return the logits."""
     decoder = graph.decoder
-    root = next(
-        (root for root in ("model.decoder", "decoder") if f"{root}.embed_tokens.weight" in graph.checkpoint),
-        "model.decoder",
-    )
+    root = "model.decoder"
     positions = graph.learned_positions(f"{root}.embed_positions.weight")
     hidden = graph.add(graph.embed(f"{root}.embed_tokens.weight"), positions)
     order = graph.axes(0, 2, 1, 3)
