@@ -22,6 +22,7 @@ from trtbuild_front.text.model import TextModel, TooManyTokensError, size_bytes
 from trtbuild_front.transport import kserve
 
 _OLD_NAMES = {"min_tokens": "min_length", "seed": "random_seed"}
+_IGNORED_IF_ABSENT = frozenset({"input_lengths", "pad_id", "len_penalty", "stop_words_list", "end_id"})
 _INPUT_TYPES = {"runtime_top_k": np.int32, "seed": np.uint64, "random_seed": np.uint64}
 SECRET_VARIABLE = "TRTBUILD_ENGINE_SECRET"  # noqa: S105 - the variable's name
 """Environment variable with what an engine model that takes requests from its front model only expects of them.
@@ -151,6 +152,47 @@ def _check_id(name: str, value: int | None, text: TextModel) -> None:
         )
 
 
+def _engine_inputs(
+    request: GenerationRequest,
+    text: TextModel,
+    contract: EngineContract,
+    *,
+    ids: list[int],
+    max_tokens: int,
+    end_ids: tuple[int, ...],
+) -> dict[str, kserve.Array]:
+    """Return what the engine gets, under the names of TensorRT-LLM 1.0; what is not set is left out."""
+    inputs: dict[str, kserve.Array] = {
+        "input_ids": np.array(ids, np.int32),
+        "input_lengths": np.array([len(ids)], np.int32),
+        "request_output_len": np.array([max_tokens], np.int32),
+        "streaming": np.array([True]),
+    }
+    # The engine stops at one id by itself; further ones go as stop words, which every engine finds.
+    if end_ids:
+        inputs["end_id"] = np.array(end_ids[:1], np.int32)
+        pad_id = next(i for i in (request.pad_id, text.pad_id, end_ids[0]) if i is not None)
+        inputs["pad_id"] = np.array([pad_id], np.int32)
+    if end_ids[1:]:
+        inputs["stop_words_list"] = word_list([(number,) for number in end_ids[1:]])
+    if request.bad_words:
+        inputs["bad_words_list"] = word_list([one for word in request.bad_words for one in text.encode_word(word)])
+    if request.min_tokens:
+        inputs["min_tokens"] = np.array([request.min_tokens], np.int32)
+    if request.return_log_probs:
+        inputs["return_log_probs"] = np.array([True])
+    for key, value in request.sampling.items():
+        inputs[key] = np.array([value], _INPUT_TYPES.get(key, np.float32))
+    # Asked for whether the client does or not: waiting and computing are told apart by the engine's own times.
+    if "return_perf_metrics" in contract.inputs:
+        inputs["return_perf_metrics"] = np.array([True])
+    inputs.update(request.for_engine)
+    # The prompt, where it is wanted, is decoded here: the engine need not send it back.
+    if "exclude_input_in_output" in contract.inputs:
+        inputs["exclude_input_in_output"] = np.array([True])
+    return inputs
+
+
 def prepare(
     request: GenerationRequest,
     text: TextModel,
@@ -178,31 +220,7 @@ def prepare(
     wanted = request.max_tokens or (room if request.messages is not None else default_max_tokens)
     max_tokens = min(wanted, room)
     end_ids = text.end_ids if request.end_id is None else tuple(i for i in (request.end_id,) if i >= 0)
-    inputs: dict[str, kserve.Array] = {
-        "input_ids": np.array(ids, np.int32),
-        "input_lengths": np.array([len(ids)], np.int32),
-        "request_output_len": np.array([max_tokens], np.int32),
-        "streaming": np.array([True]),
-    }
-    if end_ids:
-        inputs["end_id"] = np.array(end_ids[:1], np.int32)
-        pad_id = next(i for i in (request.pad_id, text.pad_id, end_ids[0]) if i is not None)
-        inputs["pad_id"] = np.array([pad_id], np.int32)
-    if end_ids[1:]:
-        inputs["stop_words_list"] = word_list([(number,) for number in end_ids[1:]])
-    if request.bad_words:
-        inputs["bad_words_list"] = word_list([one for word in request.bad_words for one in text.encode_word(word)])
-    if request.min_tokens:
-        inputs["min_tokens"] = np.array([request.min_tokens], np.int32)
-    if request.return_log_probs:
-        inputs["return_log_probs"] = np.array([True])
-    for key, value in request.sampling.items():
-        inputs[key] = np.array([value], _INPUT_TYPES.get(key, np.float32))
-    if "return_perf_metrics" in contract.inputs:
-        inputs["return_perf_metrics"] = np.array([True])
-    inputs.update(request.for_engine)
-    if "exclude_input_in_output" in contract.inputs:
-        inputs["exclude_input_in_output"] = np.array([True])
+    inputs = _engine_inputs(request, text, contract, ids=ids, max_tokens=max_tokens, end_ids=end_ids)
     echo_ids = tuple(ids) if request.is_prompt_echoed and request.text is not None else ()
     request_id = secrets.token_hex(8)
     body = _encode(inputs, contract, request_id, request.return_log_probs)
@@ -229,9 +247,6 @@ def stop_message(contract: EngineContract, request_id: str) -> bytes:
     one = np.array([1], np.int32)
     inputs = {"input_ids": one, "input_lengths": one, "request_output_len": one, "stop": np.array([True])}
     return _encode(inputs, contract, request_id, with_log_probs=False)
-
-
-_IGNORED_IF_ABSENT = frozenset({"input_lengths", "pad_id", "len_penalty", "stop_words_list", "end_id"})
 
 
 def _encode(inputs: dict[str, kserve.Array], contract: EngineContract, request_id: str, with_log_probs: bool) -> bytes:
