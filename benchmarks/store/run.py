@@ -33,6 +33,7 @@ from trtbuild.plan import EngineKey
 from trtbuild.spec import parse_bytes
 from trtbuild.store import Entry, FileRecord, Shared, Store, open_tier
 from trtbuild.store.manifest import make_manifest
+from trtbuild.store.publish import publish_verified
 
 RANKS = 4
 
@@ -64,7 +65,7 @@ def plant(store: Store, name: str, size: int) -> EngineKey:
             with path.open("wb") as stream:
                 stream.truncate(size // RANKS)
             files[path.name] = FileRecord(size=size // RANKS, sha256="0" * 64)
-        store.publish_verified(staging, make_manifest(key, files, {}, now=time.time()))
+        publish_verified(store.directory, staging, make_manifest(key, files, {}, now=time.time()))
     return key
 
 

@@ -11,12 +11,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 from trtbuild.spec import VerifyMode
-from trtbuild.store.core import Claim, Layout, Staging, Store
+from trtbuild.store.elect import Claim
 from trtbuild.store.entries import Broken, Difference, Entry, Explanation, Miss
 from trtbuild.store.files import Problem
-from trtbuild.store.leases import Lease
+from trtbuild.store.lease import Lease
 from trtbuild.store.manifest import FileRecord, Manifest
 from trtbuild.store.owner import Owner
+from trtbuild.store.stage import Staging
+from trtbuild.store.store import Store
 
 if TYPE_CHECKING:
     from trtbuild.store.budget import Collection, Removal
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from trtbuild.store.gc import collect, make_room
     from trtbuild.store.items import Item, Usage
     from trtbuild.store.shared import Shared, Tier, open_tier
-    from trtbuild.store.usage import measure
 
 _LAZY = {
     "Collection": "budget",
@@ -33,7 +34,6 @@ _LAZY = {
     "Usage": "items",
     "collect": "gc",
     "make_room": "gc",
-    "measure": "usage",
     "export_bundle": "bundle",
     "import_bundle": "bundle",
     "Shared": "shared",
@@ -50,7 +50,6 @@ __all__ = [
     "Explanation",
     "FileRecord",
     "Item",
-    "Layout",
     "Lease",
     "Manifest",
     "Miss",
@@ -67,7 +66,6 @@ __all__ = [
     "export_bundle",
     "import_bundle",
     "make_room",
-    "measure",
     "open_tier",
 ]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trtbuild.console.log import format_bytes, format_duration
-from trtbuild.store.core import Store
+from trtbuild.store.directory import StoreDirectory
 from trtbuild.store.items import Item, Usage
 from trtbuild.store.usage import measure
 
@@ -89,7 +89,7 @@ class Collection:
 
 
 def plan(
-    store: Store,
+    directory: StoreDirectory,
     *,
     max_bytes: int | None,
     min_free: int,
@@ -102,11 +102,11 @@ def plan(
     Raises:
         OSError: A directory of the store is a link, so that what it holds is somebody else's.
     """
-    store.refuse_links()
-    items, usage = measure(store, hf_cache=hf_cache)
+    directory.refuse_links()
+    items, usage = measure(directory, hf_cache=hf_cache)
     removals, left = [], []
     for item in items:
-        reason = None if item.keep or _is_protected(item, protect) else _always(item, store.now())
+        reason = None if item.keep or _is_protected(item, protect) else _always(item, directory.now())
         if reason:
             removals.append(Removal(item=item, reason=reason))
         else:
@@ -121,7 +121,7 @@ def plan(
     for item in sorted(candidates, key=lambda item: (rank[item.kind], item.last_used, str(item.path))):
         if missing <= 0:
             break
-        removals.append(Removal(item=item, reason=_pressure(item, store.now())))
+        removals.append(Removal(item=item, reason=_pressure(item, directory.now())))
         missing = max(0, missing - item.size_bytes)
     return Collection(
         usage=usage,

@@ -20,10 +20,11 @@ from trtbuild.console.log import format_bytes
 from trtbuild.diskspace import existing_parent
 from trtbuild.errors import StoreError
 from trtbuild.store import disk
-from trtbuild.store.core import Store
 from trtbuild.store.disk_errors import explained
 from trtbuild.store.entries import Entry
 from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, check_name, parse_manifest
+from trtbuild.store.publish import publish_verified
+from trtbuild.store.store import Store
 
 _CHUNK = 4 << 20
 _MAX_READ = 64 << 20
@@ -78,7 +79,7 @@ def import_bundle(store: Store, source: Path) -> Entry:
                 _check_room(store, manifest)
                 with store.lock(manifest.key), store.stage(manifest.key) as staging:
                     _extract(tar, members, manifest, staging.path)
-                    return store.publish_verified(staging, manifest)
+                    return publish_verified(store.directory, staging, manifest)
         except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
             raise StoreError(f"{source} is not a bundle: {error}", hint=_HINT) from error
 

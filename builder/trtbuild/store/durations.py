@@ -15,7 +15,7 @@ from trtbuild.console import log
 from trtbuild.plan.key import EngineKey, path_part
 from trtbuild.spec import JsonValue
 from trtbuild.store import disk, links
-from trtbuild.store.entries import flatten
+from trtbuild.store.compare import flatten
 from trtbuild.store.sharing import Sharing
 
 _MAX_RECORD_BYTES = 1 << 20

@@ -12,14 +12,16 @@ from pathlib import Path
 
 from trtbuild.console import log
 from trtbuild.errors import StoreError
-from trtbuild.store import disk, leases, leftovers, links, usage
+from trtbuild.store import disk, find, lease, leftovers, links, usage
 from trtbuild.store.budget import Collection, plan
 from trtbuild.store.claims import Held
-from trtbuild.store.core import Store
+from trtbuild.store.directory import StoreDirectory
 from trtbuild.store.disk_errors import explained
 from trtbuild.store.entries import Entry
 from trtbuild.store.hf_cache import remove_snapshot
 from trtbuild.store.items import Item, changed_at
+from trtbuild.store.remove import forget, move_to_trash, put_back, require_tag
+from trtbuild.store.store import Store
 
 
 def collect(
@@ -43,10 +45,10 @@ def collect(
         StoreError: The root is not marked as a cache, or something cannot be read or removed.
     """
     with explained("collect", store.root):
-        collection = plan(store, max_bytes=max_bytes, min_free=min_free, needs={}, hf_cache=hf_cache)
+        collection = plan(store.directory, max_bytes=max_bytes, min_free=min_free, needs={}, hf_cache=hf_cache)
         if not dry_run and store.root.exists():
-            store.insist_on_tag()
-            act(store, collection, hf_cache=hf_cache)
+            require_tag(store.directory)
+            act(store.directory, collection, hf_cache=hf_cache)
     return collection
 
 
@@ -74,13 +76,13 @@ def make_room(
     """
     with explained("make room", store.root):
         collection = plan(
-            store, max_bytes=max_bytes, min_free=min_free, needs=needs, hf_cache=hf_cache, protect=protect
+            store.directory, max_bytes=max_bytes, min_free=min_free, needs=needs, hf_cache=hf_cache, protect=protect
         )
         if not collection.fits:
             raise _refuse(collection)
         if collection.removals:
-            store.insist_on_tag()
-            act(store, collection, hf_cache=hf_cache)
+            require_tag(store.directory)
+            act(store.directory, collection, hf_cache=hf_cache)
     return collection
 
 
@@ -92,17 +94,17 @@ def _refuse(collection: Collection) -> StoreError:
     )
 
 
-def act(store: Store, collection: Collection, *, hf_cache: Path | None) -> int:
+def act(directory: StoreDirectory, collection: Collection, *, hf_cache: Path | None) -> int:
     """Carry out a plan, looking again at each thing before it goes; return the bytes freed."""
     freed = 0
     for removal in collection.removals:
         item = removal.item
         if item.kind == "entry":
-            done = _remove_entry(store, item)
+            done = _remove_entry(directory, item)
         elif item.kind == "snapshot":
             done = remove_snapshot(item, hf_cache)
         elif item.kind in {"broken", "checkpoint"}:
-            done = _remove_unless_building(store, item)
+            done = _remove_unless_building(directory, item)
         elif item.kind == "staging":
             leftovers.remove_staging(item.path)
             done = True
@@ -112,64 +114,63 @@ def act(store: Store, collection: Collection, *, hf_cache: Path | None) -> int:
         if done:
             freed += item.size_bytes
             log.get().debug("store-removed", f"removed {item.path}: {removal.reason}")
-    _prune(store)
-    store.claims.sweep()
-    store.downloads.sweep()
-    leases.sweep(store.layout.leases)
+    _prune(directory)
+    directory.claims.sweep()
+    directory.downloads.sweep()
+    lease.sweep(directory)
     return freed
 
 
-def _remove_entry(store: Store, item: Item) -> bool:
-    held = store.claims.try_claim(item.name)
+def _remove_entry(directory: StoreDirectory, item: Item) -> bool:
+    held = directory.claims.try_claim(item.name)
     if not isinstance(held, Held):
         return False
     try:
-        found = store.at(item.path)
-        if found is None or found.digest != item.name or found.last_used > item.last_used or _kept_now(store, found):
+        found = find.at(directory, item.path)
+        if (
+            found is None
+            or found.digest != item.name
+            or found.last_used > item.last_used
+            or _kept_now(directory, found)
+        ):
             return False
-        moved = store.take_out(item.path)
+        moved = move_to_trash(directory, item.path)
         if moved is None:
             return False
         # A lease that was written before the entry was moved counts; its owner looks again for the entry.
-        if leases.user(store.layout.leases, item.name):
-            with contextlib.suppress(OSError):
-                disk.rename(moved, item.path)
-                store.close_entry(item.path)
-                return False
+        if lease.user(directory, item.name) and put_back(directory, moved, item.path):
+            return False
         disk.remove_tree(moved)
-        store.forget(found)
+        forget(directory, found)
         return True
     finally:
-        store.claims.release(held)
+        directory.claims.release(held)
 
 
-def _kept_now(store: Store, entry: Entry) -> bool:
-    return entry.is_pinned or leases.user(store.layout.leases, entry.digest) is not None
+def _kept_now(directory: StoreDirectory, entry: Entry) -> bool:
+    return entry.is_pinned or lease.user(directory, entry.digest) is not None
 
 
-def _remove_unless_building(store: Store, item: Item) -> bool:
-    if any(store.claims.holder(digest) for digest in store.claims.digests() if digest.startswith(item.name)):
+def _remove_unless_building(directory: StoreDirectory, item: Item) -> bool:
+    if any(directory.claims.holder(digest) for digest in directory.claims.digests() if digest.startswith(item.name)):
         return False
-    moved = store.take_out(item.path)
+    moved = move_to_trash(directory, item.path)
     if moved is None:
         return False
-    if item.kind == "broken" and not store.is_broken(moved):
-        # A builder replaced it between looking and moving: put the good one back.
-        with contextlib.suppress(OSError):
-            disk.rename(moved, item.path)
-            store.close_entry(item.path)
-            return False
+    # A builder may have replaced it between looking and moving: put the good one back.
+    if item.kind == "broken" and not find.why_broken(moved) and put_back(directory, moved, item.path):
+        return False
     disk.remove_tree(moved)
     return True
 
 
-def _prune(store: Store) -> None:
+def _prune(directory: StoreDirectory) -> None:
     """Remove empty directories above entries, and stamps of entries that are gone; a publisher makes its own anew."""
-    for model in links.children(store.layout.engines, below=store.root):
-        for directory in (*links.children(model, below=store.root), model):
+    for model in links.children(directory.layout.engines, below=directory.root):
+        for parent in (*links.children(model, below=directory.root), model):
             with contextlib.suppress(OSError):
-                directory.rmdir()
-    there = {entry.digest for entry in store.entries()}
-    for stamp in links.children(store.layout.used, below=store.root):
-        if stamp.name not in there and store.now() - changed_at(stamp) > usage.DEBRIS_AGE_S:
+                parent.rmdir()
+    there = {entry.digest for entry in find.entries(directory)}
+    for stamp in links.children(directory.layout.used, below=directory.root):
+        if stamp.name not in there and directory.now() - changed_at(stamp) > usage.DEBRIS_AGE_S:
             disk.unlink(stamp)

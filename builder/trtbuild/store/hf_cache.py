@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trtbuild.store import links
-from trtbuild.store.core import Store
+from trtbuild.store.directory import StoreDirectory
 from trtbuild.store.items import Item
 
 
-def snapshots(store: Store, hf_cache: Path) -> Iterator[Item]:
+def snapshots(directory: StoreDirectory, hf_cache: Path) -> Iterator[Item]:
     """Yield the revisions in a Hugging Face cache; while anything is being built none of them may go."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
@@ -23,7 +23,7 @@ def snapshots(store: Store, hf_cache: Path) -> Iterator[Item]:
         info = scan_cache_dir(hf_cache)
     except (CacheNotFound, ValueError):
         return
-    builders = [owner for owner in map(store.claims.holder, store.claims.digests()) if owner]
+    builders = [owner for owner in map(directory.claims.holder, directory.claims.digests()) if owner]
     keep = f"{builders[0].describe()} may read it" if builders else None
     for repo in info.repos:
         if not is_own(Path(os.path.abspath(hf_cache)), repo.repo_path / "snapshots"):  # noqa: PTH100

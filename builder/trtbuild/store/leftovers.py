@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trtbuild.console import log
 from trtbuild.store import disk, links, liveness
+from trtbuild.store.directory import StoreDirectory
 from trtbuild.store.owner import UNKNOWN, read_owner
 
 TRASH_KEPT_S = 60.0
@@ -55,18 +56,13 @@ def trash(directory: Path, *, below: Path) -> Iterator[tuple[Path, bool]]:
         yield path, is_settled
 
 
-def sweep(root: Path, *, staging: Path, thrown: Path, beacons: tuple[Path, ...]) -> None:
-    """Remove what the dead left below ``root``; nobody depends on it, so it never fails.
-
-    Args:
-        root: The store's root.
-        staging: Directory of staging directories.
-        thrown: Directory of entries on their way out.
-        beacons: Directories that beacons are drafted in.
-    """
+def sweep(store: StoreDirectory) -> None:
+    """Remove what processes that are proven dead left half done. Never waits and never fails; cheap when clean."""
+    root, layout = store.root, store.layout
+    beacons = (layout.staging, layout.claims, layout.leases, layout.downloads)
     try:
-        builds = list(_dead_builds(staging, below=root))
-        others = [path for path, is_settled in trash(thrown, below=root) if is_settled]
+        builds = list(_dead_builds(layout.staging, below=root))
+        others = [path for path, is_settled in trash(layout.trash, below=root) if is_settled]
         others += [path for directory in beacons for path in _dead_drafts(directory, below=root)]
     except OSError as error:
         log.get().debug("store-not-swept", f"what dead processes left cannot be seen: {error}")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from trtbuild.console.log import format_duration
 from trtbuild.diskspace import existing_parent
-from trtbuild.store import beacon, disk, leases, leftovers, links
-from trtbuild.store.core import Store
+from trtbuild.store import beacon, disk, find, lease, leftovers, links
+from trtbuild.store.directory import StoreDirectory
 from trtbuild.store.entries import Entry
 from trtbuild.store.hf_cache import is_own, snapshots
 from trtbuild.store.items import Item, Kind, Usage, changed_at, tree_bytes
@@ -23,16 +23,16 @@ GRACE_S = 15 * 60.0
 DEBRIS_AGE_S = 3600.0
 
 
-def measure(store: Store, *, hf_cache: Path | None) -> tuple[list[Item], Usage]:
+def measure(directory: StoreDirectory, *, hf_cache: Path | None) -> tuple[list[Item], Usage]:
     """Return everything that takes room in the store."""
-    items = [*_entries(store), *_broken(store), *_staging(store), *_loose(store)]
-    cached = list(snapshots(store, hf_cache)) if hf_cache else []
-    inside = hf_cache is not None and is_own(store.root, hf_cache)
+    items = [*_entries(directory), *_broken(directory), *_staging(directory), *_loose(directory)]
+    cached = list(snapshots(directory, hf_cache)) if hf_cache else []
+    inside = hf_cache is not None and is_own(directory.root, hf_cache)
     by_kind: dict[str, int] = {}
     for item in [*items, *(cached if inside else [])]:
         by_kind[item.kind] = by_kind.get(item.kind, 0) + item.size_bytes
     known = {"engines", ".staging", ".quarantine", ".trash", ".downloads", "logs", "checkpoints"}
-    for path in links.children(store.root, below=store.root):
+    for path in links.children(directory.root, below=directory.root):
         if path.name not in known and not (inside and hf_cache and path in (hf_cache, *hf_cache.parents)):
             by_kind["other"] = by_kind.get("other", 0) + tree_bytes(path)
     if inside and hf_cache:
@@ -42,41 +42,43 @@ def measure(store: Store, *, hf_cache: Path | None) -> tuple[list[Item], Usage]:
     usage = Usage(
         by_kind=by_kind,
         outside_bytes=0 if inside else sum(item.size_bytes for item in cached),
-        free_bytes=shutil.disk_usage(existing_parent(store.root)).free,
+        free_bytes=shutil.disk_usage(existing_parent(directory.root)).free,
     )
     return items + (cached if inside else []), usage
 
 
-def _entries(store: Store) -> Iterator[Item]:
-    for entry in store.entries():
+def _entries(directory: StoreDirectory) -> Iterator[Item]:
+    for entry in find.entries(directory):
         yield Item(
             path=entry.path,
             kind="entry",
             size_bytes=entry.size_bytes,
             last_used=entry.last_used,
-            keep=_why_kept(store, entry),
+            keep=_why_kept(directory, entry),
             name=entry.digest,
         )
 
 
-def _why_kept(store: Store, entry: Entry) -> str | None:
+def _why_kept(directory: StoreDirectory, entry: Entry) -> str | None:
     if entry.is_pinned:
         return "pinned"
-    user = leases.user(store.layout.leases, entry.digest)
+    user = lease.user(directory, entry.digest)
     if user:
         return f"in use by {user}"
-    builder = store.claims.holder(entry.digest)
+    builder = directory.claims.holder(entry.digest)
     if builder:
         return f"being built by {builder.describe()}"
-    idle_s = store.now() - entry.last_used
+    idle_s = directory.now() - entry.last_used
     return f"used {format_duration(max(0.0, idle_s))} ago" if idle_s < GRACE_S else None
 
 
-def _broken(store: Store) -> Iterator[Item]:
-    for broken in store.broken():
+def _broken(directory: StoreDirectory) -> Iterator[Item]:
+    for broken in find.broken(directory):
         # Without a valid manifest the digest is unknown; the name ends in its beginning.
         short = broken.path.name.rpartition("-")[2]
-        builders = [store.claims.holder(digest) for digest in store.claims.digests() if digest.startswith(short)]
+        builders = [
+            directory.claims.holder(digest) for digest in directory.claims.digests() if digest.startswith(short)
+        ]
         builder = next((owner for owner in builders if owner), None)
         yield Item(
             path=broken.path,
@@ -88,10 +90,10 @@ def _broken(store: Store) -> Iterator[Item]:
         )
 
 
-def _staging(store: Store) -> Iterator[Item]:
+def _staging(directory: StoreDirectory) -> Iterator[Item]:
     """Yield staging directories; those whose owner's death cannot be proven otherwise are watched for a moment."""
     watch, silent = Watch(), []
-    for path in links.children(store.layout.staging, below=store.root):
+    for path in links.children(directory.layout.staging, below=directory.root):
         # Drafts of beacons begin with a dot; a directory always has its beacon before it is made.
         if path.name.endswith(".owner") or path.name.startswith("."):
             continue
@@ -107,35 +109,35 @@ def _staging(store: Store) -> Iterator[Item]:
         is_alive = watch.unchanged_s(leftovers.owner_file(path)) == 0.0 and leftovers.owner_file(path).exists()
         keep = "its build is alive" if is_alive else None
         yield Item(path=path, kind="staging", size_bytes=tree_bytes(path), last_used=changed_at(path), keep=keep)
-    for path in links.children(store.layout.staging, below=store.root):
+    for path in links.children(directory.layout.staging, below=directory.root):
         if path.name.endswith(".owner") and not path.with_name(path.name.removesuffix(".owner")).exists():
             keep, is_suspect = leftovers.staging_owner(path.with_name(path.name.removesuffix(".owner")))
             if keep is None and not is_suspect:
                 yield Item(path=path, kind="debris", size_bytes=0, last_used=changed_at(path))
 
 
-def _loose(store: Store) -> Iterator[Item]:
-    layout = store.layout
-    for path, is_settled in leftovers.trash(layout.trash, below=store.root):
+def _loose(directory: StoreDirectory) -> Iterator[Item]:
+    layout = directory.layout
+    for path, is_settled in leftovers.trash(layout.trash, below=directory.root):
         keep = None if is_settled else "removed a moment ago"
         yield Item(path=path, kind="debris", size_bytes=tree_bytes(path), last_used=changed_at(path), keep=keep)
     kinds: tuple[tuple[Path, Kind], ...] = (
         (layout.quarantine, "quarantine"),
         (layout.logs, "log"),
     )
-    for directory, kind in kinds:
-        for path in links.children(directory, below=store.root):
+    for place, kind in kinds:
+        for path in links.children(place, below=directory.root):
             written = changed_at(path)
-            keep = "written a moment ago" if kind == "log" and store.now() - written < GRACE_S else None
+            keep = "written a moment ago" if kind == "log" and directory.now() - written < GRACE_S else None
             yield Item(path=path, kind=kind, size_bytes=tree_bytes(path), last_used=written, keep=keep)
-    for path in links.children(layout.downloads, below=store.root):
+    for path in links.children(layout.downloads, below=directory.root):
         if path.is_dir():
-            builder = store.downloads.holder(path.name)
+            builder = directory.downloads.holder(path.name)
             keep = f"being downloaded by {builder.describe()}" if builder else None
             yield Item(path=path, kind="download", size_bytes=tree_bytes(path), last_used=changed_at(path), keep=keep)
-    for model in links.children(layout.checkpoints, below=store.root):
-        for sku in links.children(model, below=store.root):
-            for path in links.children(sku, below=store.root):
+    for model in links.children(layout.checkpoints, below=directory.root):
+        for sku in links.children(model, below=directory.root):
+            for path in links.children(sku, below=directory.root):
                 yield Item(
                     path=path,
                     kind="checkpoint",
@@ -143,19 +145,19 @@ def _loose(store: Store) -> Iterator[Item]:
                     last_used=changed_at(path),
                     name=path.name.rpartition("-")[2],
                 )
-    yield from _stray(store)
+    yield from _stray(directory)
 
 
-def _stray(store: Store) -> Iterator[Item]:
+def _stray(directory: StoreDirectory) -> Iterator[Item]:
     """Yield drafts that a process left when it died between writing and renaming."""
-    layout = store.layout
-    state = links.directories(store.root / ".state", below=store.root)
-    for directory in (store.root, layout.claims, layout.leases, layout.staging, layout.downloads, *state):
-        found = links.children(directory, below=store.root)
+    layout = directory.layout
+    state = links.directories(directory.root / ".state", below=directory.root)
+    for place in (directory.root, layout.claims, layout.leases, layout.staging, layout.downloads, *state):
+        found = links.children(place, below=directory.root)
         drafts = [path for path in found if _is_draft(path)]
         if not drafts:
             continue
-        now = disk.file_system_now(directory)
+        now = disk.file_system_now(place)
         for path in drafts:
             if now - changed_at(path) > DEBRIS_AGE_S:
                 yield Item(path=path, kind="debris", size_bytes=tree_bytes(path), last_used=changed_at(path))

@@ -23,8 +23,8 @@ from trtbuild.store import (
     Store,
     beacon,
     collect,
-    core,
     disk,
+    elect,
     leftovers,
     liveness,
     open_tier,
@@ -129,7 +129,7 @@ def contend(root: str, sections: str) -> None:
     top, key = Path(root), make_key()
     inside, count, violations = top / "inside", top / "count", top / "violations"
     inside.mkdir()
-    core._POLL_S = (0.001, 0.005)
+    elect._POLL_S = (0.001, 0.005)
 
     def work(seed: int) -> None:
         store, chance = Store(top / "store"), random.Random(seed)

@@ -17,7 +17,7 @@ import pytest
 from tests.integration.store.actors import until
 from tests.unit.store.store_helpers import REPOSITORY, build, make_key
 from trtbuild.process import Command, run, start, stop
-from trtbuild.store import Store, collect
+from trtbuild.store import Store, collect, lease
 
 pytestmark = pytest.mark.integration
 
@@ -159,9 +159,9 @@ def test_a_lease_lives_with_the_program_that_the_process_became(tmp_path: Path, 
     try:
         until((tmp_path / "ready").exists)
         collect(store, max_bytes=0)
-        assert "pod-s" in (store.user(entry) or "")
+        assert "pod-s" in (lease.user(store.directory, entry.digest) or "")
         assert store.ls()
     finally:
         stop(child, grace_s=1)
-    until(lambda: store.user(entry) is None)
+    until(lambda: lease.user(store.directory, entry.digest) is None)
     assert not any(path.suffix != ".tmp" for path in store.layout.leases.iterdir())

@@ -149,11 +149,12 @@ from pathlib import Path
 from tests.unit.store.store_helpers import *
 from trtbuild.errors import StoreError
 from trtbuild.process import Command, run
+from trtbuild.store import lease as leases
 from trtbuild.store import *
 from trtbuild.store.owner import current_owner
 store = Store(Path("{tmp_path}/store"))
 entry = build(store, make_key(1))
-store.prepare(store.layout.leases)
+store.directory.prepare(store.layout.leases)
 me = current_owner("other", now=0.0).__dict__
 for name, change in (("1", dict(pid=2**22 + 1)), ("2", dict(boot_id="another")), ("3", dict(pid_namespace="another"))):
     (store.layout.leases / (entry.digest + "." + name)).write_text(json.dumps(me | change))
@@ -169,7 +170,8 @@ for action in (lambda: store.lock(make_key(2)).__enter__(), lambda: store.stage(
         print(error.message, "|", error.hint)
 print(store.explain(make_key(2)).is_hit)
 builders = [store.explain(make_key(n)).builder for n in (11, 12, 13)]
-print(len(store.ls()), store.user(entry) is not None, [builder is not None for builder in builders])
+user = leases.user(store.directory, entry.digest)
+print(len(store.ls()), user is not None, [builder is not None for builder in builders])
 print(len(collect(store, max_bytes=0, dry_run=True).removals))
 with store.lease(store.get(make_key(1))) as lease:
     print(lease.path)

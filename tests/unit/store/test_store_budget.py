@@ -10,8 +10,9 @@ import pytest
 
 from tests.unit.store.store_helpers import build, fill, make_key
 from trtbuild.errors import StoreError
-from trtbuild.store import Entry, Miss, Store, beacon, collect, make_room, measure
+from trtbuild.store import Entry, Miss, Store, beacon, collect, lease, make_room
 from trtbuild.store.owner import current_owner
+from trtbuild.store.usage import measure
 
 SIZE = 1000
 ONE = {"rank0.engine": b"x" * SIZE}
@@ -46,19 +47,19 @@ def there(store: Store) -> set[int]:
 
 
 def entries_bytes(store: Store) -> int:
-    return measure(store, hf_cache=None)[1].by_kind["entry"]
+    return measure(store.directory, hf_cache=None)[1].by_kind["entry"]
 
 
 def limit(store: Store, entries: int) -> int:
     """Return the budget in which ``entries`` entries fit beside what else there is."""
-    usage = measure(store, hf_cache=None)[1]
+    usage = measure(store.directory, hf_cache=None)[1]
     return usage.total_bytes - usage.by_kind["entry"] + entries * SIZE
 
 
 def test_the_least_recently_used_goes_first(store: Store) -> None:
     assert entries_bytes(store) == 4 * SIZE
     store.get(make_key(0))
-    store.now.t += 86400  # type: ignore[attr-defined]
+    store.directory.now.t += 86400  # type: ignore[attr-defined]
     done = collect(store, max_bytes=limit(store, 2))
     assert there(store) == {0, 3}
     assert [removal.item.kind for removal in done.removals] == ["entry", "entry"]
@@ -97,14 +98,14 @@ def test_pinned_leased_recent_and_building_entries_stay(store: Store, clock: Clo
 def test_an_entry_that_came_into_use_after_the_plan_stays(store: Store) -> None:
     from trtbuild.store import budget, gc
 
-    told = budget.plan(store, max_bytes=0, min_free=0, needs={}, hf_cache=None)
+    told = budget.plan(store.directory, max_bytes=0, min_free=0, needs={}, hf_cache=None)
     assert len([removal for removal in told.removals if removal.item.kind == "entry"]) == 4
     (entry,) = store.find(make_key(1).short)
     store.get(make_key(2))
     (third,) = store.find(make_key(3).short)
     store.pin(third)
     with store.lease(entry):
-        gc.act(store, told, hf_cache=None)
+        gc.act(store.directory, told, hf_cache=None)
     assert there(store) == {1, 2, 3}
 
 
@@ -161,7 +162,7 @@ def test_logs_quarantine_downloads_and_checkpoints_are_counted_and_go_before_ent
     for path in made.values():
         fill(path, {"data": b"y" * 500})
         _old(path, clock, 3600)
-    usage = measure(store, hf_cache=None)[1]
+    usage = measure(store.directory, hf_cache=None)[1]
     assert {kind: usage.by_kind[kind] for kind in made} == dict.fromkeys(made, 500)
     collect(store, max_bytes=usage.total_bytes - 2000)
     assert there(store) == {0, 1, 2, 3}
@@ -206,10 +207,10 @@ def _hub_cache(cache: Path, *names: str) -> None:
 
 def test_snapshots_inside_the_store_are_counted_and_collected_before_entries(store: Store) -> None:
     cache = store.root / "hub"
-    other = measure(store, hf_cache=None)[1].by_kind["other"]
+    other = measure(store.directory, hf_cache=None)[1].by_kind["other"]
     _hub_cache(cache, "m1", "m2")
     (cache / "models--acme--m1" / "blobs" / "x.incomplete").write_bytes(b"p" * 5000)
-    usage = measure(store, hf_cache=cache)[1]
+    usage = measure(store.directory, hf_cache=cache)[1]
     assert usage.by_kind["snapshot"] == 800
     assert 5000 <= usage.by_kind["other"] - other < 5500
     protected = cache / "models--acme--m1" / "snapshots" / ("a" * 39 + "1")
@@ -285,14 +286,14 @@ def test_the_staging_of_another_node_goes_only_after_long_silence_and_watching(
 def test_leases_of_the_dead_do_not_count_and_unprovable_ones_count_for_a_day(store: Store) -> None:
     (entry,) = store.find(make_key(0).short)
     store.lease(entry).release()
-    lease = store.layout.leases / f"{entry.digest}.x1"
+    file = store.layout.leases / f"{entry.digest}.x1"
     me = current_owner("pod", now=0.0).__dict__
     for change, in_use in (({"pid": 2**22 + 1}, False), ({"start_ticks": 1}, False), ({"boot_id": "another"}, True)):
-        lease.write_text(json.dumps(me | change))
-        assert (store.user(entry) is not None) == in_use, change
-    os.utime(lease, (1, 1))
-    assert store.user(entry) is None
-    assert not lease.exists()
+        file.write_text(json.dumps(me | change))
+        assert (lease.user(store.directory, entry.digest) is not None) == in_use, change
+    os.utime(file, (1, 1))
+    assert lease.user(store.directory, entry.digest) is None
+    assert not file.exists()
 
 
 def test_a_log_that_is_being_written_stays(store: Store, clock: Clock) -> None:
@@ -316,9 +317,9 @@ def test_remove_refuses_what_is_pinned_or_in_use(store: Store) -> None:
 
 
 def test_a_lease_on_an_entry_that_was_collected_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trtbuild.store import core
+    from trtbuild.store import lease
 
-    monkeypatch.setattr(core, "_PUT_BACK_S", 0.0)
+    monkeypatch.setattr(lease, "_PUT_BACK_S", 0.0)
     (entry,) = store.find(make_key(0).short)
     store.remove([entry])
     with pytest.raises(StoreError, match="was collected before it could be used"):

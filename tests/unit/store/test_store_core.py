@@ -14,7 +14,7 @@ import pytest
 from tests.unit.store.store_helpers import FILES, build, contents, fill, make_key, python
 from trtbuild.errors import StoreError
 from trtbuild.process import start, stop
-from trtbuild.store import Entry, Miss, Store, core, links, liveness
+from trtbuild.store import Entry, Miss, Store, elect, links, liveness
 from trtbuild.store.owner import current_owner, read_owner
 
 
@@ -375,7 +375,7 @@ def test_estimates_come_from_the_builds_most_alike(
 def test_a_claim_whose_owner_is_dead_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch, record: str) -> None:
     monkeypatch.setattr(liveness, "STALE_S", 0.3)
     key, me = make_key(), current_owner("before-the-reboot", now=0.0).__dict__
-    store.prepare(store.layout.claims)
+    store.directory.prepare(store.layout.claims)
     text = {
         "another-boot": json.dumps(me | {"boot_id": "another"}),
         "unreadable": "half a bea",
@@ -415,7 +415,7 @@ def test_waiters_hear_who_builds_and_get_the_entry_without_building(store: Store
 
 
 def test_the_default_report_names_the_builder(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
-    core._report_wait(current_owner("pod-a", now=0.0), 75.0)
+    elect.report_wait(current_owner("pod-a", now=0.0), 75.0)
     assert "waiting for pod-a pid" in capfd.readouterr().err
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.store.store_helpers import build, make_key
 from trtbuild.errors import StoreError
-from trtbuild.store import Store, core, disk
+from trtbuild.store import Store, disk, lease, publish, remove
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_rename_that_fails_is_not_taken_for_a_peer(
 
 def test_an_entry_that_a_collector_puts_back_is_leased(store: Store) -> None:
     entry = build(store, make_key())
-    moved = store.take_out(entry.path)
+    moved = remove.move_to_trash(store.directory, entry.path)
     assert moved is not None
 
     def put_back() -> None:
@@ -55,12 +55,12 @@ def test_an_entry_that_a_collector_puts_back_is_leased(store: Store) -> None:
     thread = threading.Thread(target=put_back)
     thread.start()
     with store.lease(entry):
-        assert store.user(entry) is not None
+        assert lease.user(store.directory, entry.digest) is not None
     thread.join()
 
 
 def test_an_entry_that_is_gone_for_good_is_not_leased(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "_PUT_BACK_S", 0.2)
+    monkeypatch.setattr(lease, "_PUT_BACK_S", 0.2)
     entry = build(store, make_key())
     store.remove([entry])
     with pytest.raises(StoreError, match="was collected before it could be used"):
@@ -70,7 +70,7 @@ def test_an_entry_that_is_gone_for_good_is_not_leased(store: Store, monkeypatch:
 
 def test_a_bad_entry_is_set_aside_with_a_word(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
     entry = build(store, make_key())
-    store.set_aside(entry.path, "its hash is wrong")
+    publish.set_aside(store.directory, entry.path, "its hash is wrong")
     (moved,) = store.layout.quarantine.iterdir()
     assert f"moved {entry.path} aside to {moved}: its hash is wrong" in capfd.readouterr().err
 

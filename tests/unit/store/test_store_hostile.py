@@ -79,7 +79,7 @@ def test_a_planted_beacon_is_unreadable_and_no_more(
     plant(path)
     with pytest.raises(ValueError, match=f"not a whole beacon.*({reason})"):
         read_owner(path)
-    store.prepare(store.layout.claims)
+    store.directory.prepare(store.layout.claims)
     plant(store.layout.claims / f"{make_key().digest}.first")
     explained = within(60, lambda: store.explain(make_key()).builder)
     assert "unreadable beacon" in str(explained)
@@ -117,7 +117,7 @@ def test_a_chain_of_claims_that_leads_back_into_itself_ends(
     store: Store, tokens: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(liveness, "STALE_S", 0.2)
-    store.prepare(store.layout.claims)
+    store.directory.prepare(store.layout.claims)
     gone = current_owner("pod", now=0.0).__dict__ | {"pid": 2**22 + 1}
     for name, token in zip(["first", *tokens], tokens, strict=False):
         (store.layout.claims / f"{make_key().digest}.{name}").write_text(json.dumps(gone | {"token": token}))
@@ -191,7 +191,7 @@ def test_listing_sweeps_only_a_directory_that_is_marked_as_a_cache(store: Store)
     fill(store.layout.staging, {"dead.1/engine/file": b"x", "dead.1.owner": json.dumps(gone).encode()})
     store.ls()
     assert (store.layout.staging / "dead.1").exists()
-    store.prepare(store.root)
+    store.directory.prepare(store.root)
     store.ls()
     assert list(store.layout.staging.iterdir()) == []
 

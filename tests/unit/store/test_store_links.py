@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.store.store_helpers import build, contents, fill, make_key
 from trtbuild.errors import StoreError
-from trtbuild.store import Entry, Miss, Store, collect, leftovers
+from trtbuild.store import Entry, Miss, Store, collect, lease, leftovers, publish, remove
 from trtbuild.store.bundle import export_bundle, import_bundle
 
 DIRECTORIES = (
@@ -34,8 +34,8 @@ OPERATIONS: dict[str, Callable[[Store, Entry], object]] = {
     "unpin": lambda store, entry: store.unpin(entry),
     "lease": lambda store, entry: store.lease(entry),
     "import": lambda store, _: import_bundle(store, store.root.parent / "bundle.tar"),
-    "set-aside": lambda store, entry: store.set_aside(entry.path, "broken"),
-    "take-out": lambda store, entry: store.take_out(entry.path),
+    "set-aside": lambda store, entry: publish.set_aside(store.directory, entry.path, "broken"),
+    "take-out": lambda store, entry: remove.move_to_trash(store.directory, entry.path),
 }
 
 
@@ -109,7 +109,7 @@ def test_looking_at_a_store_with_a_link_changes_nothing_behind_it(tmp_path: Path
         store.explain(make_key(1))
     if name == ".leases":
         with pytest.raises(StoreError, match="symbolic link"):
-            store.user(entry)
+            lease.user(store.directory, entry.digest)
     assert _state(outside) == before
 
 
@@ -117,7 +117,7 @@ def test_a_link_below_the_recorded_durations_is_not_followed(tmp_path: Path) -> 
     store = Store(tmp_path / "store")
     outside = tmp_path / "outside"
     outside.mkdir()
-    store.prepare(store.layout.durations)
+    store.directory.prepare(store.layout.durations)
     build(store, make_key(), durations={"build_s": 1.0})
     (model,) = store.layout.durations.iterdir()
     model.rename(tmp_path / "before")

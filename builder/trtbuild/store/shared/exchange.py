@@ -24,14 +24,15 @@ from trtbuild.plan.key import EngineKey
 from trtbuild.spec import VerifyMode
 from trtbuild.store import disk
 from trtbuild.store.claims import Held
-from trtbuild.store.core import Store
 from trtbuild.store.disk_errors import explained
 from trtbuild.store.entries import Entry, Miss
 from trtbuild.store.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from trtbuild.store.publish import publish_verified
 from trtbuild.store.shared import transfer
 from trtbuild.store.shared.parts import Parts
 from trtbuild.store.shared.tier import Tier, TierError
 from trtbuild.store.shared.transfer import Transfer, bounded
+from trtbuild.store.store import Store
 
 
 class Shared:
@@ -138,7 +139,7 @@ class Shared:
                 parts.discard(bad)
             with self._store.stage(key) as staging:
                 parts.move_to(staging.path)
-                entry = self._store.publish_verified(staging, manifest)
+                entry = publish_verified(self._store.directory, staging, manifest)
         log.get().info("store-shared-hit", f"took {key.short} from {self._tier.name}", key=key.short)
         return entry
 
@@ -147,20 +148,20 @@ class Shared:
         """Give the directory that downloads of ``key`` are continued in, or a private one when another uses that."""
         layout = self._store.layout
         with explained("download an engine", layout.downloads):
-            self._store.prepare(layout.downloads)
+            self._store.directory.prepare(layout.downloads)
             name = key.digest
-            outcome = self._store.downloads.try_claim(name)
+            outcome = self._store.directory.downloads.try_claim(name)
             while not isinstance(outcome, Held):
                 name = f"{key.digest}-{os.urandom(4).hex()}"
-                outcome = self._store.downloads.try_claim(name)
+                outcome = self._store.directory.downloads.try_claim(name)
             place = layout.downloads / name
             try:
-                self._store.prepare(place)
+                self._store.directory.prepare(place)
                 yield place
             finally:
                 if name != key.digest or not any(place.glob("*.part")):
                     disk.remove_tree(place)
-                self._store.downloads.release(outcome)
+                self._store.directory.downloads.release(outcome)
 
     def _fetch(self, key: EngineKey, parts: Parts) -> None:
         todo = list(parts.missing())

@@ -11,17 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from trtbuild.store import beacon, disk, links, liveness
+from trtbuild.console import log
+from trtbuild.errors import StoreError
+from trtbuild.store import disk, links, liveness
 from trtbuild.store.beacon import Beacon
+from trtbuild.store.directory import StoreDirectory
+from trtbuild.store.disk_errors import explained
+from trtbuild.store.entries import Entry
+from trtbuild.store.manifest import MANIFEST
 from trtbuild.store.owner import Owner, read_owner
 
 LEASE_TTL_S = 24 * 3600.0
 _NOT_OURS = {errno.EROFS, errno.EACCES, errno.EPERM}
+_PUT_BACK_S = 2.0
+_POLL_S = 0.1
 
 
 class Lease:
@@ -56,34 +64,61 @@ class Lease:
         self.release()
 
 
-def take(directory: Path, digest: str, *, make_owner: Callable[[], Owner], mode: int, group: int | None) -> Lease:
-    """Write a lease on ``digest``; the caller then checks that the entry is still there."""
-    while True:
-        owner = make_owner()
-        kept = beacon.create(directory / f"{digest}.{owner.token}", owner, mode=mode, group=group)
-        if kept is not None:
-            return Lease(kept)
+def take(directory: StoreDirectory, entry: Entry) -> Lease:
+    """Keep an entry from being collected while this process, or the program it becomes, lives."""
+    with explained("take a lease", directory.layout.leases):
+        taken = _write(directory, entry)
+        # A collector that has just moved the entry sees the lease and puts it back.
+        deadline = time.monotonic() + _PUT_BACK_S
+        while not (entry.path / MANIFEST).exists():
+            if time.monotonic() > deadline:
+                taken.release()
+                raise StoreError(
+                    f"{entry.path} was collected before it could be used",
+                    hint="run the command again to rebuild it",
+                )
+            time.sleep(_POLL_S)
+    return taken
 
 
-def user(directory: Path, digest: str) -> str | None:
-    """Return who uses ``digest``, for people, or None; removes the leases of the dead on the way."""
-    for path in _leases(directory):
-        if not path.name.startswith(f"{digest}."):
-            continue
-        who = _holder(path)
-        if who is not None:
-            return who
+def _write(directory: StoreDirectory, entry: Entry) -> Lease:
+    try:
+        directory.prepare(directory.layout.leases)
+        while True:
+            owner = directory.new_owner()
+            kept = directory.create_beacon(directory.layout.leases / f"{entry.digest}.{owner.token}", owner)
+            if kept is not None:
+                return Lease(kept)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        log.get().warning("store-no-lease", f"nothing keeps {entry.short} from being collected meanwhile: {error}")
+        return Lease(None)
+
+
+def user(directory: StoreDirectory, digest: str) -> str | None:
+    """Return who uses an entry, for people, or None; removes the leases of the dead on the way.
+
+    Raises:
+        StoreError: The leases cannot be read, or a link is in their place.
+    """
+    with explained("read the leases", directory.layout.leases):
+        links.refuse_links(directory.layout.leases, below=directory.root)
+        for path in _leases(directory):
+            if path.name.startswith(f"{digest}.") and (who := _holder(path)) is not None:
+                return who
     return None
 
 
-def sweep(directory: Path) -> None:
+def sweep(directory: StoreDirectory) -> None:
     """Remove the leases of all that are proven dead."""
     for path in _leases(directory):
         _holder(path)
 
 
-def _leases(directory: Path) -> list[Path]:
-    return [path for path in links.children(directory, below=directory.parent) if not path.name.startswith(".")]
+def _leases(directory: StoreDirectory) -> list[Path]:
+    found = links.children(directory.layout.leases, below=directory.root)
+    return [path for path in found if not path.name.startswith(".")]
 
 
 def _drop(path: Path) -> None:
