@@ -375,7 +375,7 @@ _REFUSED: Mapping[str, str] = {
     "longrope, original context not said": "config.json of this Phi3ForCausalLM has none of original_max",
     "longrope in a llama": "config.json of this LlamaForCausalLM has none of original_ma",
     "partial rotation": "partial_rotary_factor",
-    "kv heads not said, mistral": "config.json of this MistralForCausalLM: 8 key/value heads do",
+    "kv heads not said, mistral": "8 key/value heads do not divide|expected shape",
     "head_dim not said, qwen3": "expected shape",
     "relu2 in a llama": "activation",
     "model_type of another class": "and model_type",

@@ -120,3 +120,18 @@ def test_templates_are_compiled_where_they_cannot_do_harm(
 def test_the_check_needs_no_particular_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert template_fault(Path()) == ""
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ("{{ raise_exception('ask a tool first') }}", "ask a tool first"),
+        ("{{ messages[0]['content'].nothing() }}", "refused them"),
+        ("{{ bos_token + messages[0]['content'] }}", ""),
+    ],
+)
+def test_one_message_is_rendered_before_a_build(tmp_path: Path, template: str, fault: str) -> None:
+    config = {"chat_template": template, "bos_token": {"content": "<s>"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    found = template_fault(tmp_path)
+    assert fault in found if fault else not found

@@ -5,7 +5,7 @@ from inside the interpreter, and a thread cannot be stopped; a process can. It d
 time a conversation gets. ``rendering.py`` starts it, asks it and gives up on it.
 
 Run as ``python -I -S renderer.py DIRECTORY...`` with the directories of its modules and a socket as standard input.
-``--check MODEL`` before the directories only compiles the template of a model directory; what is wrong with it is
+``--check MODEL`` before the directories renders one message with the template of a model directory; what is wrong is
 written to standard output, as JSON, and the exit status is 1.
 
 Messages in both directions: four bytes with the length, big endian, then so many bytes. The first one to it is JSON,
@@ -93,9 +93,11 @@ def serve(connection: socket.socket) -> int:
 
 
 def check(directory: Path) -> int:
-    """Compile the template of a model; return the exit status."""
+    """Compile the template of a model and render one message with it; return the exit status."""
+    from trtbuild_front.faults import RequestError
     from trtbuild_front.limits import MAX_TEMPLATE_BYTES, RENDER_CPU_S, RENDERER_MEMORY_BYTES
     from trtbuild_front.text.chat import ChatTemplate, template_source
+    from trtbuild_front.text.whole_tokenizer import NAMED, named_tokens, text_of
 
     _close_off(RENDERER_MEMORY_BYTES)
     _limit_processor_time(RENDER_CPU_S)
@@ -106,8 +108,10 @@ def check(directory: Path) -> int:
         if source is not None and len(source) > MAX_TEMPLATE_BYTES:
             raise ValueError(f"the chat template has {len(source)} characters; expected at most {MAX_TEMPLATE_BYTES}")
         if source is not None:
-            ChatTemplate(source, {})
-    except (OSError, ValueError, RecursionError) as error:
+            named = named_tokens(config if isinstance(config, dict) else {}, {})
+            texts = {name: text for name in NAMED if (text := text_of(named.get(name)))}
+            ChatTemplate(source, texts).render([{"role": "user", "content": "Hello"}])
+    except (OSError, ValueError, RecursionError, RequestError) as error:
         sys.stdout.write(json.dumps({"fault": str(error)}) + "\n")
         return 1
     return 0
