@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from dataclasses import dataclass
 
@@ -9,6 +10,12 @@ from trtbuild.errors import LaunchError, SpecError
 from trtbuild.spec import ServerSpec
 
 _OPTIONS = ("http_port", "grpc_port", "metrics_port")
+
+_CHOSEN = range(10_240, 32_768)
+"""Ports that 0 stands for. The server binds its port seconds after it was chosen, and the system would choose one that
+it may give to any outgoing connection meanwhile. Source: Linux, ip-sysctl, ip_local_port_range: 32768 to 60999."""
+
+_TRIES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +55,12 @@ def choose_ports(spec: ServerSpec) -> Ports:
             wanted = getattr(spec, name)
             sock = socket.socket(socket.AF_INET6 if ":" in spec.host else socket.AF_INET, socket.SOCK_STREAM)
             held.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                sock.bind((spec.host, wanted))
+                if wanted:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    sock.bind((spec.host, wanted))
+                else:
+                    _bind_free(sock, spec.host)
             except OSError as error:
                 raise LaunchError(
                     f"cannot listen on {spec.host}:{wanted} ({name}): {error.strerror}",
@@ -61,3 +71,14 @@ def choose_ports(spec: ServerSpec) -> Ports:
         for sock in held:
             sock.close()
     return Ports(http=chosen[0], grpc=chosen[1], metrics=chosen[2])
+
+
+def _bind_free(sock: socket.socket, host: str) -> None:
+    """Bind a port that nobody uses; without SO_REUSEADDR, which shares a port with another that only bound it."""
+    for port in random.sample(_CHOSEN, _TRIES):
+        try:
+            sock.bind((host, port))
+        except OSError:
+            continue
+        return
+    sock.bind((host, 0))

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from trtbuild.errors import LaunchError, SpecError
+from trtbuild.serve import ports as ports_module
 from trtbuild.serve.ports import choose_ports, refuse_equal_ports
 from trtbuild.spec import ServerSpec
 
@@ -23,6 +24,23 @@ def test_a_taken_port_is_named() -> None:
 def test_zero_chooses_different_free_ports() -> None:
     ports = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
     assert len({ports.http, ports.grpc, ports.metrics}) == 3
+
+
+def test_zero_chooses_none_that_an_outgoing_connection_may_get() -> None:
+    assert max(ports_module._CHOSEN) < 32_768
+    for _ in range(20):
+        ports = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
+        assert {ports.http, ports.grpc, ports.metrics} <= set(ports_module._CHOSEN)
+
+
+def test_zero_chooses_none_that_another_start_has_just_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        theirs.bind(("127.0.0.1", 0))  # bound, not listening yet
+        taken = theirs.getsockname()[1]
+        monkeypatch.setattr(ports_module.random, "sample", lambda *_: [taken])
+        chosen = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
+    assert taken not in {chosen.http, chosen.grpc, chosen.metrics}
 
 
 def test_one_port_for_two_services_is_refused() -> None:
