@@ -21,18 +21,12 @@ from trtbuild import diskspace
 from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import KEPT, MAKE_ROOM, BlobLock, RepoCache, unwritable
-from trtbuild.fetch.http import (
-    LEAST_BYTES,
-    Client,
-    Failures,
-    RangeRefusedError,
-    RetryableError,
-    StoppedError,
-    Subject,
-    explain_transport,
-)
+from trtbuild.fetch.http import Client
 from trtbuild.fetch.hub import RemoteFile, Resolved
+from trtbuild.fetch.limits import LEAST_BYTES
 from trtbuild.fetch.partial import Partial, Range, WrongContentError, is_leased, recoverable_bytes
+from trtbuild.fetch.refusals import RangeRefusedError, RetryableError, StoppedError, Subject
+from trtbuild.fetch.retry import Failures
 
 DISK_RESERVE_BYTES = 64 << 20
 LOCK_POLL_S = 0.25
@@ -187,7 +181,7 @@ class Transfer:
                     failures.reset()
                 job.partial.touch()
                 if isinstance(error, HTTPError):
-                    error = explain_transport(error, job.location or self._client.hub.endpoint, self._client)
+                    error = self._client.explain(error, job.location or self._client.hub.endpoint)
                 job.location = ""  # perhaps the address has expired: ask the hub again
                 if isinstance(error, RangeRefusedError):
                     if has_restarted:

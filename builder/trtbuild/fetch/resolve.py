@@ -18,7 +18,8 @@ from trtbuild.fetch.cache import RepoCache
 from trtbuild.fetch.hub import Hub, RemoteFile, Resolved, check_model_id, check_revision, is_commit
 
 if TYPE_CHECKING:
-    from trtbuild.fetch.http import Client, Tuning
+    from trtbuild.fetch.http import Client
+    from trtbuild.fetch.limits import Tuning
 
 _MAX_PAGES = 1000
 _NOT_A_HUB = "check HF_ENDPOINT: it does not answer like a Hugging Face hub"
@@ -39,8 +40,9 @@ def resolve(model_id: str, revision: str, *, hub: Hub, cache: Path, tuning: Tuni
         return cached
     if hub.is_offline:
         raise offline_error(model_id, revision, cache)
-    from trtbuild.fetch.http import Client, UnreachableError
-    from trtbuild.fetch.http import Tuning as HttpTuning
+    from trtbuild.fetch.http import Client
+    from trtbuild.fetch.limits import Tuning as HttpTuning
+    from trtbuild.fetch.refusals import UnreachableError
 
     client = Client(hub, tuning or HttpTuning())
     try:
@@ -99,7 +101,7 @@ def offline_error(model_id: str, revision: str, cache: Path) -> FetchError:
 
 
 def _ask_commit(client: Client, model_id: str, revision: str) -> str:
-    from trtbuild.fetch.http import Subject
+    from trtbuild.fetch.refusals import Subject
 
     url = client.hub.url("api", "models", *model_id.split("/"), "revision", revision)
     answer, _ = client.get_json(url, Subject(model_id=model_id, revision=revision))
@@ -110,7 +112,7 @@ def _ask_commit(client: Client, model_id: str, revision: str) -> str:
 
 
 def _ask_files(client: Client, resolved: Resolved) -> Iterator[RemoteFile]:
-    from trtbuild.fetch.http import Subject
+    from trtbuild.fetch.refusals import Subject
 
     subject = Subject(model_id=resolved.model_id, revision=resolved.revision)
     model = resolved.model_id.split("/")

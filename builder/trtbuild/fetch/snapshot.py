@@ -18,12 +18,13 @@ from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import BlobLock, RepoCache
 from trtbuild.fetch.hub import Hub, RemoteFile, Resolved
+from trtbuild.fetch.limits import Tuning
 from trtbuild.fetch.partial import DATA_SUFFIX, is_leased, recoverable_bytes, remove_leftovers
 from trtbuild.fetch.resolve import list_files, offline_error
 from trtbuild.fetch.select import CONFIG_FILES, TOKENIZER_FILES, Selection, select, shards
 
 if TYPE_CHECKING:
-    from trtbuild.fetch.http import Client, Tuning
+    from trtbuild.fetch.http import Client
 
 _OBJECTS = frozenset({"generation_config.json", "special_tokens_map.json", "tokenizer_config.json"})
 
@@ -263,7 +264,7 @@ def _bring(client: Client, repo: RepoCache, resolved: Resolved, files: Sequence[
 def _client(hub: Hub, tuning: Tuning | None) -> Iterator[Client]:
     from trtbuild.fetch import http
 
-    client = http.Client(hub, tuning or http.Tuning())
+    client = http.Client(hub, tuning or Tuning())
     try:
         yield client
     finally:

@@ -10,7 +10,7 @@ import pytest
 from tests.hub_stub import HubStub
 from tests.integration.fetch.fetch_helpers import MIB, Client
 from trtbuild.fetch import Hub
-from trtbuild.fetch.http import Tuning
+from trtbuild.fetch.limits import Tuning
 
 
 @pytest.fixture

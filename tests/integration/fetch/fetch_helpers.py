@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trtbuild.fetch import Hub, Resolved, resolve, snapshot
-from trtbuild.fetch.http import Tuning
+from trtbuild.fetch.limits import Tuning
 
 MIB = 1 << 20
 

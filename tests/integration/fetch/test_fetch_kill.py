@@ -34,7 +34,7 @@ FETCH = textwrap.dedent(
     import sys
     from pathlib import Path
     from trtbuild.fetch import Hub, resolve, snapshot
-    from trtbuild.fetch.http import Tuning
+    from trtbuild.fetch.limits import Tuning
 
     endpoint, cache, range_bytes, sync_bytes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     hub = Hub(endpoint=endpoint)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trtbuild.fetch.http import bypasses_proxy, retry_after_s
+from trtbuild.fetch.connections import bypasses_proxy
+from trtbuild.fetch.retry import retry_after_s
 
 NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
 

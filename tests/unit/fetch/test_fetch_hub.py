@@ -14,6 +14,7 @@ from trtbuild.errors import FetchError
 from trtbuild.fetch import Hub, RemoteFile, cache_directory, http, is_commit
 from trtbuild.fetch.cache import RepoCache
 from trtbuild.fetch.hub import check_model_id, check_path, check_revision
+from trtbuild.fetch.limits import Tuning
 
 OID = "a" * 40
 
@@ -88,7 +89,7 @@ def test_unusable_variables_are_named_and_secrets_are_not_shown(
     tmp_path: Path, environ: dict[str, str], message: str
 ) -> None:
     with pytest.raises(FetchError, match=message) as caught:
-        http.Client(from_env(tmp_path, **environ), http.Tuning())
+        http.Client(from_env(tmp_path, **environ), Tuning())
     assert caught.value.hint
     assert "secret" not in f"{caught.value}{caught.value.hint}"
 
