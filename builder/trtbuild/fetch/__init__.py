@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from trtbuild.fetch.hub import Hub, RemoteFile, Resolved, cache_directory, is_commit
 from trtbuild.fetch.local import hash_directory, local_snapshot
+from trtbuild.fetch.metadata import load_config
 from trtbuild.fetch.resolve import find_cached, resolve
 from trtbuild.fetch.select import weight_bytes
-from trtbuild.fetch.snapshot import load_config, missing_bytes, read_config, snapshot
+from trtbuild.fetch.snapshot import missing_bytes, read_config, snapshot
 from trtbuild.fetch.tokenizer import check_tokenizer, check_tokenizer_names, template_fault, write_whole_tokenizer
 
 __all__ = [

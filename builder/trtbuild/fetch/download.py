@@ -9,12 +9,8 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import shutil
-import threading
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
 from trtbuild import diskspace
@@ -23,35 +19,16 @@ from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import KEPT, MAKE_ROOM, BlobLock, RepoCache, unwritable
 from trtbuild.fetch.http import Client
 from trtbuild.fetch.hub import RemoteFile, Resolved
-from trtbuild.fetch.limits import LEAST_BYTES
 from trtbuild.fetch.partial import Partial, Range, WrongContentError, is_leased, recoverable_bytes
-from trtbuild.fetch.refusals import RangeRefusedError, RetryableError, StoppedError, Subject
+from trtbuild.fetch.receive import Job, NoRangesError, Receiver, subject_of
+from trtbuild.fetch.refusals import RangeRefusedError, RetryableError, StoppedError
 from trtbuild.fetch.retry import Failures
 
 DISK_RESERVE_BYTES = 64 << 20
 LOCK_POLL_S = 0.25
 _LOOK_S = 1.0
-_FAST_READ_S = 0.5
 LOCK_REPORT_S = 10.0
 _WRONG_CONTENT_ATTEMPTS = 2
-
-
-class NoRangesError(Exception):
-    """The server answers a request for a range with the whole file."""
-
-
-@dataclass
-class _Job:
-    """A file being downloaded by this process, under its lock."""
-
-    file: RemoteFile
-    lock: BlobLock
-    partial: Partial
-    todo: collections.deque[int]
-    left: int
-    is_finished: bool = False
-    location: str = ""
-    guard: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Transfer:
@@ -59,9 +36,9 @@ class Transfer:
 
     def __init__(self, client: Client, repo: RepoCache, resolved: Resolved, progress: log.Progress) -> None:
         self._client, self._repo, self._resolved, self._progress = client, repo, resolved, progress
-        self._whole_files = False
+        self._receiver = Receiver(client, repo, resolved, progress)
         self._queue: collections.deque[RemoteFile] = collections.deque()
-        self._jobs: list[_Job] = []
+        self._jobs: list[Job] = []
         self._wrong: collections.Counter[str] = collections.Counter()
         self._abandoned_bytes = 0
         self._waited_s = 0.0
@@ -77,7 +54,7 @@ class Transfer:
             self._run(files)
         except NoRangesError:
             log.get().info("no-ranges", f"{self._client.hub.host} does not serve parts of files; fetching whole files")
-            self._whole_files = True
+            self._receiver.takes_whole_files = True
             self._progress.advance(-self._abandoned_bytes)
             self._run([file for file in files if not self._repo.has(self._resolved.commit, file)])
 
@@ -133,7 +110,7 @@ class Transfer:
             else:
                 self._queue.append(file)
 
-    def _open(self, file: RemoteFile) -> _Job | None:
+    def _open(self, file: RemoteFile) -> Job | None:
         """Start on a file, or return None while another process is at it."""
         lock = BlobLock(self._repo.locks / f"{file.etag}.lock")
         if not lock.acquire():
@@ -144,7 +121,7 @@ class Transfer:
                 lock.release()
                 return None
             tuning = self._client.tuning
-            range_bytes = max(1, file.size) if self._whole_files else tuning.range_bytes
+            range_bytes = max(1, file.size) if self._receiver.takes_whole_files else tuning.range_bytes
             partial = Partial(
                 blob,
                 file,
@@ -162,18 +139,18 @@ class Transfer:
         todo = collections.deque(index for index, part in enumerate(partial.ranges) if part.done < part.length)
         if not todo:  # an empty file, or one whose last byte arrived before the process died
             todo.append(0)
-        return _Job(file=file, lock=lock, partial=partial, todo=todo, left=len(todo))
+        return Job(file=file, lock=lock, partial=partial, todo=todo, left=len(todo))
 
-    def _fetch_range(self, job: _Job, index: int) -> None:
+    def _fetch_range(self, job: Job, index: int) -> None:
         """Fetch one range with retries; the thread that completes the file also checks and publishes it."""
-        failures = Failures(self._client, self._subject(job.file))
+        failures = Failures(self._client, subject_of(self._resolved, job.file))
         part = job.partial.ranges[index]
         has_restarted = False
         self._progress.note(job.file.path)
         while part.done < part.length:
             before = part.done
             try:
-                self._receive(job, index)
+                self._receiver.receive(job, index)
             except (RetryableError, HTTPError) as error:
                 if self._client.stopped.is_set():
                     raise StoppedError from error
@@ -204,119 +181,7 @@ class Transfer:
             hint="run the same command again to start from a new listing; a proxy or mirror may hold another version",
         )
 
-    def _receive(self, job: _Job, index: int) -> None:
-        """Read one answer of the server into a range, as far as it goes."""
-        part, size = job.partial.ranges[index], job.file.size
-        start, end = part.start + part.done, part.start + part.length
-        headers = {} if (start, end) == (0, size) else {"Range": f"bytes={start}-{end - 1}"}
-        resolved, file = self._resolved, job.file
-        address = job.location or self._client.hub.url(
-            *resolved.model_id.split("/"), "resolve", resolved.commit, *file.path.split("/")
-        )
-
-        def check(answer: Mapping[str, str]) -> None:
-            self._check_identity(file, answer)
-
-        response, location = self._client.get(address, headers, self._subject(file), on_redirect=check)
-        is_drained = False
-        try:
-            self._client.watch(response)
-            if self._client.is_hub(location):
-                check(response.headers)
-            else:
-                job.location = location
-            if headers and response.status == 200:
-                if not self._whole_files:
-                    raise NoRangesError
-                self._progress.advance(-job.partial.restart(index))
-            self._check_extent(file, response.status, response.headers, start, end)
-            self._read(response, job, index)
-            is_drained = True
-        finally:
-            self._client.unwatch(response)
-            if is_drained:
-                response.release_conn()
-            else:
-                response.close()
-
-    def _read(self, response: BaseHTTPResponse, job: _Job, index: int) -> None:
-        """Read the rest of a range. Reads are short at first and while little comes, so that slowness shows.
-
-        Raises:
-            RetryableError: The answer ended early, or brought too little.
-        """
-        part, tuning = job.partial.ranges[index], self._client.tuning
-        size = min(LEAST_BYTES, tuning.read_bytes)
-        while part.done < part.length:
-            if self._client.stopped.is_set():
-                raise StoppedError
-            began = time.monotonic()
-            data = self._next(response, min(size, part.length - part.done))
-            if not data:
-                raise RetryableError(f"the answer ended {part.length - part.done} bytes early")
-            job.partial.write(index, data)
-            self._progress.advance(len(data))
-            self._client.watch(response)
-            is_fast = time.monotonic() - began < _FAST_READ_S
-            size = min(size * 2, tuning.read_bytes) if is_fast else min(LEAST_BYTES, tuning.read_bytes)
-
-    def _next(self, response: BaseHTTPResponse, count: int) -> bytes:
-        """Return the next bytes of an answer; empty at its end."""
-        data, error = b"", None
-        try:
-            data = response.read(count, decode_content=False)
-        except HTTPError as caught:
-            error = caught
-        if len(data) < count and self._client.is_slow(response):
-            least, slow_s = log.format_bytes(min(count, LEAST_BYTES)), self._client.tuning.slow_s
-            raise RetryableError(f"the connection brought less than {least} in {slow_s:g} s") from error
-        if error is not None:
-            raise error
-        return data
-
-    def _check_identity(self, file: RemoteFile, headers: Mapping[str, str]) -> None:
-        """Stop at once when the hub itself says that a large file's content is another one than was listed.
-
-        ``If-Range`` would not do: the storage behind a redirect has entity tags of its own. For small files mirrors
-        have various tags (Artifactory: sha1 of the content), and their hash is known soon enough.
-
-        Raises:
-            FetchError: The file changed.
-        """
-        tag = headers.get("X-Linked-ETag") or headers.get("ETag") or ""
-        tag = tag.strip().removeprefix("W/").strip('"')
-        is_sha256 = len(tag) == 64 and all(char in "0123456789abcdef" for char in tag)
-        if file.sha256 and is_sha256 and tag != file.sha256:
-            self._repo.forget_tree(self._resolved.commit)
-            raise FetchError(
-                f"{file.path} of {self._resolved.model_id} changed on the hub: {self._resolved.commit[:12]} was listed "
-                f"with {file.etag[:12]}, and now has {tag[:12]}",
-                hint="run the same command again to start from the new listing",
-            )
-
-    def _check_extent(self, file: RemoteFile, status: int, headers: Mapping[str, str], start: int, end: int) -> None:
-        """Refuse an answer that is not about the bytes that were asked for.
-
-        Raises:
-            RetryableError: It is about others.
-            FetchError: They are encoded, which no further attempt would change.
-        """
-        encoding = headers.get("Content-Encoding", "").strip().lower()
-        if encoding not in {"", "identity"}:
-            raise FetchError(
-                f"{file.path} of {self._resolved.model_id} comes with Content-Encoding {encoding!r}; expected its "
-                f"{file.size} bytes as they are, as was asked (Accept-Encoding: identity)",
-                hint="a proxy or mirror compresses downloads: switch it off, or check HTTPS_PROXY and HF_ENDPOINT",
-            )
-        if status == 206:
-            expected = f"bytes {start}-{end - 1}/{file.size}"
-            seen = headers.get("Content-Range", "")
-            if seen != expected and seen != expected.replace(f"/{file.size}", "/*"):
-                raise RetryableError(f"expected Content-Range {expected!r}, got {seen!r}")
-        elif (length := headers.get("Content-Length")) is not None and length != str(file.size):
-            raise RetryableError(f"expected {file.size} bytes, and the server offers {length}")
-
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: Job) -> None:
         """Turn a complete download into a file of the snapshot, or start it over if its content is wrong.
 
         Raises:
@@ -356,9 +221,6 @@ class Transfer:
             log.get().info("waiting-for-lock", message, waited_s=self._waited_s, lock=str(self._repo.locks))
         self._client.stopped.wait(LOCK_POLL_S)
         self._waited_s += LOCK_POLL_S
-
-    def _subject(self, file: RemoteFile) -> Subject:
-        return Subject(model_id=self._resolved.model_id, revision=self._resolved.revision, path=file.path)
 
     def _disk_error(self, error: OSError) -> FetchError:
         lack = diskspace.reason(self._repo.root, error)

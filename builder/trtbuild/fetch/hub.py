@@ -108,15 +108,9 @@ class RemoteFile:
     def __post_init__(self) -> None:
         check_path(self.path)
         if not _OID.fullmatch(self.oid) or (self.sha256 is not None and not _SHA256.fullmatch(self.sha256)):
-            raise FetchError(
-                f"the hub's record of {self.path!r} has an id that is no hash: {self.sha256 or self.oid!r}",
-                hint="check HF_ENDPOINT: it does not answer like a Hugging Face hub",
-            )
+            raise _no_hub(f"the hub's record of {self.path!r} has an id that is no hash: {self.sha256 or self.oid!r}")
         if self.size < 0:
-            raise FetchError(
-                f"the hub's record of {self.path!r} has the impossible size {self.size}",
-                hint="check HF_ENDPOINT: it does not answer like a Hugging Face hub",
-            )
+            raise _no_hub(f"the hub's record of {self.path!r} has the impossible size {self.size}")
 
     @property
     def etag(self) -> str:
@@ -200,6 +194,10 @@ def check_path(path: str) -> str:
             hint="do not use this model or hub: such a name would be written outside the cache",
         )
     return path
+
+
+def _no_hub(message: str) -> FetchError:
+    return FetchError(message, hint="check HF_ENDPOINT: it does not answer like a Hugging Face hub")
 
 
 def _is_safe_path(path: str) -> bool:

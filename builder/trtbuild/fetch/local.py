@@ -21,8 +21,8 @@ from typing import BinaryIO
 
 from trtbuild.console import log
 from trtbuild.errors import FetchError
+from trtbuild.fetch.metadata import check_metadata, load_config, read_index
 from trtbuild.fetch.select import select, shards
-from trtbuild.fetch.snapshot import check_metadata, load_config, read_index
 from trtbuild.untrusted import HEADER_LIMIT_BYTES, outward_links, parse, read
 
 _IGNORED = {"__pycache__"}

@@ -13,20 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtbuild import untrusted
 from trtbuild.console import log
-from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import BlobLock, RepoCache
 from trtbuild.fetch.hub import Hub, RemoteFile, Resolved
 from trtbuild.fetch.limits import Tuning
+from trtbuild.fetch.metadata import check_metadata, check_sizes, load_config
 from trtbuild.fetch.partial import DATA_SUFFIX, is_leased, recoverable_bytes, remove_leftovers
 from trtbuild.fetch.resolve import list_files, offline_error
-from trtbuild.fetch.select import CONFIG_FILES, TOKENIZER_FILES, Selection, select, shards
+from trtbuild.fetch.select import CONFIG_FILES
+from trtbuild.fetch.wanted import Wanted
 
 if TYPE_CHECKING:
     from trtbuild.fetch.http import Client
 
-_OBJECTS = frozenset({"generation_config.json", "special_tokens_map.json", "tokenizer_config.json"})
 
 ABANDONED_S = 24 * 3600.0
 
@@ -59,7 +58,7 @@ def snapshot(
         FetchError: Gated, not found, no network, wrong content, full disk, ...
     """
     repo = RepoCache(cache, resolved.model_id)
-    wanted = _Wanted(repo, resolved, allow_pickle=allow_pickle, allow_code=allow_code)
+    wanted = Wanted(repo, resolved, allow_pickle=allow_pickle, allow_code=allow_code)
     check = check or _no_check
     if wanted.is_complete():
         check(repo.snapshot(resolved.commit))
@@ -68,7 +67,7 @@ def snapshot(
             raise offline_error(resolved.model_id, resolved.revision, repo.root)
         with _client(hub, tuning) as client:
             wanted.resolved = list_files(resolved, client=client, cache=repo.root)
-            _check_sizes(wanted.first(), resolved.model_id)
+            check_sizes(wanted.first(), resolved.model_id)
             if wanted.has_index() or check is not _no_check:
                 _bring(client, repo, wanted.resolved, wanted.first())
             check(repo.snapshot(resolved.commit))
@@ -98,7 +97,7 @@ def missing_bytes(
         FetchError: The model has no files that may be used.
     """
     repo = RepoCache(cache, resolved.model_id)
-    wanted = _Wanted(repo, resolved, allow_pickle=allow_pickle, allow_code=allow_code)
+    wanted = Wanted(repo, resolved, allow_pickle=allow_pickle, allow_code=allow_code)
     if wanted.is_complete():
         return 0
     wanted.resolved = replace(resolved, files=resolved.files or repo.read_tree(resolved.commit))
@@ -133,20 +132,6 @@ def read_config(resolved: Resolved, *, cache: Path, hub: Hub, tuning: Tuning | N
     return load_config(directory)
 
 
-def load_config(directory: Path) -> dict[str, Any]:
-    """Return ``config.json`` of a snapshot or local directory, with ModelOpt's quantization settings.
-
-    Raises:
-        FetchError: It is not there or not a JSON object.
-    """
-    config = _read_object(directory / "config.json")
-    quantization = directory / "hf_quant_config.json"
-    if quantization.is_file() and "quantization_config" not in config:
-        settings = _read_object(quantization).get("quantization")
-        config["quantization_config"] = {"quant_method": "modelopt", **(settings if isinstance(settings, dict) else {})}
-    return config
-
-
 def remove_abandoned(repo: RepoCache) -> None:
     """Remove unfinished downloads that nobody touched for :data:`ABANDONED_S` (the model has changed on the hub).
 
@@ -165,74 +150,6 @@ def remove_abandoned(repo: RepoCache) -> None:
                     remove_leftovers(blob)
             finally:
                 lock.release()
-
-
-class _Wanted:
-    """Which files make a complete snapshot, as far as that is known."""
-
-    def __init__(self, repo: RepoCache, resolved: Resolved, *, allow_pickle: bool, allow_code: bool) -> None:
-        self.repo, self.resolved = repo, resolved
-        self._allow_pickle, self._allow_code = allow_pickle, allow_code
-
-    def is_complete(self) -> bool:
-        """Say, without network, whether everything is there."""
-        files = self.resolved.files or self.repo.read_tree(self.resolved.commit)
-        is_guessed = files is None
-        if files is None:  # a cache of older tools, which kept no listing: believe the model's own index
-            files = self.repo.files_in_snapshot(self.resolved.commit)
-        before = self.resolved
-        self.resolved = replace(before, files=files)
-        try:
-            is_complete = self._are_there(self.first()) and self._are_there(self.all())
-            if is_guessed:
-                is_complete = is_complete and any(file.path in TOKENIZER_FILES for file in files)
-        except FetchError:
-            if not is_guessed:
-                raise
-            is_complete = False
-        if not is_complete:
-            self.resolved = before
-        return is_complete
-
-    def has_index(self) -> bool:
-        """Say whether the names of the weights are in a file that has to be read first."""
-        return self._select().index is not None
-
-    def has_names(self) -> bool:
-        """Say whether the names of all files are known: the index is there, or there is none."""
-        index = self._select().index
-        return index is None or all(self.repo.has(self.resolved.commit, file) for file in self._named((index,)))
-
-    def first(self) -> list[RemoteFile]:
-        """Return configuration, tokenizer and index."""
-        return self._named(self._select().first)
-
-    def all(self) -> list[RemoteFile]:
-        """Return everything; the index must be there."""
-        selection = self._select()
-        weights = selection.weights
-        if selection.index:
-            text = read_index(self.repo.pointer(self.resolved.commit, selection.index))
-            weights = shards(text, self._names(), index=selection.index, model_id=self.resolved.model_id)
-        return self._named((*selection.first, *weights))
-
-    def _select(self) -> Selection:
-        return select(
-            self._names(),
-            model_id=self.resolved.model_id,
-            allow_pickle=self._allow_pickle,
-            allow_code=self._allow_code,
-        )
-
-    def _names(self) -> list[str]:
-        return [file.path for file in self.resolved.files or ()]
-
-    def _named(self, names: Sequence[str]) -> list[RemoteFile]:
-        by_name = {file.path: file for file in self.resolved.files or ()}
-        return [by_name[name] for name in names]
-
-    def _are_there(self, files: Sequence[RemoteFile]) -> bool:
-        return all(self.repo.has(self.resolved.commit, file) for file in files)
 
 
 def _bring(client: Client, repo: RepoCache, resolved: Resolved, files: Sequence[RemoteFile]) -> None:
@@ -269,59 +186,3 @@ def _client(hub: Hub, tuning: Tuning | None) -> Iterator[Client]:
         yield client
     finally:
         client.close()
-
-
-def read_index(path: Path) -> bytes:
-    """Return an index of shards.
-
-    Raises:
-        FetchError: It is too large to be one, or cannot be read.
-    """
-    try:
-        return untrusted.read_bytes(path, untrusted.INDEX_LIMIT_BYTES)
-    except (OSError, ValueError) as error:
-        raise FetchError(f"{path} cannot be read: {error}", hint="download or copy the model again") from error
-
-
-def check_metadata(directory: Path, names: Sequence[str]) -> None:
-    """Refuse files beside the weights that nobody could serve from, before hours of building.
-
-    Raises:
-        FetchError: One is larger than any tokenizer, or what the front model reads as an object is none.
-    """
-    for name in names:
-        size = (directory / name).stat().st_size
-        if size > untrusted.METADATA_LIMIT_BYTES:
-            raise _too_large(f"{directory / name}", size)
-        if name in _OBJECTS:
-            _read_object(directory / name)
-
-
-def _check_sizes(files: Sequence[RemoteFile], model_id: str) -> None:
-    """Refuse by the hub's listing what :func:`check_metadata` would refuse after the download."""
-    for file in files:
-        if file.size > untrusted.METADATA_LIMIT_BYTES:
-            raise _too_large(f"{file.path} of {model_id}", file.size)
-
-
-def _too_large(what: str, size: int) -> FetchError:
-    limit = log.format_bytes(untrusted.METADATA_LIMIT_BYTES)
-    return FetchError(
-        f"{what} has {log.format_bytes(size)}, expected at most {limit}",
-        hint="no tokenizer or configuration is that large; see what the file is, or try another --revision",
-    )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = untrusted.read(path, untrusted.CONFIG_LIMIT_BYTES)
-    except FileNotFoundError:
-        value = None
-    except (OSError, ValueError) as error:
-        raise FetchError(f"{path} cannot be read: {error}", hint="download or copy the model again") from error
-    if not isinstance(value, dict):
-        state = "is not there" if value is None else "is not a JSON object"
-        raise FetchError(
-            f"{path} {state}", hint="expected a model in Hugging Face format (config.json and *.safetensors)"
-        )
-    return value
