@@ -163,7 +163,7 @@ def make_plan(spec: EngineSpec, ctx: Context) -> tuple[Backend, BuildPlan]:
         _check_model_files(model, spec, ctx)
         spec = _pin_calibration(spec, ctx)
         backend = choose_backend(spec.backend, ctx.host)
-        plan = backend.plan(spec, model, ctx.host)
+        plan = backends.make_plan(backend, spec, model, ctx.host)
         for warning in plan.warnings:
             log.get().warning("plan_warning", warning)
         log.get().bind(key=plan.key.short)

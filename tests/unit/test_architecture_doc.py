@@ -44,7 +44,7 @@ def _find(room: str, name: str) -> Any:
         value: Any = holder
         for part in name.split("."):
             value = getattr(value, part, None)
-        if value is not None:
+        if value is not None and not inspect.ismodule(value):
             return value
     return None
 

@@ -66,6 +66,7 @@ class TinyBackend:
     """A backend whose engine is one file; what it needs and how it fails can be set."""
 
     name = "tiny"
+    reads = frozenset({"max_batch_size"})
     timing_cache = None
 
     def __init__(self, template: Path) -> None:

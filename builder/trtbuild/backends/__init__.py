@@ -6,12 +6,13 @@ Which exist, and in which order ``auto`` tries them, is :data:`trtbuild.registry
 from __future__ import annotations
 
 import importlib
+from dataclasses import MISSING, fields
 from typing import cast
 
 from trtbuild.errors import SpecError
-from trtbuild.plan import Backend
+from trtbuild.plan import READ_FOR_EVERY_BACKEND, Backend, BuildPlan, ResolvedModel
 from trtbuild.registry import NAMES, find_backend
-from trtbuild.spec import closest
+from trtbuild.spec import OPTIONS_BY_NAME, EngineSpec, HostInfo, closest
 
 
 def names() -> tuple[str, ...]:
@@ -31,3 +32,31 @@ def get(name: str) -> Backend:
             hint="trtbuild doctor shows which backends can work on this machine",
         )
     return cast(Backend, importlib.import_module(find_backend(name).module).BACKEND)
+
+
+def make_plan(backend: Backend, spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPlan:
+    """Let a backend plan, after refusing options that it does not read.
+
+    Raises:
+        SpecError: It does not read an option, or cannot build this.
+        HostError: It cannot be built on this host.
+    """
+    refuse_unread(backend, spec)
+    return backend.plan(spec, model, host)
+
+
+def refuse_unread(backend: Backend, spec: EngineSpec) -> None:
+    """Refuse options that a backend does not read, which would be ignored without a word.
+
+    Raises:
+        SpecError: One has another value than its default.
+    """
+    for field in fields(spec):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        value = getattr(spec, field.name)
+        if value != default and field.name not in backend.reads | READ_FOR_EVERY_BACKEND:
+            readers = " and ".join(name for name in names() if field.name in get(name).reads)
+            raise SpecError(
+                f"{field.name}={value}: the {backend.name} backend does not read it",
+                hint=f"leave {OPTIONS_BY_NAME[field.name].flag} out; it is for --backend {readers}",
+            )

@@ -6,6 +6,14 @@ from trtbuild.catalog import ModelInfo, ProductLabel, find_sku
 from trtbuild.errors import SpecError
 from trtbuild.spec import EngineSpec, GpuInfo
 
+READS = frozenset(
+    {
+        "dtype", "quantization", "kv_cache_dtype", "calibration", "build_option", "tp_size", "pp_size",
+        "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens",
+    }
+)  # fmt: skip
+"""Engine options that both backends for GPUs read, be it to refuse what they cannot do."""
+
 DEFAULT_BATCH_SIZE = 128
 """Slots when nobody says: enough for a busy pod, and the decoder's buffers stay below 300 MiB for 128k vocabularies."""
 

@@ -96,13 +96,20 @@ def _release(version: str | None) -> str:
     return version or catalog.trtllm_versions()[-1]
 
 
+def _best_for_gpus() -> str:
+    from trtbuild import registry
+
+    return next(backend.name for backend in registry.BACKENDS if backend.needs_gpu)
+
+
 def _show_table(spec: Spec, version: str | None, output: str) -> None:
-    from trtbuild import catalog
+    from trtbuild import backends, catalog
     from trtbuild.backends.gpu import choose_limits
     from trtbuild.cli.views.products import echo_products, products_document
     from trtbuild.plan.memory import Limits
     from trtbuild.plan.survey import COLUMNS, survey
 
+    backends.refuse_unread(backends.get(_best_for_gpus()), spec.engine)
     model, release = _model_info(spec), catalog.trtllm(_release(version))
     if unsafe := catalog.image_warning(release):
         log.get().warning("plan_warning", unsafe)
@@ -125,7 +132,7 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
 
 
 def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, values: bool) -> None:
-    from trtbuild import backends, catalog, registry
+    from trtbuild import backends, catalog
     from trtbuild.cli.views.plan import UNRESOLVED
     from trtbuild.plan import ResolvedModel
 
@@ -137,9 +144,9 @@ def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, val
         )
     info = _model_info(spec)
     model = ResolvedModel(model_id=info.model_id, revision=UNRESOLVED, source="hub", info=info)
-    best = next(backend.name for backend in registry.BACKENDS if backend.needs_gpu)
-    engine = replace(spec.engine, backend=best) if spec.engine.backend == "auto" else spec.engine
-    made = backends.get(engine.backend).plan(engine, model, imagined_host(sku, engine, _release(version)))
+    engine = replace(spec.engine, backend=_best_for_gpus()) if spec.engine.backend == "auto" else spec.engine
+    host = imagined_host(sku, engine, _release(version))
+    made = backends.make_plan(backends.get(engine.backend), engine, model, host)
     if unsafe := catalog.image_warning(catalog.trtllm(_release(version))):
         log.get().warning("plan_warning", unsafe)
     if values:

@@ -10,6 +10,9 @@ from typing import Protocol
 from trtbuild.plan.values import BuildPlan, EngineInfo, ResolvedModel
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, RepositorySpec
 
+READ_FOR_EVERY_BACKEND = frozenset({"model", "revision", "backend", "allow_pickle", "trust_remote_code"})
+"""Engine options that are read before a backend plans: what is fetched, from where, and by whom it is built."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineTemplate:
@@ -43,6 +46,10 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """As ``--backend`` spells it."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the engine options that it reads; one that is said to another backend is refused."""
 
     @property
     def timing_cache(self) -> str | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from trtbuild import process, untrusted
 from trtbuild.backends.cpu.families import read_decoder
+from trtbuild.backends.cpu.options import READS
 from trtbuild.backends.cpu.plan import make_plan
 from trtbuild.backends.cpu.steps import optimum_arguments
 from trtbuild.console import log
@@ -67,6 +68,7 @@ class CpuBackend:
     """See :class:`trtbuild.plan.Backend`."""
 
     name: str = "cpu"
+    reads: frozenset[str] = READS
     timing_cache: None = None
 
     def availability(self, host: HostInfo) -> Availability:

@@ -1,4 +1,4 @@
-"""Options of ``--build-option`` that the cpu backend knows. Pure."""
+"""Engine options that the cpu backend reads, and those of ``--build-option`` that it knows. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from dataclasses import dataclass
 
 from trtbuild.errors import SpecError
 from trtbuild.spec import closest
+
+READS = frozenset(
+    {
+        "dtype", "quantization", "kv_cache_dtype", "calibration", "build_option", "tp_size", "pp_size",
+        "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens", "kv_cache_tokens",
+    }
+)  # fmt: skip
+"""Engine options that this backend reads, be it to refuse what it cannot do."""
 
 
 @dataclass(frozen=True, kw_only=True)

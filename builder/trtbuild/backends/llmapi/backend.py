@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trtbuild import untrusted
-from trtbuild.backends.gpu import choose_limits, gpu_label
+from trtbuild.backends.gpu import READS, choose_limits, gpu_label
 from trtbuild.catalog import (
     LLMAPI_SINCE,
     GpuArchitecture,
@@ -70,6 +70,7 @@ class LlmApiBackend:
     """See :class:`trtbuild.plan.Backend`."""
 
     name: str = "llmapi"
+    reads: frozenset[str] = READS
     timing_cache: None = None
 
     def availability(self, host: HostInfo) -> Availability:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from trtbuild import process, untrusted
+from trtbuild.backends.gpu import READS
 from trtbuild.backends.tensorrt_llm import commands
 from trtbuild.backends.tensorrt_llm.engine import (
     check_checkpoint,
@@ -64,6 +65,7 @@ class TensorRtLlmBackend:
     python: Path = field(default_factory=lambda: process.interpreter_with("tensorrt_llm"))
     examples_dir: Path | None = None
     name: str = "tensorrt_llm"
+    reads: frozenset[str] = READS
     timing_cache: str = TIMING_CACHE
 
     def availability(self, host: HostInfo) -> Availability:

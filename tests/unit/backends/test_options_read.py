@@ -1,0 +1,64 @@
+"""Whatever is asked of a backend is read by it, or refused: no option is ignored without a word."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.machines import gpu_host, resolved
+from trtbuild import backends
+from trtbuild.errors import SpecError
+from trtbuild.plan import READ_FOR_EVERY_BACKEND
+from trtbuild.registry import BACKENDS, NAMES, find_backend
+from trtbuild.spec import OPTIONS, EngineSpec, Option, parse_spec
+
+ENGINE_OPTIONS = [option for option in OPTIONS if option.section in {"model", "engine"}]
+SAID: dict[str, Any] = {"int": 64, "bool": True, "str": "said", "pairs": {"a": "b"}}
+PACKAGE = Path(backends.__file__).parent
+
+
+def said(option: Option) -> EngineSpec:
+    """A request in which one option has another value than its default."""
+    value = option.choices[-1] if option.kind == "choice" else SAID[option.kind]
+    return parse_spec({"model": "llama-3-8b", option.name: value}).engine
+
+
+@pytest.mark.parametrize("option", ENGINE_OPTIONS, ids=[option.name for option in ENGINE_OPTIONS])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_option_is_read_or_refused(name: str, option: Option) -> None:
+    backend = backends.get(name)
+    if option.name in backend.reads | READ_FOR_EVERY_BACKEND:
+        backends.refuse_unread(backend, said(option))
+        return
+    with pytest.raises(SpecError, match=rf"^{option.name}=.*: the {name} backend does not read it") as caught:
+        backends.make_plan(backend, said(option), resolved("llama-3-8b"), gpu_host())
+    assert option.flag in caught.value.hint
+    assert "--backend " in caught.value.hint
+
+
+def test_defaults_are_refused_by_nobody() -> None:
+    for name in NAMES:
+        backends.refuse_unread(backends.get(name), EngineSpec(model="llama-3-8b"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_backend_says_that_it_reads_is_what_its_code_reads(name: str) -> None:
+    files = [*(PACKAGE / name).glob("**/*.py"), *([PACKAGE / "gpu.py"] if find_backend(name).needs_gpu else [])]
+    assert len(files) > 1
+    read = {
+        node.attr
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "spec"
+    }
+    names = {option.name for option in ENGINE_OPTIONS}
+    assert read & names - READ_FOR_EVERY_BACKEND == backends.get(name).reads
+    assert backends.get(name).reads <= names
+
+
+def test_every_option_has_a_reader() -> None:
+    readers = READ_FOR_EVERY_BACKEND.union(*(backends.get(info.name).reads for info in BACKENDS))
+    assert {option.name for option in ENGINE_OPTIONS} == readers
