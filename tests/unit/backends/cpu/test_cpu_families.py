@@ -108,7 +108,7 @@ def test_the_context_ends_where_the_graph_would_differ(change: dict[str, Any], c
     ("name", "attribute", "value"),
     [
         ("gemma", "norm", "rms_plus_one"),
-        ("gemma", "activation", "gelu"),
+        ("gemma", "activation", "gelu_tanh"),
         ("gemma", "embedding_scale", 8.0),
         ("gemma", "tied", True),
         ("gpt2", "activation", "gelu_tanh"),

@@ -29,6 +29,11 @@ def read(architecture: str, config: Mapping[str, Any], fields: Fields) -> Decode
             hint="compare it with the config.json of the original model on the hub",
         )
     context, reason = read_context(architecture, config, fields)
+    activation = str(config.get("hidden_act"))
+    if is_gemma and activation == "gelu":
+        # Its own first configs say "gelu" and mean the approximation; transformers 5 knows, 4 takes them at their word.
+        # Source: transformers 5.24, models/gemma/configuration_gemma.py
+        activation = "gelu_pytorch_tanh"
     if is_gemma and fields.flag("use_bidirectional_attention"):
         raise refuse_option(architecture, "use_bidirectional_attention", True, "False")
     return Decoder(
@@ -44,7 +49,7 @@ def read(architecture: str, config: Mapping[str, Any], fields: Fields) -> Decode
         context_reason=reason,
         norm="rms_plus_one" if is_gemma else "rms",
         epsilon=fields.number("rms_norm_eps"),
-        activation=read_activation(architecture, str(config.get("hidden_act"))),
+        activation=read_activation(architecture, activation),
         rope=read_rope(architecture, config, head_dim),
         embedding_scale=hidden**0.5 if is_gemma else 1.0,
         tied=fields.flag("tie_word_embeddings"),
