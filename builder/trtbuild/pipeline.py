@@ -139,7 +139,7 @@ def resolve_model(spec: EngineSpec, ctx: Context) -> ResolvedModel:
     directory = Path(spec.model).expanduser()
     known = catalog.find_model(spec.model)
     if directory.is_dir() and (known is None or "/" in spec.model):
-        return _resolve_directory(directory, ctx.store.root / "hashes")
+        return _resolve_directory(directory, ctx.store.part("hashes"))
     _check_hub_id(spec.model, known)
     model_id = known.model_id if known else spec.model
     resolved = fetch.resolve(model_id, spec.revision, hub=ctx.hub, cache=ctx.hf_cache)
@@ -202,7 +202,7 @@ def _pin_calibration(spec: EngineSpec, ctx: Context) -> EngineSpec:
     directory = Path(spec.calibration).expanduser() if spec.calibration else None
     if directory is None or not directory.is_dir():
         return spec
-    pin = fetch.hash_directory(directory, memo=ctx.store.root / "hashes")
+    pin = fetch.hash_directory(directory, memo=ctx.store.part("hashes"))
     return replace(spec, calibration=f"{directory.resolve()}@{pin}")
 
 
@@ -226,6 +226,8 @@ def provision(spec: Spec, ctx: Context) -> Provisioned:
             decoupled=spec.repository.decoupled,
             max_queue_size=spec.repository.max_queue_size,
         )
+        if spec.repository.repository is None:
+            ctx.store.part("repositories")  # refused when it is a link
         repository = provide_repository(spec, plan, model, ctx.store.root)
     return Provisioned(
         plan=plan,
@@ -384,7 +386,7 @@ def _timing_cache(plan: BuildPlan, backend: Backend, staging: Staging, ctx: Cont
     if backend.timing_cache is None or version is None:
         yield
         return
-    kept = ctx.store.root / "timing" / path_part(plan.sku) / f"{path_part(version)}.cache"
+    kept = ctx.store.part("timing") / path_part(plan.sku) / f"{path_part(version)}.cache"
     lent = staging.work_dir / backend.timing_cache
     with contextlib.suppress(OSError):
         shutil.copyfile(kept, lent)

@@ -143,7 +143,11 @@ def run(
 
 
 def start(command: Command, *, log_path: Path) -> subprocess.Popen[bytes]:
-    """Start a long-running child in its own process group with its output appended to ``log_path``."""
+    """Start a long-running child in its own process group with its output appended to ``log_path``.
+
+    Secrets in the output are not masked, as :func:`run` does: the child may outlive this process, which would have to
+    read along. Whoever makes the file decides who can read it.
+    """
     with log_path.open("ab") as log_file:
         return subprocess.Popen(
             command.argv,

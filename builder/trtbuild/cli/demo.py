@@ -86,7 +86,7 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
     sink.info("demo", f"engine {done.plan.key.short} for {done.plan.sku} {how}")
     command, ports = serving_command(spec, ctx, done)
     url = server_url(spec, ports.http)
-    log_path = new_log(ctx.store.root, f"demo-{os.getpid()}")
+    log_path = new_log(ctx.store.part("logs"), f"demo-{os.getpid()}")
     with sink.stage("launch"):
         sink.info("serve", f"starting Triton: {Path(command.argv[0]).name} at {url}")
         child = process.start(command, log_path=log_path)

@@ -69,7 +69,7 @@ def serving_command(spec: Spec, ctx: Context, done: Provisioned, *, is_real: boo
     """Return the command that serves what was provided, and the ports it will listen on."""
     from trtbuild.serve.start import prepare
 
-    directories = [ctx.store.root / "servers"]
+    directories = [ctx.store.part("servers")]
     with contextlib.suppress(SpecError):  # no home directory
         directories.append(default_store(os.environ) / "servers")
     return prepare(
@@ -82,7 +82,7 @@ def _serve_in_background(spec: Spec, ctx: Context, ports: Ports, *, timeout_s: f
     from trtbuild.serve.background import new_log, serve_command, start_and_wait
 
     url = server_url(spec, ports.http)
-    log_path = new_log(ctx.store.root, f"serve-{os.getpid()}")
+    log_path = new_log(ctx.store.part("logs"), f"serve-{os.getpid()}")
     pid = start_and_wait(serve_command(click.get_current_context().obj, ports), log_path, url, timeout_s)
     if output == "json":
         metrics_url = server_url(spec, ports.metrics)

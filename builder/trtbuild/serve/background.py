@@ -33,16 +33,20 @@ def serve_command(words: Sequence[str], ports: Ports) -> Command:
     return Command(argv=(sys.executable, "-m", "trtbuild", *(word for word in words if word != "--wait"), *numbers))
 
 
-def new_log(store_root: Path, name: str) -> Path:
-    """Return the path of a new, empty log of a server.
+def new_log(directory: Path, name: str) -> Path:
+    """Return the path of a new, empty log of a server, which nobody but this user and root can read.
+
+    A server writes to its log itself and outlives this process, so nothing masks the secrets in it: the address of a
+    bucket with a login, for example.
 
     Raises:
         LaunchError: It cannot be written.
     """
-    path = store_root / "logs" / f"{name}.log"
+    path = directory / f"{name}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+        path.unlink(missing_ok=True)  # of an earlier process with this id
+        path.touch(mode=0o600, exist_ok=False)
     except OSError as error:
         raise LaunchError(
             f"cannot write the server's log {path}: {error.strerror}", hint="pass a writable --store DIRECTORY"

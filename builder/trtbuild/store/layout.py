@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from trtbuild.plan.key import EngineKey
+
+Part = Literal["hashes", "logs", "repositories", "servers", "timing"]
+"""Directories below the root that others fill: hashes of local models, logs and programs of servers, model repositories
+and kernel timings. They are counted, and but for old logs never collected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +79,15 @@ class Layout:
         """Work directories that were asked to be kept."""
         return self.root / "checkpoints"
 
+    def part(self, name: Part) -> Path:
+        """Return a directory in which another part of the program keeps something."""
+        return self.root / name
+
     def own(self) -> tuple[Path, ...]:
-        """Return every directory that the store itself writes to or removes from."""
+        """Return every directory below the root that this program writes to or removes from."""
         places = (self.engines, self.staging, self.claims, self.leases, self.downloads, self.quarantine, self.trash)
-        return (*places, self.used, self.pins, self.durations, self.logs, self.checkpoints)
+        state = (self.used, self.pins, self.durations, self.logs, self.checkpoints)
+        return (*places, *state, *(self.part(name) for name in get_args(Part) if name != "logs"))
 
     def entry(self, key: EngineKey) -> Path:
         """Return where the entry of ``key`` is, or would be."""

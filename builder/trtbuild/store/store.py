@@ -16,12 +16,13 @@ from pathlib import Path
 
 from trtbuild.plan.key import EngineKey
 from trtbuild.spec import JsonValue, VerifyMode
-from trtbuild.store import durations, elect, explain, find, lease, leftovers, marks, publish, remove, stage
+from trtbuild.store import durations, elect, explain, find, lease, leftovers, links, marks, publish, remove, stage
 from trtbuild.store.directory import StoreDirectory
+from trtbuild.store.disk_errors import explained
 from trtbuild.store.elect import Claim
 from trtbuild.store.entries import Broken, Entry, Explanation, Miss
 from trtbuild.store.files import Problem
-from trtbuild.store.layout import Layout
+from trtbuild.store.layout import Layout, Part
 from trtbuild.store.lease import Lease
 from trtbuild.store.owner import Owner
 from trtbuild.store.sharing import Sharing
@@ -71,6 +72,17 @@ class Store:
     def layout(self) -> Layout:
         """Where things are below the root."""
         return self.directory.layout
+
+    def part(self, name: Part) -> Path:
+        """Return a directory below the root in which another part of the program keeps something.
+
+        Raises:
+            StoreError: A link is in its place.
+        """
+        path = self.layout.part(name)
+        with explained(f"use the store's {name}", path):
+            links.refuse_links(path, below=self.root)
+        return path
 
     # -- finding -----------------------------------------------------------------------------------------------------
 

@@ -58,4 +58,15 @@ def test_a_known_cause_is_named(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("")
     with pytest.raises(LaunchError, match="cannot write the server's log"):
-        new_log(tmp_path, "serve-1")
+        new_log(tmp_path / "logs", "serve-1")
+
+
+def test_nobody_else_can_read_what_a_server_writes(tmp_path: Path) -> None:
+    (tmp_path / "serve-1.log").write_text("of an earlier process")
+    path = new_log(tmp_path, "serve-1")
+    assert path.read_text() == ""
+    command = Command(argv=("sh", "-c", "echo s3://key:secret@bucket; exit 3"))
+    with pytest.raises(LaunchError, match="the server ended"):
+        start_and_wait(command, path, "http://127.0.0.1:9", 30.0)
+    assert path.read_text() == "s3://key:secret@bucket\n"
+    assert path.stat().st_mode & 0o777 == 0o600

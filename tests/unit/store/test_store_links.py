@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -12,11 +13,15 @@ from tests.unit.store.store_helpers import build, contents, fill, make_key
 from trtbuild.errors import StoreError
 from trtbuild.store import Entry, Miss, Store, collect, lease, leftovers, publish, remove
 from trtbuild.store.bundle import export_bundle, import_bundle
+from trtbuild.store.layout import Part
 
 DIRECTORIES = (
     "engines", ".staging", ".claims", ".leases", ".downloads", ".quarantine", ".trash", ".state", ".state/used",
-    ".state/pins", ".state/durations", "logs", "checkpoints",
+    ".state/pins", ".state/durations", "logs", "checkpoints", "hashes", "repositories", "servers", "timing",
 )  # fmt: skip
+
+
+PARTS = get_args(Part)
 
 
 def test_the_table_is_that_of_the_store(tmp_path: Path) -> None:
@@ -86,6 +91,16 @@ def test_a_link_in_the_place_of_a_directory_is_refused_by_name(
         assert f"{place} is a symbolic link, and links are not followed there" in caught.value.message
         assert f"rm {place}" in caught.value.hint
     assert _state(outside) == before
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_others_put_into_the_store_does_not_go_through_a_link(tmp_path: Path, name: Part) -> None:
+    store = Store(tmp_path / "store")
+    assert store.part(name) == tmp_path / "store" / name
+    (tmp_path / "store").mkdir()
+    store.part(name).symlink_to(tmp_path)
+    with pytest.raises(StoreError, match=f"cannot use the store's {name}: .*/{name} is a symbolic link"):
+        store.part(name)
 
 
 @pytest.mark.parametrize("name", DIRECTORIES)
