@@ -61,13 +61,16 @@ base + suffix in at most 63 characters: (list base suffix). Only the base is cut
 {{- end }}
 {{- end }}
 
-{{/* Labels that select; minimal, because selectors are immutable: (dict "root" $ "component" "server" "sku" "a100"). */}}
+{{/*
+Labels that select; minimal, because selectors are immutable: (dict "root" $ "component" "server" "sku" "a100"). Quoted here, since
+this text is read back by fromYaml, which makes numbers and booleans of a SKU named 4090 or a release named off.
+*/}}
 {{- define "trtbuild.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "trtbuild.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "trtbuild.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .sku }}
-trtbuild.dev/sku: {{ . }}
+trtbuild.dev/sku: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -78,7 +81,7 @@ trtbuild.dev/sku: {{ . }}
   "app.kubernetes.io/version" .root.Chart.AppVersion
   "app.kubernetes.io/part-of" "trtbuild"
   "app.kubernetes.io/managed-by" .root.Release.Service }}
-{{- $labels = mergeOverwrite $labels .root.Values.commonLabels (include "trtbuild.selectorLabels" . | fromYaml) }}
+{{- $labels = mergeOverwrite $labels (.root.Values.commonLabels | default dict) (include "trtbuild.selectorLabels" . | fromYaml) }}
 {{- toYaml $labels }}
 {{- end }}
 
@@ -87,7 +90,7 @@ Labels of pods: nothing that changes with the chart's version, so that a chart u
 (dict "root" $ "component" "server" "sku" sku ["labels" dict] ["service" group]).
 */}}
 {{- define "trtbuild.podLabels" -}}
-{{- $labels := mergeOverwrite (dict) .root.Values.commonLabels (.labels | default dict) }}
+{{- $labels := mergeOverwrite (dict) (.root.Values.commonLabels | default dict) (.labels | default dict) }}
 {{- $labels = mergeOverwrite $labels (include "trtbuild.selectorLabels" . | fromYaml) (dict "app.kubernetes.io/part-of" "trtbuild") }}
 {{- $labels = omit $labels "trtbuild.dev/service" }}
 {{- with .service }}
@@ -98,11 +101,11 @@ Labels of pods: nothing that changes with the chart's version, so that a chart u
 
 {{/* metadata of an object: (dict "root" $ "name" name "component" component ["sku" sku] ["labels" dict] ["annotations" dict]). */}}
 {{- define "trtbuild.metadata" -}}
-name: {{ .name }}
-namespace: {{ .root.Release.Namespace }}
+name: {{ .name | quote }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- mergeOverwrite (dict) (.labels | default dict) (include "trtbuild.labels" . | fromYaml) | toYaml | nindent 2 }}
-{{- with mergeOverwrite (dict) .root.Values.commonAnnotations (.annotations | default dict) }}
+{{- with mergeOverwrite (dict) (.root.Values.commonAnnotations | default dict) (.annotations | default dict) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -111,7 +114,23 @@ annotations:
 {{/* "true" when the cluster, or assumeApis, has an API: (list $ "keda.sh/v1alpha1"). */}}
 {{- define "trtbuild.hasApi" -}}
 {{- $root := index . 0 }}
-{{- if or ($root.Capabilities.APIVersions.Has (index . 1)) (has (index . 1) $root.Values.assumeApis) }}true{{ end }}
+{{- if or ($root.Capabilities.APIVersions.Has (index . 1)) (has (index . 1) ($root.Values.assumeApis | default list)) }}true{{ end }}
+{{- end }}
+
+{{/*
+A map without its nulls, as JSON: a SKU takes a default away with null, as values files do. In a manifest null could be more than
+nothing: the API server reads it as the quantity 0.
+*/}}
+{{- define "trtbuild.withoutNulls" -}}
+{{- $kept := dict }}
+{{- range $key, $value := . }}
+{{- if kindIs "map" $value }}
+{{- $_ := set $kept $key (include "trtbuild.withoutNulls" $value | fromJson) }}
+{{- else if not (kindIs "invalid" $value) }}
+{{- $_ := set $kept $key $value }}
+{{- end }}
+{{- end }}
+{{- toJson $kept }}
 {{- end }}
 
 {{/*
@@ -126,16 +145,17 @@ name, fullname, gpus (per pod), servedName, image.
 {{- $_ := set $sku . (deepCopy (dict "value" (index $root.Values .))).value }}
 {{- end }}
 {{- $sku = mergeOverwrite $sku (deepCopy (index $root.Values.skus $name | default dict)) }}
+{{- $sku = include "trtbuild.withoutNulls" $sku | fromJson }}
 {{- $gpus := 0 }}
 {{- if ne $sku.model.backend "cpu" }}
 {{- $gpus = mul (int $sku.model.parallelism.tensor) (int $sku.model.parallelism.pipeline) }}
 {{- end }}
 {{- $tag := $sku.image.tag | default $root.Chart.AppVersion }}
-{{- $reference := ternary (printf "%s@%s" $sku.image.repository $sku.image.digest) (printf "%s:%s" $sku.image.repository $tag) (ne $sku.image.digest "") }}
+{{- $reference := ternary (printf "%s@%s" $sku.image.repository $sku.image.digest) (printf "%s:%s" $sku.image.repository $tag) (not (empty $sku.image.digest)) }}
 {{- $_ := set $sku "name" $name }}
 {{- $_ := set $sku "fullname" (include "trtbuild.object" (list $root (printf "-%s" $name))) }}
 {{- $_ := set $sku "gpus" $gpus }}
-{{- $_ := set $sku "servedName" ($sku.model.servedName | default ($sku.model.name | trimSuffix "/" | splitList "/" | last)) }}
+{{- $_ := set $sku "servedName" ($sku.model.servedName | default ($sku.model.name | default "" | trimSuffix "/" | splitList "/" | last)) }}
 {{- $_ := set $sku "imageReference" $reference }}
 {{- toJson $sku }}
 {{- end }}

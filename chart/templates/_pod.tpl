@@ -3,7 +3,7 @@
 {{/* requests and limits with the pod's GPUs: (dict "sku" sku "resources" resources). GPUs go to init containers as well, so that an
 engine is built on the SKU that serves it. */}}
 {{- define "trtbuild.resources" -}}
-{{- $resources := deepCopy .resources }}
+{{- $resources := deepCopy (.resources | default dict) }}
 {{- if .sku.gpus }}
 {{- $_ := set $resources "limits" (mergeOverwrite (dict) ($resources.limits | default dict) (dict .sku.gpu.resourceName (int .sku.gpus))) }}
 {{- end }}
@@ -73,7 +73,7 @@ capabilities:
     type: DirectoryOrCreate
 {{- else if eq $volume.type "persistentVolumeClaim" }}
   persistentVolumeClaim:
-    claimName: {{ include "trtbuild.claimName" . }}
+    claimName: {{ include "trtbuild.claimName" . | quote }}
     {{- if $volume.readOnly }}
     readOnly: true
     {{- end }}
@@ -87,7 +87,7 @@ capabilities:
 {{- define "trtbuild.volumes" -}}
 - name: config
   configMap:
-    name: {{ .sku.fullname }}
+    name: {{ .sku.fullname | quote }}
 - name: tmp
   emptyDir:
     sizeLimit: 1Gi
@@ -287,7 +287,7 @@ capabilities:
 
 {{/* Affinity with the SKU's products in every alternative of the user's own node affinity. */}}
 {{- define "trtbuild.affinity" -}}
-{{- $affinity := deepCopy .sku.pod.affinity }}
+{{- $affinity := deepCopy (.sku.pod.affinity | default dict) }}
 {{- if and .sku.gpus .sku.gpu.products }}
 {{- $match := dict "key" .sku.gpu.productLabel "operator" "In" "values" .sku.gpu.products }}
 {{- $node := $affinity.nodeAffinity | default dict }}
@@ -302,10 +302,15 @@ capabilities:
 {{- toYaml $affinity }}
 {{- end }}
 
+{{/* Tolerations of everything that may run on the SKU's nodes: the SKU. */}}
+{{- define "trtbuild.tolerations" -}}
+{{- toYaml (concat (.pod.tolerations | default list) (ternary .gpu.tolerations list (gt (int .gpus) 0) | default list)) }}
+{{- end }}
+
 {{/* (dict "root" $ "sku" sku "component" "server"|"prewarm") */}}
 {{- define "trtbuild.podSpec" -}}
 {{- $selector := include "trtbuild.selectorLabels" (dict "root" .root "component" .component "sku" .sku.name) | fromYaml }}
-serviceAccountName: {{ include "trtbuild.serviceAccountName" .root }}
+serviceAccountName: {{ include "trtbuild.serviceAccountName" .root | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .sku.image.pullSecrets }}
@@ -341,11 +346,7 @@ nodeSelector:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- $tolerations := .sku.pod.tolerations }}
-{{- if .sku.gpus }}
-{{- $tolerations = concat $tolerations .sku.gpu.tolerations }}
-{{- end }}
-{{- with $tolerations }}
+{{- with include "trtbuild.tolerations" .sku | fromYamlArray }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}

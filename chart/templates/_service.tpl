@@ -18,3 +18,27 @@
 {{- define "trtbuild.scrapeLabel" -}}
 trtbuild.dev/scrape: "true"
 {{- end }}
+
+{{/*
+Ports of the hub and of the proxy to it, as JSON: HTTPS, and those that hub.endpoint and hub.proxy.https name. A URL without a port
+means that of its scheme.
+*/}}
+{{- define "trtbuild.hubPorts" -}}
+{{- $ports := list 443 }}
+{{- range list .Values.hub.endpoint .Values.hub.proxy.https }}
+{{- $url := toString (. | default "") }}
+{{- $port := regexReplaceAll "^(?:[a-z]+://)?(?:[^/@]*@)?(?:\\[[^\\]/]*\\]|[^/:]*):([0-9]+)(?:/.*)?$" $url "${1}" }}
+{{- if regexMatch "^[0-9]{1,5}$" $port }}
+{{- $ports = append $ports (int $port) }}
+{{- else if hasPrefix "http://" $url }}
+{{- $ports = append $ports 80 }}
+{{- end }}
+{{- end }}
+{{- toJson (uniq $ports) }}
+{{- end }}
+
+{{/* Weight of a SKU in an HTTPRoute, a whole number: capacity.weight x fewest pods, times 100: the SKU. */}}
+{{- define "trtbuild.routeWeight" -}}
+{{- $pods := ternary (max 1 (int .autoscaling.minReplicas)) (int .replicas) .autoscaling.enabled }}
+{{- round (mulf .capacity.weight $pods 100) 0 | int64 }}
+{{- end }}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.chart.helm import CI, ci_values, engine_config, merge, render
+from tests.chart.helm import CI, RenderError, ci_values, engine_config, merge, render
 
 NAME = re.compile(r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
 LABEL = re.compile(r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")
@@ -197,3 +197,60 @@ def test_pods_cannot_be_moved_out_of_their_selectors() -> None:
     assert matches(deployment["spec"]["selector"]["matchLabels"], pod_labels(deployment))
     assert matches(rendered.one("Service")["spec"]["selector"], pod_labels(deployment))
     assert pod_labels(deployment)["trtbuild.dev/sku"] == "a100"
+
+
+# Text to people, numbers, booleans, dates or null to YAML when it stands unquoted.
+LOOKALIKES = ["4090", "007", "1e3", "0x10", "on", "off", "no", "y", "n", "true", "null", "2020-01-01", "1-2", "0b1"]
+
+
+def texts(node: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Return every name, namespace, label and annotation of an object, wherever it stands."""
+    found: list[tuple[str, Any]] = []
+    if isinstance(node, dict):
+        for key, value in node.items():
+            where = f"{path}.{key}"
+            if key in {"labels", "matchLabels", "annotations", "nodeSelector"} and isinstance(value, dict):
+                found += [(f"{where}.{name}", text) for name, text in value.items()]
+            elif key in {"name", "namespace", "claimName", "serviceAccountName", "secretName"}:
+                found.append((where, value))
+            else:
+                found += texts(value, where)
+    elif isinstance(node, list):
+        for item in node:
+            found += texts(item, path)
+    return found
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+@pytest.mark.parametrize("what", ["SKU", "release", "everything"])
+def test_names_that_look_like_other_types_stay_text(what: str, name: str) -> None:
+    """The API server refuses a label that is a number, in words that name neither SKU nor release."""
+    values = merge(ONE, {"prewarm": {"enabled": True}, "balancing": {"type": "envoy"}, "ingress": {"enabled": True}})
+    release = "llama"
+    if what != "release":
+        values = {**values, "skus": {name: {"gpu": {"products": ["NVIDIA-A100-SXM4-80GB"]}}}}
+    if what != "SKU":
+        release = name
+        values = merge(values, {"fullnameOverride": "llm"})
+    if what == "everything":
+        values = merge(values, {"nameOverride": name, "serviceAccount": {"name": name}, "service": {"group": name}})
+        values = merge(values, {"commonLabels": {"team": name}, "storage": {"models": {"existingClaim": name}}})
+        values = merge(values, {"storage": {"models": {"type": "persistentVolumeClaim"}}})
+    rendered = render(values, release=release)
+    objects = [item for item in rendered.objects if item["kind"] != "PrometheusRule"]
+    wrong = [(where, text) for item in objects for where, text in texts(item) if not isinstance(text, str)]
+    assert wrong == []
+    deployment = rendered.sku("Deployment", name if what != "release" else "a100")
+    assert deployment["metadata"]["labels"]["app.kubernetes.io/instance"] == release
+    assert matches(deployment["spec"]["selector"]["matchLabels"], pod_labels(deployment))
+
+
+def test_release_that_cannot_name_a_service_is_refused() -> None:
+    """Names of Services begin with a letter (DNS-1035); those of every other object here need not."""
+    with pytest.raises(
+        RenderError, match=r"Service would be named 123-trtbuild.*fullnameOverride, e\.g\. llm-123-trtbuild"
+    ):
+        render(ONE, release="123")
+    assert render(merge(ONE, {"fullnameOverride": "llm-123"}), release="123").one("Service")
+    joined = {"service": {"create": False, "group": "llm"}}
+    assert render(merge(ONE, joined), release="123").kind("Service") == []

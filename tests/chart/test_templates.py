@@ -44,11 +44,22 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "servicemonitor.yaml": ({"monitoring": {"scrape": "ServiceMonitor"}}, ALWAYS),
     "test-pod.yaml": (ALWAYS, JOINED),
 }
+RENDERS_NOTHING = {"validate.yaml"}
 
 
 def test_every_template_is_listed() -> None:
     folder = CHART / "templates"
-    assert set(SWITCHES) == {str(path.relative_to(folder)) for path in folder.rglob("*.yaml")}
+    assert set(SWITCHES) | RENDERS_NOTHING == {str(path.relative_to(folder)) for path in folder.rglob("*.yaml")}
+
+
+def test_values_are_checked_before_they_are_used() -> None:
+    """Helm runs the deepest and last name first; validate.yaml refuses what would break another template."""
+    folder = CHART / "templates"
+    templates = [str(path.relative_to(folder)) for path in folder.rglob("*.yaml")]
+    assert max(templates, key=lambda path: (path.count("/"), path)) == "validate.yaml"
+    assert not RENDERS_NOTHING & render(ONE).files
+    with pytest.raises(RenderError, match=r"at \(trtbuild/templates/validate\.yaml"):
+        render({**ONE, "skus": {}})
 
 
 @pytest.mark.parametrize("template", SWITCHES)

@@ -175,3 +175,64 @@ def test_disruption_budget() -> None:
     spec = render(merge(ONE, {"disruptionBudget": {"maxUnavailable": "25%"}})).one("PodDisruptionBudget")["spec"]
     assert spec["maxUnavailable"] == "25%"
     assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@pytest.mark.parametrize(
+    ("hub", "ports"),
+    [
+        pytest.param({}, [443], id="the public hub"),
+        pytest.param({"endpoint": "https://hub.example"}, [443], id="HTTPS"),
+        pytest.param({"endpoint": "http://hub.example"}, [443, 80], id="HTTP"),
+        pytest.param({"endpoint": "http://hub.internal:8080/path"}, [443, 8080], id="a port"),
+        pytest.param({"endpoint": "http://user:word@hub.internal:8080"}, [443, 8080], id="a login"),
+        pytest.param({"endpoint": "http://[fd00::1]:8080"}, [443, 8080], id="IPv6"),
+        pytest.param({"proxy": {"https": "http://proxy:3128"}}, [443, 3128], id="proxy"),
+        pytest.param({"proxy": {"https": "proxy:3128"}}, [443, 3128], id="proxy without a scheme"),
+        pytest.param(
+            {"endpoint": "https://hub:8443", "proxy": {"https": "http://proxy:3128"}}, [443, 8443, 3128], id="both"
+        ),
+        pytest.param({"endpoint": "https://hub:443"}, [443], id="once"),
+        pytest.param({"endpoint": "{{ odd: text"}, [443], id="odd text"),
+    ],
+)
+def test_pods_may_reach_the_hub_where_the_values_put_it(hub: dict[str, Any], ports: list[int]) -> None:
+    """A mirror or a proxy on a port of its own: the policy would block the download that the values ask for."""
+    spec = render(merge(ONE, {"hub": hub})).one("NetworkPolicy")["spec"]
+    assert spec["egress"][1] == {"ports": [{"port": port, "protocol": "TCP"} for port in ports]}
+    offline = render(merge(ONE, {"hub": {**hub, "offline": True}})).one("NetworkPolicy")["spec"]
+    assert [port["port"] for rule in offline["egress"] for port in rule["ports"]] == [53, 53]
+
+
+def test_proxies_and_the_test_pod_can_be_placed() -> None:
+    """Where every node is tainted for GPUs, nothing without a toleration runs at all."""
+    taint = {"key": "dedicated", "operator": "Exists"}
+    envoy = {"nodeSelector": {"pool": "general"}, "tolerations": [taint]}
+    values = merge(
+        THREE, {"balancing": {"envoy": envoy}, "pod": {"tolerations": [taint], "nodeSelector": {"zone": "a"}}}
+    )
+    rendered = render(values)
+    proxy = rendered.one("Deployment", "llama-trtbuild-envoy")["spec"]["template"]["spec"]
+    assert (proxy["nodeSelector"], proxy["tolerations"]) == ({"pool": "general"}, [taint])
+    pod = rendered.one("Pod")["spec"]
+    server = rendered.sku("Deployment", "a100")["spec"]["template"]["spec"]
+    assert (pod["nodeSelector"], pod["tolerations"]) == ({"zone": "a"}, server["tolerations"])
+    assert {item["key"] for item in pod["tolerations"]} == {"dedicated", "nvidia.com/gpu"}
+    plain = render(THREE)
+    assert "tolerations" not in plain.one("Deployment", "llama-trtbuild-envoy")["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("balancing", ["kube-proxy", "envoy"])
+def test_notes_select_pods_that_have_what_is_asked(balancing: str) -> None:
+    """kubectl logs -c init fails as a whole when one selected pod, such as a proxy, has no container of that name."""
+    rendered = render(merge(THREE, {"balancing": {"type": balancing}}))
+    [line] = [line for line in rendered.notes.splitlines() if " logs -l " in line]
+    selector = dict(pair.split("=") for pair in line.split(" -l ")[1].split()[0].split(","))
+    name = line.split(" -c ")[1].split()[0]
+    chosen = [
+        item["spec"]["template"]["spec"]
+        for item in rendered.kind("Deployment")
+        if selector.items() <= item["spec"]["template"]["metadata"]["labels"].items()
+    ]
+    assert len(chosen) == 3
+    for spec in chosen:
+        assert container(spec, name)

@@ -71,6 +71,15 @@ def warm_starts() -> Case:
     )
 
 
+def starts_are_forgotten_after_six_hours() -> Case:
+    """Starts of 1520 s and 124 s after time 0 count for six hours: the alert speaks of today, not of last week."""
+    case = started_pods(cluster(300), 1420, 24)
+    ratio = "round(triton:sku_warm_starts:ratio, 0.01)"
+    case.expect(ratio, 21_300, {sku_labels(): 0.5})  # both were initialized less than 21600 s ago
+    case.expect(ratio, 22_200, {sku_labels(): 0})  # the warm one, at 124 s, has left the window
+    return case.expect(ratio, 23_400, {})
+
+
 def volume(case: Case, claim: str, pod: str, available: str) -> Case:
     volume_labels = f'namespace="n", persistentvolumeclaim="{claim}"'
     case.raw(f"kubelet_volume_stats_capacity_bytes{{{volume_labels}}}", 100)
@@ -230,6 +239,7 @@ CASES = (
     init_slow,
     cold_starts,
     warm_starts,
+    starts_are_forgotten_after_six_hours,
     disk_nearly_full,
     disk_fills_within_a_day,
     disk_steady,
