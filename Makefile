@@ -28,7 +28,7 @@ format:
 docs: ## write the generated parts of the documentation anew
 	$(VENV)/bin/python tools/reference.py
 	$(VENV)/bin/python tools/trtllm_docs.py
-	$(VENV)/bin/python tools/chart_docs.py
+	$(VENV)/bin/python -m tools.chart_docs
 	$(VENV)/bin/python tools/architecture_docs.py
 
 clean:

@@ -3,8 +3,8 @@
 It decides how a comment becomes a schema: the type of a default, refined by ``# @schema {...}`` lines, and sections
 whose comment ends in "(per SKU)" become the properties of an entry of ``skus``. Usage::
 
-    python tools/chart_docs.py            # write all three
-    python tools/chart_docs.py --check    # exit 1 when either would change
+    python -m tools.chart_docs            # write all three
+    python -m tools.chart_docs --check    # exit 1 when either would change
 """
 
 from __future__ import annotations
@@ -12,91 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tools.chart_keys import CHART, PER_SKU, Key, load_keys, needed_keys
 
-CHART = Path(__file__).resolve().parent.parent / "chart"
-PER_SKU = "(per SKU)"
 BEGIN, END = "<!-- values: generated -->", "<!-- values: end -->"
 SKU_NAME = {"pattern": "^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$"}
-
-
-@dataclass(frozen=True)
-class Key:
-    """One key of values.yaml.
-
-    Attributes:
-        path: Dotted path.
-        default: Its default value.
-        text: Its comment in one line, without directives.
-        schema: The merged ``@schema`` directives.
-        children: Keys below, when the value is a non-empty map that is not documented as free-form.
-        is_skus: It is the map of SKUs.
-    """
-
-    path: str
-    default: Any
-    text: str
-    schema: dict[str, Any]
-    children: tuple[Key, ...] = ()
-    is_skus: bool = False
-
-    @property
-    def name(self) -> str:
-        """Last part of the path."""
-        return self.path.rsplit(".", 1)[-1]
-
-    @property
-    def is_per_sku(self) -> bool:
-        """May be repeated under skus.<name>."""
-        return self.text.endswith(PER_SKU)
-
-
-def read_comment(lines: list[str], line: int) -> tuple[str, dict[str, Any], bool]:
-    """Return text, schema and the skus mark from the comment block directly above a line (0-based)."""
-    block: list[str] = []
-    while line > 0 and lines[line - 1].lstrip().startswith("#"):
-        line -= 1
-        block.insert(0, lines[line].lstrip().removeprefix("#").removeprefix(" "))
-    words: list[str] = []
-    schema: dict[str, Any] = {}
-    is_skus = False
-    for row in block:
-        if row.startswith("@schema "):
-            schema |= json.loads(row.removeprefix("@schema "))
-        elif row == "@skus":
-            is_skus = True
-        elif row.startswith("Example:"):
-            break
-        else:
-            words.append(row.strip())
-    is_skus = is_skus or "@skus" in block
-    return " ".join(words), schema, is_skus
-
-
-def read_keys(node: yaml.MappingNode, values: dict[str, Any], lines: list[str], prefix: str = "") -> tuple[Key, ...]:
-    """Return the keys of one map of values.yaml with their comments.
-
-    Raises:
-        ValueError: A key has no comment, except a section whose keys all have one.
-    """
-    keys = []
-    for key_node, value_node in node.value:
-        name = key_node.value
-        path = f"{prefix}{name}"
-        text, schema, is_skus = read_comment(lines, key_node.start_mark.line)
-        default = values[name]
-        children: tuple[Key, ...] = ()
-        if isinstance(value_node, yaml.MappingNode) and value_node.value and "additionalProperties" not in schema:
-            children = read_keys(value_node, default, lines, f"{path}.")
-        if not text and not children:
-            line = key_node.start_mark.line + 1
-            raise ValueError(f"values.yaml line {line}: {path} has no comment; say what it does, with its unit")
-        keys.append(Key(path, default, text, schema, children, is_skus))
-    return tuple(keys)
 
 
 def type_of(default: Any) -> dict[str, Any]:
@@ -172,24 +94,6 @@ def table_rows(keys: tuple[Key, ...], *, per_sku: bool = False) -> list[str]:
     return rows
 
 
-def is_nullable(key: Key) -> bool:
-    """Return whether null has a meaning: its own, or nothing for a list, a free map and a text that may be empty."""
-    is_free = key.default == "" or (isinstance(key.default, list | dict) and "minItems" not in key.schema)
-    return not key.children and (is_free or "null" in key.schema.get("type", ()))
-
-
-def needed_keys(keys: tuple[Key, ...]) -> dict[str, str]:
-    """Return the keys that may not be null, and their defaults as text; "" for a section."""
-    needed: dict[str, str] = {}
-    for key in keys:
-        if key.children:
-            needed[key.path] = ""
-            needed |= needed_keys(key.children)
-        elif not is_nullable(key):
-            needed[key.path] = key.default if isinstance(key.default, str) else json.dumps(key.default)
-    return needed
-
-
 def keys_template(keys: tuple[Key, ...]) -> str:
     """Return the template file that tells ``trtbuild.validateNulls`` what may not be null.
 
@@ -198,14 +102,6 @@ def keys_template(keys: tuple[Key, ...]) -> str:
     text = json.dumps(needed_keys(keys), indent=2)
     head = "{{/* Generated by tools/chart_docs.py: keys that may not be null, and their defaults. */}}"
     return f'{head}\n{{{{- define "trtbuild.keys" -}}}}\n{text}\n{{{{- end }}}}\n'
-
-
-def load_keys(chart: Path = CHART) -> tuple[Key, ...]:
-    """Return the documented keys of the chart's values.yaml."""
-    text = (chart / "values.yaml").read_text()
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    assert isinstance(node, yaml.MappingNode)
-    return read_keys(node, yaml.safe_load(text), text.splitlines())
 
 
 def render(chart: Path = CHART) -> dict[Path, str]:
@@ -233,7 +129,7 @@ def main() -> int:
             continue
         is_stale = True
         if check:
-            print(f"{path.name} is out of date; run python tools/chart_docs.py", file=sys.stderr)
+            print(f"{path.name} is out of date; run python -m tools.chart_docs", file=sys.stderr)
         else:
             path.write_text(text)
             print(f"wrote {path.name}")

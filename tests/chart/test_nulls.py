@@ -12,10 +12,10 @@ import yaml
 
 from tests.chart.helm import Rendered, RenderError, ci_values, container, merge, render, render_helm3
 from tests.chart.test_values import with_value
-from tools import chart_docs
+from tools import chart_keys
 
-KEYS = chart_docs.load_keys()
-NEEDED = chart_docs.needed_keys(KEYS)
+KEYS = chart_keys.load_keys()
+NEEDED = chart_keys.needed_keys(KEYS)
 # Every feature on, so that each value is read by some template.
 BASE = merge(
     ci_values("one-sku"),
@@ -39,7 +39,7 @@ NAMED_OTHERWISE = {
 STACK_TRACE = re.compile(r"nil pointer|error calling|wrong type for value|runtime error|reflect:|executing \"")
 
 
-def walk(keys: tuple[chart_docs.Key, ...]) -> Iterator[chart_docs.Key]:
+def walk(keys: tuple[chart_keys.Key, ...]) -> Iterator[chart_keys.Key]:
     for key in keys:
         yield key
         yield from walk(key.children)

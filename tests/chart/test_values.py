@@ -13,14 +13,14 @@ import pytest
 import yaml
 
 from tests.chart.helm import CHART, Rendered, RenderError, ci_values, merge, render
-from tools import chart_docs
+from tools import chart_keys
 
-KEYS = chart_docs.load_keys()
+KEYS = chart_keys.load_keys()
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 EVERYTHING = ci_values("everything")
 
 
-def leaves(keys: tuple[chart_docs.Key, ...]) -> Iterator[chart_docs.Key]:
+def leaves(keys: tuple[chart_keys.Key, ...]) -> Iterator[chart_keys.Key]:
     for key in keys:
         if key.children:
             yield from leaves(key.children)
@@ -49,10 +49,8 @@ def with_value(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def test_schema_and_readme_are_up_to_date() -> None:
-    script = CHART.parent / "tools" / "chart_docs.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False, timeout=60
-    )
+    command = [sys.executable, "-m", "tools.chart_docs", "--check"]
+    done = subprocess.run(command, cwd=CHART.parent, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -70,7 +68,7 @@ def test_generator_refuses_a_key_without_comment() -> None:
     text = "# Section.\na:\n  b: 1\n"
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     with pytest.raises(ValueError, match=r"line 3: a\.b has no comment"):
-        chart_docs.read_keys(node, yaml.safe_load(text), text.splitlines())
+        chart_keys.read_keys(node, yaml.safe_load(text), text.splitlines())
 
 
 def test_everything_sets_everything() -> None:
