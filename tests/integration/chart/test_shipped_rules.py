@@ -101,20 +101,28 @@ def test_groups_run_at_their_own_intervals(prometheus: Prometheus, rules: dict[P
 
 
 def test_signals_of_a_queue_are_right(prometheus: Prometheus) -> None:
-    """Groups of different intervals read each other; what comes out is the truth about a steady queue."""
+    """Groups of different intervals read each other; what comes out is the truth about a steady queue.
+
+    Ratios are exact: both of their series are of the same scrapes. A rate alone is over Prometheus' own scrape times,
+    which a busy machine moves by seconds in 30, so a quarter is allowed there.
+    """
     [trigger] = render(VALUES).one("ScaledObject")["spec"]["triggers"]
+    loose = {"triton:waiting:requests": WAITING}
     wanted = {
-        "triton:waiting:requests": WAITING,
         "triton:queue_compute:ratio": WAITING / RUNNING,
         "triton:demand:ratio": (WAITING + RUNNING) / SLOTS,
         "triton:sku_demand:pods": (WAITING + RUNNING) / SLOTS,
         trigger["metadata"]["query"]: (WAITING + RUNNING) / SLOTS,
     }
 
-    def seen() -> dict[str, float]:
-        return {name: value for name in wanted for _, value in prometheus.values(name)}
+    def seen(names: dict[str, float]) -> dict[str, float]:
+        return {name: value for name in names for _, value in prometheus.values(name)}
 
-    deadline_s = time.monotonic() + DEADLINE_S
-    while (found := seen()) != pytest.approx(wanted, rel=0.05) and time.monotonic() < deadline_s:
-        time.sleep(1)
-    assert found == pytest.approx(wanted, rel=0.05)
+    def until_seen(wanted: dict[str, float], rel: float) -> None:
+        deadline_s = time.monotonic() + DEADLINE_S
+        while (found := seen(wanted)) != pytest.approx(wanted, rel=rel) and time.monotonic() < deadline_s:
+            time.sleep(1)
+        assert found == pytest.approx(wanted, rel=rel)
+
+    until_seen(wanted, 0.001)
+    until_seen(loose, 0.25)

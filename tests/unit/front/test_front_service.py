@@ -161,17 +161,39 @@ class FakeReply:
         return self.error
 
 
+class Clock:
+    """A clock that stands still unless it is told to go on."""
+
+    def __init__(self) -> None:
+        self._now_s = 1000.0
+
+    def now_s(self) -> float:
+        return self._now_s
+
+    def advance(self, seconds: float) -> None:
+        self._now_s += seconds
+
+
 class Stage:
     """A service with its played surroundings."""
 
-    def __init__(self, directory: Path, slots: int, max_waiting: int, contract: EngineContract = CONTRACT) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        slots: int,
+        max_waiting: int,
+        contract: EngineContract = CONTRACT,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.engine = FakeEngine()
+        self.now_s = now_s
         self.text = load_text_model(directory)
         self.service = Service(
             text=self.text,
             contract=contract,
             settings=Settings(slots=slots, max_waiting=max_waiting, default_max_tokens=16),
             connect=self.engine.connect,  # type: ignore[arg-type]
+            now_s=now_s,
         )
         self.service.start()
 
@@ -185,6 +207,12 @@ class Stage:
         self.until(lambda: number in self.engine.bodies, f"call {number}")
         return number
 
+    def reply_of(self, number: int) -> FakeReply:
+        """Return whose call it is: of requests that come together, the first whose prompt is read goes first."""
+        reply = self.engine.calls[self.call(number)].generation.reply  # type: ignore[attr-defined]
+        assert isinstance(reply, FakeReply)
+        return reply
+
     def until(self, is_so: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + WAIT_S
         while not is_so():
@@ -192,7 +220,7 @@ class Stage:
             time.sleep(0.005)
 
     def gauges(self) -> tuple[int, int]:
-        seen = self.service.accounting.snapshot(time.monotonic())
+        seen = self.service.accounting.snapshot(self.now_s())
         return seen.waiting, seen.running
 
     def ids(self, words: str) -> list[int]:
@@ -203,8 +231,13 @@ class Stage:
 def make_stage(tokenizer_dir: Path) -> Iterator[Callable[..., Stage]]:
     stages: list[Stage] = []
 
-    def make(slots: int = 2, max_waiting: int = 0, contract: EngineContract = CONTRACT) -> Stage:
-        stages.append(Stage(tokenizer_dir, slots, max_waiting, contract))
+    def make(
+        slots: int = 2,
+        max_waiting: int = 0,
+        contract: EngineContract = CONTRACT,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> Stage:
+        stages.append(Stage(tokenizer_dir, slots, max_waiting, contract, now_s))
         return stages[-1]
 
     yield make
@@ -269,8 +302,10 @@ def test_a_full_line_refuses_retryably(make_stage: Callable[..., Stage]) -> None
 @pytest.mark.parametrize("where", ["waiting", "running"])
 def test_a_client_that_has_gone_frees_its_place(make_stage: Callable[..., Stage], where: str) -> None:
     stage = make_stage(slots=1)
-    first, second = stage.ask(), stage.ask()
+    both = {stage.ask(), stage.ask()}
     stage.until(lambda: stage.gauges() == (1, 1), "one waits")
+    first = stage.reply_of(1)
+    [second] = both - {first}
     gone, stays = (second, first) if where == "waiting" else (first, second)
     gone.is_gone = True
     assert gone.result()[1] == "cancelled"
@@ -357,7 +392,9 @@ def test_faults_of_the_engine_end_one_request(
     make_stage: Callable[..., Stage], status: int, detail: str, message: bytes, expected: type[Exception]
 ) -> None:
     stage = make_stage()
-    bad, good = stage.ask(), stage.ask()
+    both = {stage.ask(), stage.ask()}
+    bad = stage.reply_of(1)
+    [good] = both - {bad}
     if message:
         stage.engine.say(stage.call(1), message)
     stage.engine.end(stage.call(1), status, detail)
@@ -369,8 +406,9 @@ def test_faults_of_the_engine_end_one_request(
 
 def test_a_lost_connection_fails_what_ran_and_is_opened_again(make_stage: Callable[..., Stage]) -> None:
     stage = make_stage(slots=1)
-    first, second = stage.ask(), stage.ask()
-    stage.call(1)
+    both = {stage.ask(), stage.ask()}
+    first = stage.reply_of(1)
+    [second] = both - {first}
     stage.engine.lose()
     assert isinstance(first.fault(), OverloadError)
     stage.engine.end(stage.call(2))
@@ -427,7 +465,10 @@ def test_any_mixture_of_fates_leaves_nothing_behind(
     stage = make_stage(slots=4, max_waiting=20)
     replies: list[FakeReply] = []
     handled = 0
-    while handled < 300:
+    started_s = time.monotonic()
+    # Which fates 300 requests meet is up to the threads: go on until each was met.
+    while handled < 300 or not all(stage.service.accounting.snapshot(time.monotonic()).outcomes.values()):
+        assert time.monotonic() < started_s + WAIT_S, stage.service.accounting.snapshot(time.monotonic()).outcomes
         for _ in range(random_.randrange(8)):
             prompt = "x" * 60 if random_.random() < 0.1 else "ab"
             replies.append(stage.ask(prompt, max_tokens=20, stream=random_.random() < 0.5))
@@ -522,28 +563,34 @@ def test_times_that_are_not_all_there_are_none_at_all() -> None:
 
 
 def test_the_engine_s_times_are_kept_for_the_books_and_the_client(make_stage: Callable[..., Stage]) -> None:
-    """Also when its end comes after its last tokens were answered; the client's arrival is the one at our door."""
-    stage = make_stage(slots=1)
+    """Also when its end comes after its last tokens were answered; the client's arrival is that at the front model."""
+    clock = Clock()
+    stage = make_stage(slots=1, now_s=clock.now_s)
     second = 10**9
     times_ns = (5 * second, 6 * second, 7 * second, 8 * second)  # all that it ran for will have been waiting
     first = stage.ask(max_tokens=9)
     stage.until(lambda: stage.gauges() == (0, 1), "one runs")
     asks, asks_not = (stage.ask(max_tokens=9, stream=True, return_perf_metrics=asks) for asks in (True, False))
     stage.until(lambda: stage.gauges() == (2, 1), "two are in line")
-    time.sleep(0.2)
+    clock.advance(0.2)
     stage.engine.end(stage.call(1))
     assert first.result() == ("", "stop")
-    compute_s = stage.service.accounting.snapshot(time.monotonic()).compute_s
-    for call, reply in ((2, asks), (3, asks_not)):
-        stage.engine.say(stage.call(call), answer(*stage.ids("x"), times_ns=times_ns))
+    compute_s = stage.service.accounting.snapshot(clock.now_s()).compute_s
+    assert compute_s == pytest.approx(0.2)
+    in_line_s, line_s = {}, 0.2
+    for call in (2, 3):
+        reply = stage.reply_of(call)
+        in_line_s[reply] = line_s
+        stage.engine.say(call, answer(*stage.ids("x"), times_ns=times_ns))
         stage.until(lambda reply=reply: len(reply.pieces) == 1, "the tokens are answered")  # type: ignore[misc]
-        time.sleep(0.3)
+        clock.advance(0.3)
+        line_s += 0.3
         stage.engine.end(call)
         assert reply.result() == ("x", "stop")
-    assert stage.service.accounting.snapshot(time.monotonic()).compute_s == pytest.approx(compute_s, abs=0.2)
+    assert stage.service.accounting.snapshot(clock.now_s()).compute_s == pytest.approx(compute_s)
     arrival_ns, *others = asks.pieces[-1].times_ns
     assert tuple(others) == times_ns[1:]
-    assert 5 - WAIT_S < arrival_ns / second < 4.81
+    assert arrival_ns / second == pytest.approx(5 - in_line_s[asks]), "it came so long before the engine's 5"
     assert asks_not.pieces[-1].times_ns == ()
 
 
