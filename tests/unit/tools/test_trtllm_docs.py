@@ -32,7 +32,7 @@ def test_every_version_preset_family_and_product_is_named() -> None:
 @pytest.mark.parametrize("backend", ["tensorrt_llm", "llmapi"])
 def test_every_field_of_a_key_is_named(backend: str) -> None:
     made = backends.get(backend).plan(EngineSpec(model="llama-3-8b"), resolved("llama-3-8b"), gpu_host())
-    section = PAGE.partition("## What makes an engine another engine")[2].partition("\n## ")[0]
+    section = PAGE.partition("## What the engine's key contains")[2].partition("\n## ")[0]
     assert [field for field in made.key.fields if f"`{field}`" not in section] == []
 
 
