@@ -37,8 +37,8 @@ def versions() -> str:
     refused = [f"{entry['version']} ({', '.join(entry['triton'])})" for entry in load("trtllm")["refused"]]
     head = ("TensorRT-LLM", "Triton images", "TensorRT", "CUDA", "Python", "upstream's llmapi template")
     holes = (
-        f"†: an image with known holes of its server ([images.md](images.md)); the first without them is "
-        f"`{catalog.first_safe_image()}`. Engines are built again for its TensorRT-LLM."
+        f"†: the image's server has known vulnerabilities ([images.md](images.md)); the first image without them is "
+        f"`{catalog.first_safe_image()}`. Engines must be rebuilt for its TensorRT-LLM version."
     )
     return f"{_table(head, rows)}\n\n{holes}\n\nKnown and refused: {', '.join(refused)}."
 
