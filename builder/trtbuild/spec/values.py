@@ -104,7 +104,7 @@ class RepositorySpec:
         "Keep other models that are in the repository; without it the repository holds this model alone.", default=False
     )
     max_queue_size: int = option(
-        "Requests that may wait before new ones are refused as unavailable (0: no limit).", default=0, minimum=0
+        "Requests that may wait before new ones are refused as unavailable (0: no limit).", default=1024, minimum=0
     )
     kv_cache_free_gpu_mem_fraction: float | None = option(
         "Share of free GPU memory given to the key/value cache.", default=None, minimum=0.0, maximum=1.0

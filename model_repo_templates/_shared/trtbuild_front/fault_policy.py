@@ -16,7 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 
-from trtbuild_front.faults import EngineError, OverloadError, RequestError
+from trtbuild_front.faults import BusyError, EngineError, OverloadError, RequestError
 
 _MOST_FAULTS = 10
 _FAULTS_WITHIN_S = 60.0
@@ -48,10 +48,17 @@ def as_fault(error: BaseException, what: str) -> Exception:
     A new exception: the old one refers to the frames it came through, and they to the request, so that the response
     sender would live until the garbage collector finds the cycle.
     """
-    for kind in (RequestError, OverloadError, EngineError):
+    for kind in (RequestError, BusyError, OverloadError, EngineError):
         if isinstance(error, kind):
             return kind(str(error))
     return EngineError(f"{what}: {type(error).__name__}: {str(error)[:500]}")
+
+
+def outcome_of(fault: Exception) -> str:
+    """Return how a request that ended with ``fault`` is counted."""
+    if isinstance(fault, RequestError):
+        return "invalid"
+    return "rejected" if isinstance(fault, BusyError) else "failed"
 
 
 def engine_fault(text: str) -> Exception:

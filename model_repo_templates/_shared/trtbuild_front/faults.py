@@ -14,6 +14,10 @@ class OverloadError(Exception):
     """There is no room or no engine at this moment; the same request may succeed later."""
 
 
+class BusyError(OverloadError):
+    """There is no room for the request before it reaches the engine; counted as rejected, not as failed."""
+
+
 class EngineError(Exception):
     """The engine refused or broke the request."""
 

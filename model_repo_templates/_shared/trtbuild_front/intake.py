@@ -12,10 +12,11 @@ from typing import Any
 import numpy.typing as npt
 
 from trtbuild_front.engine import EngineContract, check_size, prepare
-from trtbuild_front.fault_policy import as_fault
-from trtbuild_front.faults import OverloadError, RequestError
+from trtbuild_front.fault_policy import as_fault, outcome_of
+from trtbuild_front.faults import BusyError, OverloadError
 from trtbuild_front.generation import Generation, Reply, Writer
 from trtbuild_front.lanes import Lanes
+from trtbuild_front.limits import MAX_RENDERING
 from trtbuild_front.live import SHUTTING_DOWN, LiveRequests
 from trtbuild_front.request import Dialect, parse_request
 from trtbuild_front.text.model import TextModel, size_bytes
@@ -65,7 +66,8 @@ class Intake:
             generation = Generation(ticket=ticket, request=request, reply=reply, account=account)
             requests.by_ticket[ticket] = generation
             if request.messages is not None:
-                self._lanes.render(lambda: self._render(generation))
+                if not self._lanes.render(lambda: self._render(generation)):
+                    raise BusyError(f"{MAX_RENDERING} conversations wait for the chat template; send the request again")
             else:
                 self._lanes.tokenize(size, lambda: self._prepare(generation))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns this request
@@ -73,7 +75,7 @@ class Intake:
             requests.by_ticket.pop(ticket, None)
             requests.log.attempt_twice(lambda: requests.admission.leave(ticket))
             fault = as_fault(error, "the request could not be taken")
-            outcome = "invalid" if isinstance(fault, RequestError) else "failed"
+            outcome = outcome_of(fault)
             if account is not None:
                 requests.log.attempt_twice(lambda: requests.accounting.finish(account, requests.now_s(), outcome))
             reply.fail(fault)

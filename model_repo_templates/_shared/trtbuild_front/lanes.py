@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from trtbuild_front.limits import MAX_RENDERERS, SHORT_TEXT_BYTES
+from trtbuild_front.limits import MAX_RENDERERS, MAX_RENDERING, SHORT_TEXT_BYTES
 
 _SHORT_THREADS = 2
 _LONG_THREADS = 1  # a text of megabytes takes seconds and gigabytes: one at a time
@@ -29,6 +30,7 @@ class Lanes:
         self._short = ThreadPoolExecutor(_SHORT_THREADS, thread_name_prefix="tokenize")
         self._long = ThreadPoolExecutor(_LONG_THREADS, thread_name_prefix="tokenize-long")
         self._chat = ThreadPoolExecutor(MAX_RENDERERS, thread_name_prefix="render")
+        self._rendering = threading.Semaphore(MAX_RENDERING)
 
     def tokenize(self, size_bytes: int, task: Callable[[], None]) -> None:
         """Run ``task``, which tokenizes a text of this size."""
@@ -38,9 +40,19 @@ class Lanes:
             self._submit(self._long, task)
             self._submit(self._long, _give_memory_back)
 
-    def render(self, task: Callable[[], None]) -> None:
-        """Run ``task``, which waits for a chat template."""
-        self._submit(self._chat, task)
+    def render(self, task: Callable[[], None]) -> bool:
+        """Run ``task``, which waits for a chat template; return False, and do not, when too many wait already."""
+        if not self._rendering.acquire(blocking=False):
+            return False
+
+        def run() -> None:
+            try:
+                task()
+            finally:
+                self._rendering.release()
+
+        self._submit(self._chat, run)
+        return True
 
     def shutdown(self) -> None:
         """Forget what has not begun; do not wait for what has."""

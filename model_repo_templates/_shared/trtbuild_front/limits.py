@@ -59,6 +59,18 @@ MAX_RENDERERS = 4
 QUICK_RENDER_S = 0.25
 """A conversation that takes longer is slow; ordinary ones take milliseconds."""
 
+MAX_RENDERING = 256
+"""Conversations that wait for a renderer or are in one. Over HTTP nobody can tell which clients have given up."""
+
+HURRIED_RENDER_S = 0.1
+"""What takes the place of :data:`QUICK_RENDER_S` while many conversations are slow: a line of them ends soon."""
+
+SLOW_BEFORE_HURRY = 8
+"""Slow conversations within :data:`HURRY_S` after which the others are hurried."""
+
+HURRY_S = 10.0
+"""How long slow conversations are remembered."""
+
 MAX_SLOW_RENDERERS = 2
 """Slow conversations at once: the other renderers stay free for quick ones, however many slow ones are sent."""
 

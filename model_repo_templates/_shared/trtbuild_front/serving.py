@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trtbuild_front.engine import Update, engine_times, read_update
-from trtbuild_front.fault_policy import as_fault, engine_fault
-from trtbuild_front.faults import ClientGoneError, OverloadError, RequestError
+from trtbuild_front.fault_policy import as_fault, engine_fault, outcome_of
+from trtbuild_front.faults import ClientGoneError, OverloadError
 from trtbuild_front.live import SHUTTING_DOWN, LiveRequests
 from trtbuild_front.sweep import is_worth_asking
 from trtbuild_front.transport import kserve
@@ -222,7 +222,7 @@ class ServingLoop:
         generation.is_answered = True
 
     def _fail(self, generation: Generation, error: Exception) -> None:
-        self._close(generation, "invalid" if isinstance(error, RequestError) else "failed")
+        self._close(generation, outcome_of(error))
         _send_fault(generation, error)
         generation.is_answered = True
 

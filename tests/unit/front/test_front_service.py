@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
-from trtbuild_front import sweep
+from trtbuild_front import lanes, sweep
 from trtbuild_front.engine import TIME_OUTPUTS, EngineContract, prepare, read_update, word_list
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
@@ -297,6 +297,21 @@ def test_a_full_line_refuses_retryably(make_stage: Callable[..., Stage]) -> None
     assert "the queue is full (2 requests are waiting)" in str(refused.fault())
     assert stage.service.accounting.snapshot(time.monotonic()).outcomes["rejected"] == 1
     assert not any(reply.over.is_set() for reply in held)
+
+
+def test_a_full_line_of_conversations_refuses_retryably_and_is_no_failure(
+    make_stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "MAX_RENDERING", 0)
+    stage = make_stage()
+    refused = FakeReply()
+    stage.service.submit(as_inputs(messages='[{"role": "user", "content": "Hi"}]'), refused)
+    assert isinstance(refused.fault(), OverloadError)
+    assert "wait for the chat template" in str(refused.fault())
+    outcomes = stage.service.accounting.snapshot(time.monotonic()).outcomes
+    assert (outcomes["rejected"], outcomes["failed"], stage.gauges()) == (1, 0, (0, 0))
+    stage.ask()
+    stage.until(lambda: stage.gauges() == (0, 1), "plain text is served")
 
 
 @pytest.mark.parametrize("where", ["waiting", "running"])

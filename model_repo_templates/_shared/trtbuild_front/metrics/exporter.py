@@ -34,7 +34,7 @@ _HELP = {
     "trtbuild_request_queue_seconds_total": "Seconds waited for a slot, over all requests; grows while they wait.",
     "trtbuild_request_compute_seconds_total": "Seconds spent in a slot, over all requests; grows while they run.",
     "trtbuild_requests_total": (
-        "Requests that ended, by outcome: ok, cancelled, failed, invalid (the client's fault), rejected (queue full)."
+        "Requests that ended, by outcome: ok, cancelled, failed, invalid (the client's fault), rejected (no room)."
     ),
     "trtbuild_prompt_tokens_total": "Tokens of prompts given to the engine.",
     "trtbuild_generation_tokens_total": "Tokens received from the engine.",

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,8 +24,10 @@ from pathlib import Path
 import jinja2
 import markupsafe
 
-from trtbuild_front.faults import OverloadError, RequestError
+from trtbuild_front.faults import BusyError, OverloadError, RequestError
 from trtbuild_front.limits import (
+    HURRIED_RENDER_S,
+    HURRY_S,
     MAX_RENDERERS,
     MAX_SLOW_RENDERERS,
     MAX_TEMPLATE_BYTES,
@@ -32,6 +35,7 @@ from trtbuild_front.limits import (
     RENDER_CPU_S,
     RENDER_S,
     RENDERER_START_S,
+    SLOW_BEFORE_HURRY,
 )
 
 _KEPT_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ")
@@ -67,6 +71,8 @@ class _Renderer:
             OSError: It cannot be started.
             _BrokenTemplateError: The template does not compile.
         """
+        self.was_starved = False
+        """Whether it was killed without having had the time that an ordinary conversation takes."""
         self._connection, theirs = socket.socketpair()
         env = {name: value for name in _KEPT_VARIABLES if (value := os.environ.get(name)) is not None}
         try:
@@ -98,19 +104,26 @@ class _Renderer:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, message: bytes, timeout_s: float, may_be_slow: Callable[[], bool] = lambda: True) -> bytes | None:
+    def ask(
+        self,
+        message: bytes,
+        timeout_s: float,
+        may_be_slow: Callable[[], bool] = lambda: True,
+        quick_s: float = QUICK_RENDER_S,
+    ) -> bytes | None:
         """Return the answer; None when there is none in time, or the process has ended. It is dead then.
 
         Args:
             message: What to send.
             timeout_s: How long it may take.
             may_be_slow: Asked when it is not quick; an answer that is not awaited any longer is none.
+            quick_s: How long a quick one may take.
         """
         deadline = time.monotonic() + timeout_s
         try:
             self._connection.settimeout(timeout_s)
             self._connection.sendall(len(message).to_bytes(4, "big") + message, socket.MSG_NOSIGNAL)
-            if not self._is_answering_within(QUICK_RENDER_S) and not may_be_slow():
+            if not self._is_answering_within(quick_s) and not may_be_slow():
                 self.kill()
             head = self._receive(4, deadline)
             return bytes(self._receive(int.from_bytes(head, "big"), deadline))
@@ -137,6 +150,8 @@ class _Renderer:
         """Let a process that has ended be seen as such; kill one that goes on."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(0.2)
+        if self.is_alive:
+            self.was_starved = _processor_s(self._process.pid) < QUICK_RENDER_S
         self.kill()
         self._process.wait()
 
@@ -151,6 +166,15 @@ class _Renderer:
         self.kill()
         self._process.wait()
         self._connection.close()
+
+
+def _processor_s(number: int) -> float:
+    """Return the seconds of processor time that a process has used; infinity where that cannot be told."""
+    try:
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("inf")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _how(returncode: int | None) -> str:
@@ -171,6 +195,7 @@ class Renderers:
         self._setup = json.dumps({"source": source, "special_tokens": dict(special_tokens)}).encode()
         self._free = threading.Semaphore(MAX_RENDERERS)
         self._slow = threading.Semaphore(MAX_SLOW_RENDERERS)
+        self._slow_at: deque[float] = deque(maxlen=SLOW_BEFORE_HURRY)
         self._lock = threading.Lock()
         self._idle: list[_Renderer] = []
         self._busy: set[_Renderer] = set()
@@ -198,32 +223,43 @@ class Renderers:
 
         Raises:
             RequestError: No conversation, or the template refuses it, takes too long or writes too much.
-            OverloadError: No process could be started, or it is slow and others are, too.
+            OverloadError: No process could be started.
+            BusyError: It is slow and others are, too, or the machine is too busy to tell.
         """
         with self._free, ExitStack() as slow_place:
             renderer = self._take()
             refusals = []
+            quick_s = self._quick_s()
 
             def may_be_slow() -> bool:
+                self._slow_at.append(time.monotonic())
                 if self._slow.acquire(blocking=False):
                     slow_place.callback(self._slow.release)
                     return True
-                refusals.append(f"it took more than {QUICK_RENDER_S:g} s while {MAX_SLOW_RENDERERS} others did")
+                refusals.append(f"it took more than {quick_s:g} s while {MAX_SLOW_RENDERERS} others did")
                 return False
 
             message = limit_bytes.to_bytes(8, "big") + messages.encode(errors="replace")
-            answer = renderer.ask(message, RENDER_S, may_be_slow)
+            answer = renderer.ask(message, RENDER_S, may_be_slow, quick_s)
             self._give_back(renderer, is_alive=answer is not None)
         if answer is None:
             if self._is_closed:
                 raise OverloadError("the model is shutting down; send the request again")
             if refusals:
-                raise OverloadError(f"messages: no time for the chat template: {refusals[0]}; send the request again")
+                raise BusyError(f"messages: no time for the chat template: {refusals[0]}; send the request again")
+            if renderer.was_starved:  # the machine is busy, or the process was stopped
+                raise BusyError(f"messages: the chat template took more than {RENDER_S:g} s; send the request again")
             raise RequestError(f"messages: the model's chat template {renderer.how_it_ended()} for this conversation")
         text = answer[1:].decode()
         if not answer.startswith(b"+"):
             raise RequestError(text)
         return text
+
+    def _quick_s(self) -> float:
+        """Return how long a conversation may take that nobody has to wait for: less while many are slow."""
+        slow_at = self._slow_at
+        is_hurried = len(slow_at) == SLOW_BEFORE_HURRY and time.monotonic() - slow_at[0] < HURRY_S
+        return HURRIED_RENDER_S if is_hurried else QUICK_RENDER_S
 
     def _give_back(self, renderer: _Renderer, *, is_alive: bool = True) -> None:
         with self._lock:
