@@ -161,4 +161,3 @@ class _Added:
             self.add(_token(value, special=True))
         elif not known["special"]:
             self._tokens[text] = {"id": known["id"], **_token(text, special=True)}
-
