@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from trtbuild.store.store import Store
+
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
@@ -21,3 +23,8 @@ def tmp_path() -> Iterator[Path]:
     for parent, _, _ in os.walk(path):
         Path(parent).chmod(0o700)
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", now=lambda: 1_000_000.0)

@@ -11,6 +11,7 @@ from typing import Any
 from trtbuild.plan import EngineKey
 from trtbuild.process import Command
 from trtbuild.store import Entry, Store
+from trtbuild.store.entries import Miss
 
 REPOSITORY = Path(__file__).parents[3]
 FILES = {"config.json": b"{}", "rank0.engine": b"engine" * 100, "tokenizer/tokenizer.json": b"{'a': 1}"}
@@ -49,3 +50,15 @@ def python(code: str, *args: object) -> Command:
     """Return the command that runs ``code`` with this interpreter and the tests' helpers importable."""
     head = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
     return Command(argv=(sys.executable, "-c", head + textwrap.dedent(code), *(str(arg) for arg in args)))
+
+
+def hit(store: Store, key: object, **kwargs: object) -> Entry:
+    found = store.get(key, **kwargs)  # type: ignore[arg-type]
+    assert isinstance(found, Entry), found
+    return found
+
+
+def miss(store: Store, key: object, **kwargs: object) -> Miss:
+    found = store.get(key, **kwargs)  # type: ignore[arg-type]
+    assert isinstance(found, Miss), found
+    return found
