@@ -49,3 +49,20 @@ def test_estimates_come_from_the_builds_most_alike(
         entry = build(store, make_key(n, model=model, sku=sku), durations={"build": seconds})
         store.remove([entry])
     assert store.estimate(make_key(0)) == expected
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"fields": [1], "seconds": {"build": 1}}',
+        '{"fields": {}, "seconds": {"build": NaN}}',
+        "[]",
+        "",
+        '{"fields": {}}',
+    ],
+)
+def test_a_damaged_record_of_a_build_counts_for_nothing(store: Store, record: str) -> None:
+    build(store, make_key(), durations={"build": 60.0})
+    (good,) = store.layout.durations.rglob("*.json")
+    good.with_name("damaged.json").write_text(record)
+    assert store.estimate(make_key(1)) == 60.0

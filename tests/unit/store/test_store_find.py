@@ -12,6 +12,7 @@ import pytest
 from tests.unit.store.store_helpers import FILES, build, contents, hit, make_key, miss
 from trtbuild.errors import StoreError
 from trtbuild.store import Entry, Store, links
+from trtbuild.store.files import list_files
 
 
 def test_a_cold_store_is_a_miss_and_get_writes_nothing(store: Store) -> None:
@@ -170,3 +171,17 @@ def test_a_clock_set_back_does_not_put_the_last_use_into_the_future(tmp_path: Pa
     build(store, make_key())
     clock[0] = 100.0
     assert store.ls()[0].last_used == 100.0
+
+
+def test_without_verification_the_manifest_alone_decides(store: Store) -> None:
+    entry = build(store, make_key())
+    entry.path.chmod(0o755)
+    (entry.path / "rank0.engine").unlink()
+    assert hit(store, make_key(), verify="none").path == entry.path
+    assert store.verify(entry, "none") == ()
+    assert "rank0.engine" in miss(store, make_key()).reason
+
+
+def test_a_directory_that_cannot_be_listed_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list_files(tmp_path / "gone")

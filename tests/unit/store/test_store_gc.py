@@ -325,3 +325,11 @@ def test_a_lease_on_an_entry_that_was_collected_says_so(store: Store, monkeypatc
     with pytest.raises(StoreError, match="was collected before it could be used"):
         store.lease(entry)
     assert [path for path in store.layout.leases.iterdir() if path.suffix != ".tmp"] == []
+
+
+def test_what_was_known_of_a_collected_entry_goes_with_it(store: Store) -> None:
+    entries = store.ls()
+    assert all((store.layout.used / entry.digest).exists() for entry in entries)
+    collect(store, max_bytes=0)
+    assert not list(store.layout.used.iterdir())
+    assert not list(store.layout.engines.iterdir())

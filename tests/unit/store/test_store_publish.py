@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.store.store_helpers import FILES, build, contents, fill, hit, make_key, miss
 from trtbuild.errors import StoreError
-from trtbuild.store import Miss, Store
+from trtbuild.store import Miss, Store, disk
 
 
 def test_published_entries_are_read_only(store: Store) -> None:
@@ -114,3 +114,27 @@ def test_secrets_never_reach_a_manifest(store: Store) -> None:
 def test_a_secret_in_a_key_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="looks like a secret"):
         build(store, make_key(option="hf_" + "A1b2C3d4" * 4))
+
+
+def test_a_parent_that_a_collector_removed_is_made_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, removed = store.layout.entry(make_key()), []
+
+    def collect_empty(step: str, path: Path) -> None:
+        if step == "rename" and path == target and not removed:
+            target.parent.rmdir()
+            removed.append(target.parent)
+
+    monkeypatch.setattr(disk, "fault_hook", collect_empty)
+    assert build(store, make_key()).path == target
+    assert removed
+
+
+def test_a_file_that_goes_while_it_is_hashed_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(step: str, path: Path) -> None:
+        if step == "fsync" and path.name == "tokenizer.json":
+            (path.parent.parent / "rank0.engine").unlink()
+
+    monkeypatch.setattr(disk, "fault_hook", lose)
+    with pytest.raises(StoreError, match="cannot publish an engine: .*rank0.engine"):
+        build(store, make_key())
+    assert store.ls() == ()
