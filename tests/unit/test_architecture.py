@@ -41,12 +41,15 @@ class Sizes:
 
 
 SIZES = {
-    "builder": Sizes(median=130, p95=490, largest=800, over_300=22, chain=17),
+    "builder": Sizes(median=120, p95=320, largest=660, over_300=8, chain=17),
     "clients": Sizes(median=140, p95=260, largest=300, over_300=0, chain=6),
     "templates": Sizes(median=120, p95=375, largest=390, over_300=4, chain=8),
     "tools": Sizes(median=160, p95=220, largest=220, over_300=0, chain=2),
     "benchmarks": Sizes(median=130, p95=300, largest=400, over_300=1, chain=7),
 }
+LARGEST_IN = {"store": 250, "fetch": 300}
+"""Lines of the largest file of rooms that are as they should be."""
+
 LONG_FUNCTIONS: dict[str, int] = {}
 """Functions that are longer than they should be, and by now at most so long."""
 
@@ -159,6 +162,13 @@ def test_files_are_of_a_size_to_read(area: str) -> None:
     over = {name: count for name, count in lines.items() if count > 300}
     assert len(over) <= most.over_300, f"over 300 lines: {over}"
     assert ordered[-1] <= most.largest, f"split the largest of {over}"
+
+
+@pytest.mark.parametrize("room", LARGEST_IN)
+def test_files_of_a_tidy_room_stay_small(room: str) -> None:
+    lines = {file.short: file.lines for file in BUILDER if _room(file.module) == room}
+    assert len(lines) > 10
+    assert not {name: count for name, count in lines.items() if count > LARGEST_IN[room]}
 
 
 def test_the_walk_found_the_source() -> None:
