@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 DATA: Mapping[str, Any] = tomllib.loads((ROOT / "tools" / "architecture.toml").read_text(encoding="utf-8"))
 LAYERS: Sequence[Mapping[str, Any]] = DATA["layer"]
 
-FILLS = ("#e8eaed", "#dfe7f5", "#cfe3f7", "#fdeccc", "#d9eed8", "#eadcf2")
+FILLS = ("#e8eaed", "#dfe7f5", "#cfe3f7", "#fdeccc", "#fbdcc8", "#d9eed8", "#eadcf2")
 """By layer, from the bottom up: light enough for dark text, dark enough to be seen on the panel."""
 
 STYLE = """

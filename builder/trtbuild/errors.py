@@ -5,7 +5,7 @@ It decides exit codes and the parts of an error. It does not print: only ``trtbu
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class TrtBuildError(Exception):
@@ -26,6 +26,10 @@ class TrtBuildError(Exception):
         self.message = message
         self.hint = hint
         self.log_tail = log_tail
+
+    def with_figures(self, figures: str) -> Self:
+        """Return the same error with more at the end of its message."""
+        return type(self)(self.message + figures, hint=self.hint, log_tail=self.log_tail)
 
 
 class SpecError(TrtBuildError):

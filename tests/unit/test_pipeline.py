@@ -17,14 +17,14 @@ import pytest
 
 from tests.data.cpu_parity.checkpoints import safetensors_bytes
 from tests.fakes.machines import gpu_host
-from trtbuild import diskspace, pipeline, registry, repository
+from trtbuild import backends, diskspace, pipeline, registry, repository
 from trtbuild.console import log
 from trtbuild.errors import BuildError, HostError, RepositoryError, SpecError, StoreError
 from trtbuild.fetch import Hub, RemoteFile
 from trtbuild.fetch.cache import RepoCache
 from trtbuild.model.config import resolve_config
 from trtbuild.model.tensors import expected_tensors
-from trtbuild.pipeline import Context, choose_backend, make_plan, pin_to_repository, provision, served_name_of
+from trtbuild.pipeline import Context, make_plan, provision
 from trtbuild.plan import (
     Availability,
     Budget,
@@ -35,6 +35,7 @@ from trtbuild.plan import (
     EngineTemplate,
     ResolvedModel,
 )
+from trtbuild.repository import pin_to_repository, record, served_name_of
 from trtbuild.spec import CpuInfo, EngineSpec, HostInfo, RepositorySpec, Spec, parse_spec
 from trtbuild.store import Store
 from trtbuild.store.owner import current_owner
@@ -67,7 +68,6 @@ class TinyBackend:
 
     name = "tiny"
     reads = frozenset({"max_batch_size"})
-    timing_cache = None
 
     def __init__(self, template: Path) -> None:
         self.template_directory = template
@@ -93,7 +93,10 @@ class TinyBackend:
     def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:
         self.checked += 1
 
-    def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:
+    def build(
+        self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path, *, logs: Path, hints: Path
+    ) -> None:
+        self.logs = logs
         self.built += 1
         self.fault(work_dir)
         (engine_dir / "engine.bin").write_bytes(b"engine")
@@ -179,19 +182,19 @@ def test_a_backend_that_does_not_work_says_why(ctx: Context, monkeypatch: pytest
     monkeypatch.setattr("trtbuild.backends.get", Absent)
     is_cpu_there = False
     with pytest.raises(HostError) as one:
-        choose_backend("llmapi", ctx.host)
+        backends.choose("llmapi", ctx.host)
     assert one.value.message == "llmapi: no llmapi here"
     with pytest.raises(HostError) as every:
-        choose_backend("auto", ctx.host)
+        backends.choose("auto", ctx.host)
     lines = every.value.message.splitlines()
     assert lines[1:] == [f"  {name}: no {name} here" for name in registry.NAMES]
     assert "trtbuild doctor" in every.value.hint
     is_cpu_there = True
-    assert choose_backend("auto", ctx.host).name == "cpu"
+    assert backends.choose("auto", ctx.host).name == "cpu"
     with_gpu = gpu_host("h100", 1)
-    assert choose_backend("cpu", with_gpu).name == "cpu"
+    assert backends.choose("cpu", with_gpu).name == "cpu"
     with pytest.raises(HostError, match="this machine's GPUs") as passed_over:
-        choose_backend("auto", with_gpu)
+        backends.choose("auto", with_gpu)
     assert "--backend cpu" in passed_over.value.hint
 
 
@@ -240,7 +243,7 @@ def test_a_hit_renders_nothing(
     ctx: Context, backend: TinyBackend, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = provision(request(model), ctx)
-    monkeypatch.setattr(pipeline, "write_repository", lambda *_, **__: pytest.fail("it was written again"))
+    monkeypatch.setattr(record, "write_repository", lambda *_, **__: pytest.fail("it was written again"))
     assert provision(request(model), ctx).repository == done.repository
 
 
@@ -317,7 +320,7 @@ def test_a_server_takes_the_commit_that_init_built(
 ) -> None:
     spec = request("acme/tiny", repository=tmp_path / "models")
     assert pin_to_repository(spec, ctx.store.root) == spec, "nothing was built yet"
-    pipeline.remember_commit(tmp_path / "models", spec.engine, _plan_at(ctx, backend, model, COMMIT))
+    record.remember_commit(tmp_path / "models", spec.engine, _plan_at(ctx, backend, model, COMMIT))
     assert pin_to_repository(spec, ctx.store.root).engine.revision == COMMIT
     for other in ({"revision": "v2"}, {"max_batch_size": 2}, {"model": "acme/other"}):
         changed = request(**{"model": "acme/tiny", "repository": tmp_path / "models", **other})  # type: ignore[arg-type]
@@ -339,7 +342,7 @@ def test_a_record_that_cannot_be_written_is_named(
     plan = _plan_at(ctx, backend, model, COMMIT)
     (tmp_path / ".models.trtbuild.json").mkdir()
     with pytest.raises(RepositoryError, match=r"cannot write .*\.models\.trtbuild\.json: Is a directory"):
-        pipeline.remember_commit(tmp_path / "models", request(model).engine, plan)
+        record.remember_commit(tmp_path / "models", request(model).engine, plan)
 
 
 def test_a_record_is_written_through_no_link(ctx: Context, backend: TinyBackend, model: Path, tmp_path: Path) -> None:
@@ -347,7 +350,7 @@ def test_a_record_is_written_through_no_link(ctx: Context, backend: TinyBackend,
     (tmp_path / "precious").write_text("not to be cut")
     (tmp_path / ".models.trtbuild.json").symlink_to(tmp_path / "precious")
     with pytest.raises(RepositoryError, match=r"cannot write .*\.models\.trtbuild\.json: .*symbolic link"):
-        pipeline.remember_commit(tmp_path / "models", request(model).engine, plan)
+        record.remember_commit(tmp_path / "models", request(model).engine, plan)
     assert (tmp_path / "precious").read_text() == "not to be cut"
 
 
@@ -365,7 +368,7 @@ def test_files_that_another_writer_removes_meanwhile_are_no_fault(tmp_path: Path
     writer = threading.Thread(target=come_and_go)
     writer.start()
     try:
-        lines = [pipeline._file_times(tmp_path) for _ in range(1000)]
+        lines = [record._file_times(tmp_path) for _ in range(1000)]
     finally:
         is_over.set()
         writer.join()
@@ -450,7 +453,7 @@ def test_a_disk_that_fills_is_the_stores_fault_and_not_a_bug(
 def test_an_error_names_the_logs_that_are_kept(ctx: Context, backend: TinyBackend, model: Path) -> None:
     def fail(work_dir: Path) -> None:
         (work_dir / "build.log").write_text("why\n")
-        raise BuildError(f"it failed, see {work_dir}/build.log", hint=f"read {work_dir}/build.log")
+        raise BuildError(f"it failed, see {backend.logs}/build.log", hint=f"read {backend.logs}/build.log")
 
     backend.fault = fail
     with pytest.raises(BuildError) as failed:
@@ -468,9 +471,9 @@ def test_the_state_of_a_repository_is_that_of_its_files(
         served_name="x", engine_template=backend.template(done.info, done.entry.path, RepositorySpec()),
         engine_info=done.info, tokenizer_dir=done.entry.path / "tokenizer",
     )  # fmt: skip
-    before = pipeline.repository_state(done.repository, served, keep_others=False)
+    before = record.repository_state(done.repository, served, keep_others=False)
     (done.repository / "tensorrt_llm" / "1" / "__pycache__").mkdir()
     (done.repository / "tensorrt_llm" / "1" / "__pycache__" / "model.pyc").write_text("what Python leaves behind")
-    assert pipeline.repository_state(done.repository, served, keep_others=False) == before
-    assert pipeline.repository_state(done.repository, served, keep_others=True) != before
-    assert pipeline.repository_state(tmp_path / "none", served, keep_others=False) != before
+    assert record.repository_state(done.repository, served, keep_others=False) == before
+    assert record.repository_state(done.repository, served, keep_others=True) != before
+    assert record.repository_state(tmp_path / "none", served, keep_others=False) != before

@@ -9,9 +9,10 @@ import importlib
 from dataclasses import MISSING, fields
 from typing import cast
 
-from trtbuild.errors import SpecError
+from trtbuild.console import log
+from trtbuild.errors import HostError, SpecError
 from trtbuild.plan import READ_FOR_EVERY_BACKEND, Backend, BuildPlan, ResolvedModel
-from trtbuild.registry import NAMES, find_backend
+from trtbuild.registry import BACKENDS, NAMES, find_backend
 from trtbuild.spec import OPTIONS_BY_NAME, EngineSpec, HostInfo, closest
 
 
@@ -60,3 +61,36 @@ def refuse_unread(backend: Backend, spec: EngineSpec) -> None:
                 f"{field.name}={value}: the {backend.name} backend does not read it",
                 hint=f"leave {OPTIONS_BY_NAME[field.name].flag} out; it is for --backend {readers}",
             )
+
+
+def choose(name: str, host: HostInfo) -> Backend:
+    """Return the backend called ``name``, or for ``auto`` the first that works on ``host``.
+
+    A machine with GPUs and TensorRT-LLM is not served from its processor unless that is asked for.
+
+    Raises:
+        HostError: It does not work here; the message says why for each one tried.
+    """
+    tried: list[str] = []
+    has_gpu_stack = bool(host.gpus) and any(b.needs_gpu and b.package in host.versions for b in BACKENDS)
+    for candidate in names() if name == "auto" else (name,):
+        backend = get(candidate)
+        availability = backend.availability(host)
+        is_passed_over = name == "auto" and has_gpu_stack and not find_backend(candidate).needs_gpu
+        if availability.is_available and not is_passed_over:
+            for reason in tried if has_gpu_stack else ():
+                log.get().warning("backend", f"{candidate} is used: {reason}")
+            return backend
+        if not availability.is_available:
+            tried.append(f"{candidate}: {availability.reason}")
+    if name != "auto":
+        raise HostError(tried[0], hint="trtbuild doctor shows what every backend can do here")
+    if has_gpu_stack:
+        raise HostError(
+            "no engine backend works on this machine's GPUs\n  " + "\n  ".join(tried),
+            hint="use another image, or pass --backend cpu to compute on the processor",
+        )
+    raise HostError(
+        "no engine backend works on this machine\n  " + "\n  ".join(tried),
+        hint="pip install 'trtbuild[cpu]' brings an engine that needs no GPU; trtbuild doctor shows every backend",
+    )

@@ -55,7 +55,7 @@ def health(
     if what == "live":
         refuse_dead(url, metrics_url, timeout_s=timeout)
     else:
-        from trtbuild.pipeline import served_name_of
+        from trtbuild.repository import served_name_of
 
         is_named = spec.engine.model != UNNAMED or spec.repository.served_name is not None
         self_test(url, metrics_url, served_name_of(spec) if is_named else None, timeout_s=timeout)

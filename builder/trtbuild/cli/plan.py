@@ -79,15 +79,15 @@ def _show(made: BuildPlan, output: str) -> None:
 
 
 def _model_info(spec: Spec) -> ModelInfo:
-    """Return what is known of the model: from the catalog without network, else from its config.json."""
+    """Return what is known of the model: from the catalog without network, else from the revision's config.json."""
     from trtbuild import catalog
 
     known = catalog.find_model(spec.engine.model)
-    if known is not None:
+    if known is not None and spec.engine.revision == "main":
         return known
-    from trtbuild.pipeline import resolve_model
+    from trtbuild.resolve import resolve_model
 
-    return resolve_model(spec.engine, make_context(spec)).info
+    return resolve_model(spec.engine, make_context(spec).models).info
 
 
 def _release(version: str | None) -> str:

@@ -47,13 +47,14 @@ def serve(
     configure_log(log_format, log_level)
     spec = read_spec(flags, config)
     from trtbuild import pipeline
+    from trtbuild.repository import pin_to_repository
     from trtbuild.serve.ports import choose_ports, refuse_equal_ports
 
     refuse_equal_ports(spec.server)
     if not dry_run:
         choose_ports(spec.server)  # a taken port is reported now, not after an hour of building
     ctx = make_context(spec)
-    done = pipeline.provision(pipeline.pin_to_repository(spec, ctx.store.root), ctx)
+    done = pipeline.provision(pin_to_repository(spec, ctx.store.root), ctx)
     command, ports = serving_command(spec, ctx, done, is_real=not dry_run)
     if dry_run:
         click.echo(command.shell())

@@ -5,13 +5,15 @@ Importing this package is cheap: the HTTP client is loaded when something is mis
 
 from __future__ import annotations
 
-from trtbuild.fetch.hub import Hub, RemoteFile, Resolved, cache_directory, is_commit
+from trtbuild.fetch.hub import Hub, Resolved, cache_directory, is_commit
 from trtbuild.fetch.local import hash_directory, local_snapshot
 from trtbuild.fetch.metadata import load_config
 from trtbuild.fetch.resolve import find_cached, resolve
 from trtbuild.fetch.select import weight_bytes
 from trtbuild.fetch.snapshot import missing_bytes, read_config, snapshot
-from trtbuild.fetch.tokenizer import check_tokenizer, check_tokenizer_names, template_fault, write_whole_tokenizer
+from trtbuild.fetch.tokenizer import check_tokenizer, check_tokenizer_names, template_fault
+from trtbuild.fetch.tokenizer_files import copy_tokenizer
+from trtbuild.model.remote import RemoteFile
 
 __all__ = [
     "Hub",
@@ -20,6 +22,7 @@ __all__ = [
     "cache_directory",
     "check_tokenizer",
     "check_tokenizer_names",
+    "copy_tokenizer",
     "find_cached",
     "hash_directory",
     "is_commit",
@@ -31,5 +34,4 @@ __all__ = [
     "snapshot",
     "template_fault",
     "weight_bytes",
-    "write_whole_tokenizer",
 ]

@@ -24,7 +24,8 @@ from pathlib import Path
 from trtbuild import diskspace, untrusted
 from trtbuild.console import log
 from trtbuild.errors import FetchError
-from trtbuild.fetch.hub import RemoteFile, check_model_id, check_path, check_revision, is_commit
+from trtbuild.fetch.hub import check_model_id, check_revision, is_commit
+from trtbuild.model.remote import RemoteFile, check_path
 
 _CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n"  # Source: https://bford.info/cachedir/
 _TREE_FORMAT = 1

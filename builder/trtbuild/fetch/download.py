@@ -18,11 +18,12 @@ from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import KEPT, MAKE_ROOM, BlobLock, RepoCache, unwritable
 from trtbuild.fetch.http import Client
-from trtbuild.fetch.hub import RemoteFile, Resolved
+from trtbuild.fetch.hub import Resolved
 from trtbuild.fetch.partial import Partial, Range, WrongContentError, is_leased, recoverable_bytes
 from trtbuild.fetch.receive import Job, NoRangesError, Receiver, subject_of
 from trtbuild.fetch.refusals import RangeRefusedError, RetryableError, StoppedError
 from trtbuild.fetch.retry import Failures
+from trtbuild.model.remote import RemoteFile
 
 DISK_RESERVE_BYTES = 64 << 20
 LOCK_POLL_S = 0.25

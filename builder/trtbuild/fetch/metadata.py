@@ -12,7 +12,7 @@ from typing import Any
 from trtbuild import untrusted
 from trtbuild.console import log
 from trtbuild.errors import FetchError
-from trtbuild.fetch.hub import RemoteFile
+from trtbuild.model.remote import RemoteFile
 
 _OBJECTS = frozenset({"generation_config.json", "special_tokens_map.json", "tokenizer_config.json"})
 

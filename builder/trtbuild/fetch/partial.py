@@ -19,7 +19,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from trtbuild.fetch.hub import RemoteFile
+from trtbuild.model.remote import RemoteFile
 
 DATA_SUFFIX = ".trtbuild-incomplete"
 JOURNAL_SUFFIX = ".trtbuild-incomplete.journal"

@@ -19,10 +19,11 @@ from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import BlobLock, RepoCache
 from trtbuild.fetch.http import Client
-from trtbuild.fetch.hub import RemoteFile, Resolved
+from trtbuild.fetch.hub import Resolved
 from trtbuild.fetch.limits import LEAST_BYTES
 from trtbuild.fetch.partial import Partial
 from trtbuild.fetch.refusals import RetryableError, StoppedError, Subject
+from trtbuild.model.remote import RemoteFile
 
 _FAST_READ_S = 0.5
 

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from trtbuild.console import log
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import RepoCache
-from trtbuild.fetch.hub import Hub, RemoteFile, Resolved, check_model_id, check_revision, is_commit
+from trtbuild.fetch.hub import Hub, Resolved, check_model_id, check_revision, is_commit
+from trtbuild.model.remote import RemoteFile
 
 if TYPE_CHECKING:
     from trtbuild.fetch.http import Client

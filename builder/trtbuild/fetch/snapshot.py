@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from trtbuild.console import log
 from trtbuild.fetch.cache import BlobLock, RepoCache
-from trtbuild.fetch.hub import Hub, RemoteFile, Resolved
+from trtbuild.fetch.hub import Hub, Resolved
 from trtbuild.fetch.limits import Tuning
 from trtbuild.fetch.metadata import check_metadata, check_sizes, load_config
 from trtbuild.fetch.partial import DATA_SUFFIX, is_leased, recoverable_bytes, remove_leftovers
 from trtbuild.fetch.resolve import list_files, offline_error
 from trtbuild.fetch.select import CONFIG_FILES
 from trtbuild.fetch.wanted import Wanted
+from trtbuild.model.remote import RemoteFile
 
 if TYPE_CHECKING:
     from trtbuild.fetch.http import Client

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from trtbuild.errors import FetchError
 from trtbuild.fetch.cache import RepoCache
-from trtbuild.fetch.hub import RemoteFile, Resolved
+from trtbuild.fetch.hub import Resolved
 from trtbuild.fetch.metadata import read_index
 from trtbuild.fetch.select import TOKENIZER_FILES, Selection, select, shards
+from trtbuild.model.remote import RemoteFile
 
 
 class Wanted:

@@ -51,10 +51,6 @@ class Backend(Protocol):
     def reads(self) -> frozenset[str]:
         """Names of the engine options that it reads; one that is said to another backend is refused."""
 
-    @property
-    def timing_cache(self) -> str | None:
-        """Name in ``work_dir`` of the file with kernel timings of earlier builds on this SKU; None: it reads none."""
-
     def availability(self, host: HostInfo) -> Availability:
         """Say whether this backend can work on ``host``."""
 
@@ -74,10 +70,26 @@ class Backend(Protocol):
             HostError: A tool is missing.
         """
 
-    def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:
+    def build(
+        self,
+        plan: BuildPlan,
+        snapshot: Path,
+        engine_dir: Path,
+        work_dir: Path,
+        *,
+        logs: Path | None = None,
+        hints: Path | None = None,
+    ) -> None:
         """Build the engine from a complete snapshot into the empty ``engine_dir``.
 
-        ``work_dir`` is scratch space on the same file system (checkpoints, logs); the caller removes it.
+        Args:
+            plan: What is built.
+            snapshot: The model's files.
+            engine_dir: Where the engine goes.
+            work_dir: Scratch space on the same file system (checkpoints, logs); the caller removes it.
+            logs: Directory in which ``*.log`` files of ``work_dir`` are found when the build has failed: errors name
+                them there. None: they stay where they are.
+            hints: Directory for what makes later builds faster and is no part of the engine. None: nothing is kept.
 
         Raises:
             ConvertError: Conversion or quantization failed.

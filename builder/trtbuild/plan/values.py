@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from trtbuild.catalog import ModelInfo
+from trtbuild.model.remote import RemoteFile
 from trtbuild.plan.key import EngineKey
 from trtbuild.spec import JsonValue
 
@@ -23,6 +24,7 @@ class ResolvedModel:
         directory: The directory of a local model, else None.
         info: Architecture and sizes.
         alias: Catalog alias that the user typed, if any.
+        files: All files of the commit, or None while nobody has listed them; not part of what the model is.
     """
 
     model_id: str
@@ -31,6 +33,7 @@ class ResolvedModel:
     info: ModelInfo
     directory: Path | None = None
     alias: str | None = None
+    files: tuple[RemoteFile, ...] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,20 @@ sees a whole repository. Equal contents have an equal digest: writing them again
 was killed left half done is never pointed to, and removed by the next one.
 """
 
+from trtbuild.repository.record import pin_to_repository, provide_repository, repository_path, served_name_of
 from trtbuild.repository.render import TEMPLATES, ServedModel, quote_pbtxt, render_directory, render_repository
 from trtbuild.repository.write import unwritable, write_repository
 
 __all__ = [
     "TEMPLATES",
     "ServedModel",
+    "pin_to_repository",
+    "provide_repository",
     "quote_pbtxt",
     "render_directory",
     "render_repository",
+    "repository_path",
+    "served_name_of",
     "unwritable",
     "write_repository",
 ]

@@ -29,10 +29,11 @@ class Staging:
         work_dir: Scratch space; ``*.log`` files in it are kept when the build fails.
     """
 
-    def __init__(self, directory: Path, owner: Beacon, claim: Claim | None) -> None:
+    def __init__(self, directory: Path, owner: Beacon, claim: Claim | None, *, logs: Path) -> None:
         self._directory = directory
         self._owner = owner
         self._claim = claim
+        self._logs = logs
         self.path = directory / "engine"
         self.work_dir = directory / "work"
 
@@ -40,6 +41,11 @@ class Staging:
     def name(self) -> str:
         """Unique name of the staging directory."""
         return self._directory.name
+
+    @property
+    def kept_logs(self) -> Path:
+        """Directory in which the logs are when the build has failed."""
+        return self._logs / self.name
 
     @property
     def owner(self) -> Owner:
@@ -68,7 +74,7 @@ def stage(directory: StoreDirectory, key: EngineKey, *, claim: Claim | None) -> 
         kept = directory.create_beacon(owner_file(place), owner)
         if kept is None:
             raise StoreError(f"{place} is taken", hint="run the command again")
-        staging = Staging(place, kept, claim)
+        staging = Staging(place, kept, claim, logs=directory.layout.logs)
         try:
             for path in (staging.path, staging.work_dir):
                 disk.make_dir(path, mode=directory.sharing().dir_mode, group=directory.sharing().group)
@@ -96,7 +102,7 @@ def _keep_logs(directory: StoreDirectory, staging: Staging) -> None:
     logs = sorted(path for path in staging.work_dir.rglob("*.log") if path.is_file() and not path.is_symlink())
     if not logs:
         return
-    target = directory.layout.logs / staging.name
+    target = staging.kept_logs
     directory.prepare(target)
     for path in logs:
         path.rename(target / "-".join(path.relative_to(staging.work_dir).parts))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from trtbuild.errors import FetchError
 from trtbuild.fetch import Hub, RemoteFile, cache_directory, http, is_commit
 from trtbuild.fetch.cache import RepoCache
-from trtbuild.fetch.hub import check_model_id, check_path, check_revision
+from trtbuild.fetch.hub import check_model_id, check_revision
 from trtbuild.fetch.limits import Tuning
+from trtbuild.model.remote import check_path
 
 OID = "a" * 40
 

@@ -69,7 +69,6 @@ class CpuBackend:
 
     name: str = "cpu"
     reads: frozenset[str] = READS
-    timing_cache: None = None
 
     def availability(self, host: HostInfo) -> Availability:
         """Say whether OpenVINO GenAI is installed."""
@@ -87,7 +86,16 @@ class CpuBackend:
         """Refuse illegal template parameters; the packages were looked for by ``availability``."""
         _check_parameters(spec)
 
-    def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:
+    def build(
+        self,
+        plan: BuildPlan,
+        snapshot: Path,
+        engine_dir: Path,
+        work_dir: Path,
+        *,
+        logs: Path | None = None,  # noqa: ARG002 - no message names a log
+        hints: Path | None = None,  # noqa: ARG002 - no message names a log
+    ) -> None:
         """Build the engine and compute one token with it."""
         config = _read_config(snapshot)
         if plan.shape.options["route"] == "optimum-intel":

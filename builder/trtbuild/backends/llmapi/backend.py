@@ -71,7 +71,6 @@ class LlmApiBackend:
 
     name: str = "llmapi"
     reads: frozenset[str] = READS
-    timing_cache: None = None
 
     def availability(self, host: HostInfo) -> Availability:
         """Say whether the LLM API can serve here."""
@@ -131,7 +130,16 @@ class LlmApiBackend:
         """Refuse illegal template parameters; nothing but the model is needed."""
         _check_parameters(spec)
 
-    def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:  # noqa: ARG002
+    def build(
+        self,
+        plan: BuildPlan,
+        snapshot: Path,
+        engine_dir: Path,
+        work_dir: Path,  # noqa: ARG002
+        *,
+        logs: Path | None = None,  # noqa: ARG002
+        hints: Path | None = None,  # noqa: ARG002
+    ) -> None:
         """Put the model's files and the arguments of ``LLM()`` into ``engine_dir``."""
         target = engine_dir / "model"
         target.mkdir(parents=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +26,7 @@ from trtbuild.backends.tensorrt_llm.options import backend_parameters
 from trtbuild.backends.tensorrt_llm.plan import make_plan
 from trtbuild.backends.tensorrt_llm.shape import split_calibration
 from trtbuild.backends.tensorrt_llm.target import find_target
+from trtbuild.backends.tensorrt_llm.timing import kept_timings
 from trtbuild.backends.tensorrt_llm.windows import read_windows, write_windows
 from trtbuild.catalog import GpuArchitecture, TensorInfo, TrtLlmRelease, diagnose, safe_image_since, trtllm
 from trtbuild.console import log
@@ -66,7 +67,6 @@ class TensorRtLlmBackend:
     examples_dir: Path | None = None
     name: str = "tensorrt_llm"
     reads: frozenset[str] = READS
-    timing_cache: str = TIMING_CACHE
 
     def availability(self, host: HostInfo) -> Availability:
         """Say whether engines can be built and served here."""
@@ -93,7 +93,16 @@ class TensorRtLlmBackend:
         self._find_script(plan)
         _local_calibration(plan)
 
-    def build(self, plan: BuildPlan, snapshot: Path, engine_dir: Path, work_dir: Path) -> None:
+    def build(
+        self,
+        plan: BuildPlan,
+        snapshot: Path,
+        engine_dir: Path,
+        work_dir: Path,
+        *,
+        logs: Path | None = None,
+        hints: Path | None = None,
+    ) -> None:
         """Convert or quantize the snapshot, then compile it."""
         _refuse_remote_code(plan, snapshot)
         work_dir.mkdir(parents=True, exist_ok=True)
@@ -107,10 +116,12 @@ class TensorRtLlmBackend:
             engine=engine_dir,
             timing_cache=work_dir / TIMING_CACHE,
             work=work_dir,
-            calibration=self._calibration(plan, work_dir),
+            logs=logs or work_dir,
+            calibration=self._calibration(plan, work_dir, logs or work_dir),
         )
-        self._make_checkpoint(plan, paths)
-        self._compile(plan, paths)
+        with kept_timings(plan, paths.timing_cache, hints):
+            self._make_checkpoint(plan, paths)
+            self._compile(plan, paths)
 
     def inspect(self, engine_dir: Path) -> EngineInfo:
         """Read an engine directory and check that every rank is there."""
@@ -132,7 +143,7 @@ class TensorRtLlmBackend:
             )
         return found
 
-    def _calibration(self, plan: BuildPlan, work_dir: Path) -> Path | None:
+    def _calibration(self, plan: BuildPlan, work_dir: Path, logs: Path) -> Path | None:
         """Return the directory of the calibration data; a dataset is downloaded at its commit."""
         if not commands.needs_quantizer(plan.shape):
             return None
@@ -144,7 +155,7 @@ class TensorRtLlmBackend:
         target.parent.mkdir(parents=True, exist_ok=True)
         command = commands.calibration_command(Path(sys.executable), name, pin, target)
         with log.get().progress("calibration", f"downloading {name} at {pin[:12]}", unit="steps"):
-            done = self._run(command, work_dir / "calibration.log")
+            done = self._run(command, work_dir / "calibration.log", kept=logs)
         if done.exit_code != 0:
             raise ConvertError(
                 f"the calibration data {name} at {pin[:12]} could not be downloaded (exit code {done.exit_code})",
@@ -159,7 +170,7 @@ class TensorRtLlmBackend:
         command = commands.checkpoint_command(plan, paths)
         log.get().debug("command", command.shell())
         with log.get().progress("convert", f"{what} {plan.model.model_id} for {world_size} ranks", unit="steps"):
-            done = self._run(command, paths.work / "convert.log")
+            done = self._run(command, paths.work / "convert.log", kept=paths.logs)
         if done.exit_code != 0:
             raise _failure(ConvertError, f"{paths.script.name} failed", done, plan)
         wrong = check_checkpoint(paths.checkpoint, world_size)
@@ -190,7 +201,7 @@ class TensorRtLlmBackend:
                     bar.note(f"rank {rank['rank']} built")
                     bar.advance(1)
 
-            done = self._run(command, paths.work / "build.log", on_line=follow)
+            done = self._run(command, paths.work / "build.log", kept=paths.logs, on_line=follow)
         if done.exit_code != 0:
             raise _failure(BuildError, "trtllm-build failed", done, plan)
         try:
@@ -211,9 +222,12 @@ class TensorRtLlmBackend:
                 log_tail=done.tail,
             )
 
-    def _run(self, command: Command, log_path: Path, *, on_line: Callable[[str], None] | None = None) -> Completed:
+    def _run(
+        self, command: Command, log_path: Path, *, kept: Path, on_line: Callable[[str], None] | None = None
+    ) -> Completed:
+        """Run a tool; what it returns names the log where it is kept when the build fails."""
         try:
-            return self.run(command, log_path=log_path, on_line=on_line)
+            return replace(self.run(command, log_path=log_path, on_line=on_line), log_path=kept / log_path.name)
         except OSError as error:
             raise HostError(
                 f"{command.argv[0]} cannot be started: {error.strerror or error}",

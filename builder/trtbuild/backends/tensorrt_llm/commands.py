@@ -35,6 +35,7 @@ class Paths:
         timing_cache: Kernel timings, read and written.
         calibration: Directory of the calibration data, if any.
         work: Working directory of all commands; a clone of TensorRT-LLM there would shadow the installed package.
+        logs: Where the logs of ``work`` are found when the build has failed.
     """
 
     python: Path
@@ -45,6 +46,7 @@ class Paths:
     engine: Path
     timing_cache: Path
     work: Path
+    logs: Path
     calibration: Path | None = None
 
 
@@ -175,6 +177,7 @@ def steps(plan: BuildPlan) -> tuple[str, ...]:
         engine=Path("ENGINE"),
         timing_cache=Path("TIMING_CACHE"),
         work=Path("WORK"),
+        logs=Path("WORK"),
         calibration=Path("CALIBRATION") if needs_quantizer(plan.shape) else None,
     )
     return (checkpoint_command(plan, paths).shell(), build_command(plan, paths).shell())

@@ -340,3 +340,14 @@ def test_unreadable_configs_are_refused(engine: Path, text: str | None) -> None:
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(BuildError, match=r"config\.json"):
         TensorRtLlmBackend().inspect(engine)
+
+
+def test_an_error_names_the_log_where_it_is_kept(tmp_path: Path) -> None:
+    backend, _ = backend_for(tmp_path, "1.2.1", Mode(fail_in="build", failure="partial"))
+    with pytest.raises(BuildError) as failed:
+        backend.build(
+            planned(tp_size=2), write_snapshot(tmp_path / "snapshot"), tmp_path / "engine", tmp_path / "work",
+            logs=tmp_path / "kept",
+        )  # fmt: skip
+    assert f"(whole log: {tmp_path}/kept/build.log)" in failed.value.message
+    assert str(tmp_path / "work") not in failed.value.message
