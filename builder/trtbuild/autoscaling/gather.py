@@ -48,34 +48,54 @@ def gather(
     """Return what could be asked; a hop without an address stays unasked, one that fails holds its error.
 
     The autoscaler comes first: it says which metric to follow through the others, and whose pods they are about.
+    What is saved in ``directory`` is not asked again.
     """
     found: dict[str, Any] = _saved(directory) if directory else {}
+
+    def ask(name: str, question: Callable[[], Any]) -> Any:
+        if name not in found:
+            found[name] = question()
+        return found[name]
+
     if hpa_name:
-        hpa = found["hpa"] = _kubectl(readers, "-n", namespace, "get", "hpa", hpa_name, "-o", "json")
+        hpa = ask("hpa", lambda: _kubectl(readers, "-n", namespace, "get", "hpa", hpa_name, "-o", "json"))
+        _refuse_other_name(hpa, hpa_name, directory)
         owner = hpa_name if is_missing(hpa) else scaled_object_of(hpa)
         if owner:
-            found["scaled_object"] = _kubectl(
-                readers, "-n", namespace, "get", "scaledobjects.keda.sh", owner, "-o", "json"
-            )
+            scaled = ("get", "scaledobjects.keda.sh", owner, "-o", "json")
+            ask("scaled_object", lambda: _kubectl(readers, "-n", namespace, *scaled))
         own = {"app.kubernetes.io/component": "server"} | {POD_LABELS[k]: v for k, v in own_labels(hpa).items()}
         if not selector and len(own) > len(POD_LABELS):
             selector = ",".join(f"{key}={value}" for key, value in own.items())
     if selector:
-        found["pods"] = _kubectl(readers, "-n", namespace, "get", "pods", "-l", selector, "-o", "json")
+        ask("pods", lambda: _kubectl(readers, "-n", namespace, "get", "pods", "-l", selector, "-o", "json"))
     if metrics_url:
-        found["metrics"] = _metrics(readers, metrics_url.removesuffix("/").removesuffix("/metrics"))
+        ask("metrics", lambda: _metrics(readers, metrics_url.removesuffix("/").removesuffix("/metrics")))
     signal = Evidence(metric=metric, namespace=namespace, **found).signal
     if prometheus:
         base = prometheus.rstrip("/")
-        found["targets"] = _json(readers, f"{base}/api/v1/targets")
-        found["rules"] = _json(readers, f"{base}/api/v1/rules")
+        ask("targets", lambda: _json(readers, f"{base}/api/v1/targets"))
+        ask("rules", lambda: _json(readers, f"{base}/api/v1/rules"))
         if signal.query:
-            found["series"] = _json(readers, f"{base}/api/v1/query?query={quote(signal.query)}")
+            ask("series", lambda: _json(readers, f"{base}/api/v1/query?query={quote(signal.query)}"))
     if hpa_name and signal.kind in APIS:
-        found[APIS[signal.kind].document] = _kubectl(
-            readers, "get", "--raw", signal.path(namespace, quote(selector or ""))
-        )
+        path = signal.path(namespace, quote(selector or ""))
+        ask(APIS[signal.kind].document, lambda: _kubectl(readers, "get", "--raw", path))
     return Evidence(metric=metric, namespace=namespace, **found)
+
+
+def _refuse_other_name(hpa: Any, name: str, directory: Path | None) -> None:
+    """Refuse a saved autoscaler that is not the one that was asked for.
+
+    Raises:
+        SpecError: Its name differs; the message names both.
+    """
+    saved = hpa.get("metadata", {}).get("name") if directory and isinstance(hpa, dict) else None
+    if saved and saved != name:
+        raise SpecError(
+            f"--hpa is {name}, and hpa.json in {directory} is of {saved}",
+            hint=f"pass --hpa {saved}, or save the other: kubectl get hpa {name} -o json > {directory}/hpa.json",
+        )
 
 
 def _saved(directory: Path) -> dict[str, Any]:

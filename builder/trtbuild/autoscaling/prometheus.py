@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 
@@ -196,6 +197,19 @@ def _is_for(query: str, scope: Mapping[str, str]) -> bool:
     return True
 
 
+def _sample(item: Document) -> str:
+    """Return the value of one series of an instant query, as Prometheus writes it: ``[time, "1.5"]``."""
+    pair = item.get("value")
+    return str(pair[1]) if isinstance(pair, list) and len(pair) == 2 else "no value"
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def judge_series(seen: Evidence) -> Hop:
     """Judge whether the signal's query gives a value for every ready pod."""
     name, signal = "recorded series", seen.signal
@@ -208,6 +222,12 @@ def judge_series(seen: Evidence) -> Hop:
     if seen.fleet and not seen.fleet.ready:
         return none_ready(name)
     results = seen.series.get("data", {}).get("result", [])
+    if unusable := sorted({value for item in results if not math.isfinite(_number(value := _sample(item)))}):
+        return Hop(
+            name=name, is_ok=False, text=f"{signal.query} gives {', '.join(unusable)}, which no autoscaler can compare",
+            fix="a division by zero or a missing operand: query the rule's parts one by one; the chart's rules never "
+            "divide by 0",
+        )  # fmt: skip
     if signal.kind == "External":
         if results:
             return Hop(name=name, is_ok=True, text=f"the ScaledObject's query gives {len(results)} value(s)")

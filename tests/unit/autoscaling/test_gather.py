@@ -73,6 +73,20 @@ def test_saved_words_of_a_failure_are_understood(
     assert text in capsys.readouterr().err
 
 
+def test_what_is_saved_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = good()
+    name = documents["hpa"]["metadata"]["name"] = "chat"
+    save(tmp_path, documents)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no kubectl
+    saved = ["--from", str(tmp_path)]
+    assert run([*ARGUMENTS, "--hpa", name, *saved]) == 0
+    assert capsys.readouterr().out.count("ok  ") == 7
+    assert run([*ARGUMENTS, "--hpa", "other", *saved]) == 2
+    assert f"--hpa is other, and hpa.json in {tmp_path} is of chat" in capsys.readouterr().err
+
+
 def test_asking_nothing_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "autoscaling"]) == 2
     assert "pass --prometheus" in capsys.readouterr().err

@@ -221,6 +221,16 @@ def test_another_port_of_the_pod_is_not_its_metrics() -> None:
     assert hops[-1].text == "Prometheus scrapes no metrics port of pod a"
 
 
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "", None])
+def test_a_value_that_is_no_number_is_a_broken_hop(value: str | None) -> None:
+    found = good()["series"]
+    for item in found["data"]["result"]:
+        item["value"] = [0, value]
+    hop = named(judge(series=found), "recorded series")
+    assert hop.is_ok is False
+    assert f"gives {value}, which no autoscaler can compare" in hop.text
+
+
 def test_a_selector_of_one_sku_is_enough_without_an_autoscaler() -> None:
     hops = judge(**FOREIGN["second-sku"] | {"hpa": None, "custom_metrics": None})
     assert [hop.is_ok for hop in hops] == [True] * 5 + [None] * 2
