@@ -21,7 +21,7 @@ WAIT_S = float(os.environ.get("TRTCLIENT_WAIT_S", "1"))
 
 
 class Talker(HttpUser):  # type: ignore[misc]
-    """Somebody who asks, reads the answer and thinks for a moment."""
+    """A user who asks, reads the response and thinks for a moment."""
 
     wait_time = between(WAIT_S / 2, WAIT_S * 3 / 2)
 

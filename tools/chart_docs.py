@@ -95,7 +95,7 @@ def table_rows(keys: tuple[Key, ...], *, per_sku: bool = False) -> list[str]:
 
 
 def keys_template(keys: tuple[Key, ...]) -> str:
-    """Return the template file that tells ``trtbuild.validateNulls`` what may not be null.
+    """Return the template file from which ``trtbuild.validateNulls`` knows what may not be null.
 
     Helm drops a key that is set to null, default and all, before the schema sees it, and hands templates no defaults.
     """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/tensorrt-llm.md anew from the catalog; ``--check`` only compares."""
+"""Regenerate the tables of docs/tensorrt-llm.md from the catalog; ``--check`` only compares."""
 
 from __future__ import annotations
 

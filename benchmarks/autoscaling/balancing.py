@@ -10,7 +10,7 @@ from benchmarks.autoscaling.model import Pod
 
 
 class Balancer(Protocol):
-    """Picks a pod for each request and hears of pods that come and go."""
+    """Picks a pod for each request and is notified of pods that come and go."""
 
     def pick(self, index: int) -> Pod | None:
         """Return the pod for a request, or None where none is ready."""

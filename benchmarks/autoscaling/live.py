@@ -231,7 +231,7 @@ def _plot(readings: Sequence[Reading], capacity_rps: float) -> str:
 
 
 def _judge(readings: Sequence[Reading]) -> tuple[float, str]:
-    """Return seconds from the step up until more replicas are asked for, and what is told about the trial."""
+    """Return seconds from the step up until more replicas are asked for, and the text of the trial."""
     up_s, down_s = PHASES_S[0], PHASES_S[0] + PHASES_S[1]
     asked_s = next((one.at_s - up_s for one in readings if one.at_s >= up_s and one.wanted > 1), math.inf)
     later = [one for one in readings if one.at_s >= down_s]
@@ -245,8 +245,8 @@ def _judge(readings: Sequence[Reading]) -> tuple[float, str]:
 
 def _page(lines: Sequence[str], plot: str) -> str:
     """Return an HTML page that needs nothing else: what was printed, above the plot."""
-    told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    return f'<!doctype html><meta charset="utf-8"><title>Does the autoscaler follow the load?</title>{told}{plot}\n'
+    text = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return f'<!doctype html><meta charset="utf-8"><title>Does the autoscaler follow the load?</title>{text}{plot}\n'
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -82,7 +82,7 @@ def _completed(samples: Sequence[Sample], at_s: float, hidden: bool) -> float | 
     compute = rate(times, [one.done_compute_s for one in seen], at_s, 60.0)
     if queue is None or compute is None:
         return None
-    # In-flight batching: Triton hands a request over at once, so the wait inside the executor is booked as compute.
+    # In-flight batching: Triton hands a request over immediately, so the wait inside the executor counts as compute.
     return 0.0 if hidden else queue / max(compute, 1e-6)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/cli/run.py [--runs 10] [--json FILE]
 
 Twice: with bytecode kept, as in the images and wherever a command is run twice; and with trtbuild's own missing and not
-kept, as on a read-only file system where nobody compiled it (what it depends on has its bytecode: pip compiles).
+kept, as on a read-only file system without bytecode (what it depends on has its bytecode: pip compiles).
 Prints medians and ratios. Quote the ratios: absolute times are the machine's.
 """
 

@@ -197,7 +197,7 @@ def measure(hub: Hub, work: Path, rounds: int) -> dict[str, list[float]]:
     for _ in range(rounds):
         for name, download in clients.items():
             cache = work / "cache"
-            os.sync()  # nobody pays for the previous one's writes
+            os.sync()  # so that no run pays for the previous one's writes
             began = time.perf_counter()
             download(hub.endpoint, cache)
             seconds[name].append(time.perf_counter() - began)

@@ -166,7 +166,7 @@ class HttpClient:
         await asyncio.sleep(0)  # lets the transports close their sockets
 
     async def _connect(self, exchange: _Exchange) -> None:
-        """Connect to the next address; to another one where nobody listens there (``localhost`` has two)."""
+        """Connect to the next address; to another one where nothing listens there (``localhost`` has two)."""
         loop = asyncio.get_running_loop()
         last: OSError | None = None
         for address in await self._next_addresses():

@@ -86,7 +86,7 @@ def judge_metrics_api(seen: Evidence) -> Hop:
 
 
 def _api_problem(api: Api, problem: str, metric: str) -> Hop:
-    """Tell an API that nobody serves, a server that is down, one without the metric, and a cluster not asked at all."""
+    """Distinguish an API that is not served, a server that is down, one without the metric, and no cluster."""
     if "could not find the requested resource" in problem:
         return Hop(name=api.name, is_ok=False, text=f"nothing serves {api.group}: {problem}", fix=api.install)
     if re.search(r"unable to handle the request|ServiceUnavailable|service unavailable", problem):

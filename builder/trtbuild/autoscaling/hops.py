@@ -28,7 +28,7 @@ class Hop:
 
 
 def not_asked(name: str, how: str) -> Hop:
-    """Return a hop that nobody asked about, and what to pass to ask."""
+    """Return a hop that was not queried, and the option that queries it."""
     return Hop(name=name, is_ok=None, text=f"not asked ({how})")
 
 
@@ -48,7 +48,7 @@ def unknown_prometheus(name: str, document: Document) -> Hop:
     if document.get("status") == "error":
         return Hop(
             name=name, is_ok=None, text=f"not known: Prometheus answered with an error: {problem}",
-            fix="mend what Prometheus says (its log has more), then look again",
+            fix="fix what Prometheus reports (its log has more), then run this again",
         )  # fmt: skip
     return Hop(
         name=name, is_ok=None, text=f"not known: could not ask Prometheus because {problem}",

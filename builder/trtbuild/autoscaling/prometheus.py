@@ -252,7 +252,7 @@ def judge_series(seen: Evidence) -> Hop:
             text=f"{signal.query} has no sample of {', '.join(f'{k} {v}' for k, v in seen.scope.items())}",
             fix="the rule's selector (release, namespace) must match the targets' labels; query its parts one by one",
         )  # fmt: skip
-    # A series that does not say whose it is may be a stranger's.
+    # A series without these labels may belong to another release.
     surely = [labels for labels in own if "release" in seen.scope and seen.scope.items() <= labels.items()]
     stale = {str(labels.get("pod")) for labels in surely} - seen.fleet.labels.keys() if seen.fleet else set()
     hop = judge_coverage(name, {str(labels.get("pod")) for labels in own}, seen)

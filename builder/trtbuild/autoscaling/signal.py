@@ -20,7 +20,7 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Api:
-    """A metrics API of the cluster: its hop's name, where its answer is kept, who serves it, and how to mend that."""
+    """A metrics API of the cluster: its hop's name, where its answer is kept, who serves it, and how to fix that."""
 
     name: str
     document: str

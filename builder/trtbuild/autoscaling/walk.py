@@ -1,4 +1,4 @@
-"""Which hop from a server's metrics to a replica count is broken first, and how to mend it. Pure.
+"""Which hop from a server's metrics to a replica count is broken first, and how to fix it. Pure.
 
 A hop whose document could not be had is not known; it is never called broken.
 """

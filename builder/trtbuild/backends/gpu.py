@@ -1,4 +1,4 @@
-"""What backends for GPUs share: the label and memory of a GPU, limits nobody named. Pure."""
+"""What backends for GPUs share: the label and memory of a GPU, default limits. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READS = frozenset(
 """Engine options that both backends for GPUs read, be it to refuse what they cannot do."""
 
 DEFAULT_BATCH_SIZE = 128
-"""Slots when nobody says: enough for a busy pod, and the decoder's buffers stay below 300 MiB for 128k vocabularies."""
+"""Default slots: enough for a busy pod, and the decoder's buffers stay below 300 MiB for 128k vocabularies."""
 
 DEFAULT_SEQ_LEN = 8192
 DEFAULT_NUM_TOKENS = 8192

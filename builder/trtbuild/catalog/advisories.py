@@ -1,4 +1,4 @@
-"""Known holes of old Triton servers, and which image is the first without them.
+"""Known vulnerabilities of old Triton servers, and which image is the first without them.
 
 It decides which of them a release has. What is done about it is said by whoever starts or recommends a server.
 """

@@ -19,7 +19,7 @@ class Complaint:
 
     Attributes:
         name: Stable name.
-        pattern: Searched in each line; None when only the exit code tells.
+        pattern: Searched in each line; None when only the exit code identifies it.
         exit_codes: Exit codes that mean it without any text.
         says: Our message with ``{group}`` fields.
         hint: What to do.
@@ -40,7 +40,7 @@ class Diagnosis:
         name: The complaint's name.
         message: What it means, with the log's details.
         hint: What to do.
-        line: The line that told, or "".
+        line: The line that matched, or "".
     """
 
     name: str
@@ -76,9 +76,9 @@ _WARNING = re.compile(r"^W\d{4} |^\[?WARN(?:ING)?\b|\[W\]|\[WARNING\]|\w*Warning
 
 def _by_weight(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the lines that may say why a program failed, last line first: first all that are no warnings."""
-    telling = [line for line in reversed(lines) if not any(pattern.search(line) for pattern in harmless())]
-    warnings = [line for line in telling if _WARNING.search(line)]
-    return [line for line in telling if not _WARNING.search(line)], warnings
+    relevant = [line for line in reversed(lines) if not any(pattern.search(line) for pattern in harmless())]
+    warnings = [line for line in relevant if _WARNING.search(line)]
+    return [line for line in relevant if not _WARNING.search(line)], warnings
 
 
 def diagnose(exit_code: int, lines: Sequence[str], *, needs: str = "") -> Diagnosis | None:

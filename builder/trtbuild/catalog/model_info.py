@@ -55,7 +55,7 @@ class ModelInfo:
         new_decoder_architecture: Falcon 40B and later: two norms per layer.
         pre_quantized: ``quant_method`` of already quantized weights, or "".
         storage: How those weights are stored, where config.json says it in a known way.
-        listed_bytes: Bytes of the weight files by the hub's listing or in the directory; 0 while nobody has looked.
+        listed_bytes: Bytes of the weight files by the hub's listing or in the directory; 0 until they are known.
         safetensors: The hub has safetensors, not only pickles.
         rope_type: How rotary positions are scaled, as config.json names it (``su`` is ``longrope``): ``default``,
             ``linear``, ``dynamic``, ``yarn``, ``llama3``, ``longrope``, ``mrope``; "" when it says nothing.

@@ -145,7 +145,7 @@ def server_check() -> tuple[bool, str]:
 
 
 def server_risk(versions: Mapping[str, str]) -> tuple[str, str]:
-    """Return the release of the server that was found, and what strangers could do with it; both may be ""."""
+    """Return the release of the server that was found, and its known vulnerabilities; both may be ""."""
     from trtbuild import catalog
     from trtbuild.serve import server as servers
 
@@ -155,7 +155,7 @@ def server_risk(versions: Mapping[str, str]) -> tuple[str, str]:
         return "", ""
     version = servers.server_version(server, versions)
     if not catalog.is_known_version(version):
-        return version, "its version is not known; what strangers can do with servers before 25.07: docs/security.md"
+        return version, "its version is not known; servers before 25.07 have known vulnerabilities: docs/security.md"
     found = catalog.open_advisories(version)
     if not found:
         return version, ""

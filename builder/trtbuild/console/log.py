@@ -281,7 +281,7 @@ class Log:
             self._emit(" ".join(f"{where}{prefix}{msg}".splitlines()))  # a line stays one, whatever a name holds
 
     def _emit(self, line: str) -> None:
-        """Write a line. A reader that went away or a full disk under a log must not end the work it tells about."""
+        """Write a line. A reader that went away or a full disk under a log must not end the work that it reports."""
         stream = self._stream or sys.stderr
         with self._lock, contextlib.suppress(OSError, ValueError):
             print(line, file=stream, flush=True)

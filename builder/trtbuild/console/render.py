@@ -87,6 +87,6 @@ def _paint(label: str, colour: int, text: str) -> None:
 
 
 def _write(line: str) -> None:
-    """Write text without secrets to standard error; where that is full or gone, the exit code tells what happened."""
+    """Write text without secrets to standard error; where that is full or gone, the exit code is all there is."""
     with contextlib.suppress(OSError):
         print(redact.text(line), file=sys.stderr)  # noqa: T201

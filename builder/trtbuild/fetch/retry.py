@@ -26,7 +26,7 @@ class Failures:
         self._count = 0
 
     def reset(self) -> None:
-        """Start counting anew: something arrived."""
+        """Restart the count: something arrived."""
         self._count = 0
 
     def add(self, error: RetryableError) -> None:
@@ -36,7 +36,7 @@ class Failures:
             FetchError: There is no point in trying again.
         """
         self._count += 1
-        # Somebody whose network never worked wants to know now; a download at 80% is worth waiting for.
+        # A user whose network never worked wants to know now; a download at 80% is worth waiting for.
         limit = 3 if error.is_unreachable and not self._client.has_worked else self._client.tuning.attempts
         if self._count >= limit or (error.after_s or 0.0) > MAX_PAUSE_S:
             raise self._final(error) from error

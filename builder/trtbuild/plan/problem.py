@@ -12,7 +12,7 @@ class Problem:
     Attributes:
         reason: What is asked, and the fact it collides with.
         remedy: The nearest thing that works, as it is typed.
-        is_host: Another machine or image could do it; else nobody can.
+        is_host: Another machine or image could do it; otherwise none can.
     """
 
     reason: str

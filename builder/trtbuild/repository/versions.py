@@ -166,7 +166,7 @@ def swap_in(root: Path, record: Record, files: Files, boot: str) -> Path:
         staging = _scratch(versions, "staging", boot)
         try:
             _write(staging, files)
-            if version.exists():  # somebody changed it; what is there cannot be trusted
+            if version.exists():  # it was changed; its contents cannot be trusted
                 version.rename(versions / f".damaged-{uuid.uuid4().hex}")
             try:
                 staging.rename(version)

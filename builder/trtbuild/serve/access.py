@@ -2,9 +2,9 @@
 
 It decides the server's options for restricted APIs and the secrets of one start. It starts nothing.
 
-Triton has one means against strangers: an API that is restricted answers only requests with a certain header. What it
+Triton has one means of access control: a restricted API answers only requests with a certain header. What it
 offers beyond inference changes the server (shared memory, model repository, logging, trace), and no client of a served
-model needs it, so all four are restricted, by a value that is made anew for every start and that nobody is told. The
+model needs it, so all four are restricted, by a random value that is generated for every start and never disclosed. The
 value is on the server's command line, because the server takes it nowhere else: other users of the same machine may
 read it there, clients on the network may not.
 

@@ -113,7 +113,7 @@ def refuse_dead(
 ) -> None:
     """Refuse a server with a dead or stuck model process, which goes on to answer that it is live and ready.
 
-    On the server's own machine its processes are looked at, so nobody has to send a request first. From elsewhere a
+    On the server's own machine its processes are looked at, so no request is needed to find out. From elsewhere a
     request is tried where others have failed, and only the server's own word about its process counts: an engine that
     is slow, full or refuses the request is alive. An engine process that ended is no reason, its model starts it again;
     one that cannot be started again is. So is a front model that has stopped taking turns, an engine that has answered
@@ -204,7 +204,7 @@ def drain(
         try:
             left = count_in_flight(read_metrics(metrics_url, timeout_s=2.0))
         except LaunchError as error:
-            if isinstance(error.__cause__, ConnectionRefusedError):  # nobody listens there any more
+            if isinstance(error.__cause__, ConnectionRefusedError):  # nothing listens there any more
                 return 0.0
             idle_since = clock()
         if left > 0 and not dead_model_processes(metrics_url):

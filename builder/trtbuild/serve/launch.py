@@ -43,7 +43,7 @@ def server_command(
     """Return the command that serves ``repository``. Pure.
 
     One rank: tritonserver itself. Several: mpirun, one tritonserver per rank; ranks above 0 serve nothing, load only
-    the engine models, and get a shared-memory prefix of their own. APIs that are not for clients answer nobody, and the
+    the engine models, and get a shared-memory prefix of their own. APIs that clients do not need are closed, and the
     models' own secret travels in the environment (see ``access``).
 
     Source: TensorRT-LLM ``triton_backend/scripts/launch_triton_server.py`` (leader mode); ``tritonserver --help``.

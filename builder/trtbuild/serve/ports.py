@@ -74,7 +74,7 @@ def choose_ports(spec: ServerSpec) -> Ports:
 
 
 def _bind_free(sock: socket.socket, host: str) -> None:
-    """Bind a port that nobody uses; without SO_REUSEADDR, which shares a port with another that only bound it."""
+    """Bind an unused port; without SO_REUSEADDR, which shares a port with another that only bound it."""
     for port in random.sample(_CHOSEN, _TRIES):
         try:
             sock.bind((host, port))

@@ -1,6 +1,6 @@
 """What must hold before a server is started, one clear line each. Pure: the machine's facts come in as values.
 
-It decides which of them stop a start (the server would hang or die with a message nobody understands) and which only
+It decides which of them stop a start (the server would hang or die with an obscure message) and which only
 warn. It does not read the machine.
 """
 

@@ -22,7 +22,7 @@ def dead_model_processes(url: str, *, proc: Path = Path("/proc")) -> list[int]:
             name, _, rest = (directory / "stat").read_text().partition("(")[2].rpartition(")")
             state, parent = rest.split()[:2]
             argvs[int(directory.name)] = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except (OSError, ValueError):  # it has ended meanwhile, or is somebody else's
+        except (OSError, ValueError):  # it has ended meanwhile, or belongs to another user
             continue
         if state == "Z" and _STUB.startswith(name):  # the kernel keeps the first 15 characters
             zombies[int(directory.name)] = int(parent)

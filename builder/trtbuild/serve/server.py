@@ -62,7 +62,7 @@ def find_server(search_path: str) -> Server:
 
 
 def server_version(server: Server, versions: Mapping[str, str]) -> str:
-    """Return the release (``25.07``) or the version (``2.59.1``) of a server, "" when nothing tells it.
+    """Return the release (``25.07``) or the version (``2.59.1``) of a server, "" when it is unknown.
 
     Args:
         server: What :func:`find_server` returned.

@@ -23,7 +23,7 @@ class Option:
         name: Snake-case name, as in engine.yaml.
         kind: How text becomes a value; ``bytes`` takes ``20GiB``; ``choices`` is a list (repeatable on the command
             line, with commas in a variable); ``pairs`` is a mapping (``name=value`` on the command line, repeatable).
-        default: Value when nobody says anything; None means "decided by the plan".
+        default: Value when none is given; None means "decided by the plan".
         help: One line for ``--help`` and the reference.
         section: Which frozen value the option ends up in.
         choices: Legal values of a ``choice``, and of the parts of ``choices``.
@@ -68,7 +68,7 @@ def option(
 
     Args:
         help: One line for ``--help`` and the reference.
-        default: Value when nobody says anything; an empty mapping or tuple where that is the field's type.
+        default: Value when none is given; an empty mapping or tuple where that is the field's type.
         section: Another section than that of the field's class.
         kind: What the type does not say: ``bytes``.
         choices: What the type does not say, for lists and for names that are data.

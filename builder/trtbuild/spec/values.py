@@ -26,7 +26,7 @@ VerifyMode = Literal["sizes", "full", "none"]
 SchedulerPolicy = Literal["guaranteed_no_evict", "max_utilization"]
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 RESTRICTED_APIS = ("shared-memory", "model-repository", "logging", "trace")
-"""What no client of a served model needs and a stranger can do harm with; refused unless ``open_api`` names it.
+"""What no client of a served model needs and an attacker can abuse; refused unless ``open_api`` names it.
 
 The others are inference, health, metadata, model-config and statistics.
 Source: triton-inference-server/server, src/restricted_features.h (names), docs/customization_guide/deploy.md (use).

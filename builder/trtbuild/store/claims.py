@@ -40,7 +40,7 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Somebody else's claim."""
+    """The claim of another process."""
 
     path: Path
     owner: Owner
@@ -81,7 +81,7 @@ class Claims:
     def release(self, held: Held) -> None:
         """Give the claim up, and sweep the dead beacons it inherited from."""
         if self._path(held.beacon.path.name.split(".")[0], held.beacon.owner.token).exists():
-            # Somebody took this process for dead and inherited; the chain is theirs to sweep.
+            # Another process took this one for dead and inherited; it sweeps the chain.
             held.beacon.close(remove=False)
             return
         try:

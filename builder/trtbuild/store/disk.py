@@ -120,7 +120,7 @@ def unlink(path: Path) -> None:
 
 
 def make_read_only(directory: Path, *, dir_mode: int = 0o555) -> None:
-    """Take write permission from a whole tree: nobody changes an engine after it was published.
+    """Remove write permission from a whole tree: an engine does not change after it was published.
 
     ``dir_mode`` lets a group that shares the store keep the right to collect each other's entries.
     """

@@ -22,7 +22,7 @@ _MAX_RECORD_BYTES = 1 << 20
 
 
 def phases_of(provenance: Mapping[str, JsonValue]) -> dict[str, float]:
-    """Return the seconds per phase that provenance tells under ``durations``; empty when it tells none."""
+    """Return the seconds per phase that provenance has under ``durations``; empty when it has none."""
     durations = provenance.get("durations")
     if not isinstance(durations, Mapping):
         return {}

@@ -79,7 +79,7 @@ def matching(directory: StoreDirectory, text: str) -> tuple[Entry, ...]:
 
 
 def verify(entry: Entry, mode: VerifyMode) -> tuple[Problem, ...]:
-    """Compare an entry with its manifest, read anew; hashes in parallel when ``full``."""
+    """Compare an entry with its manifest, which is read again; hashes in parallel when ``full``."""
     with explained("verify an entry", entry.path):
         try:
             manifest = read_manifest(entry.path)

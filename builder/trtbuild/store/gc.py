@@ -165,7 +165,7 @@ def _remove_unless_building(directory: StoreDirectory, item: Item) -> bool:
 
 
 def _prune(directory: StoreDirectory) -> None:
-    """Remove empty directories above entries, and stamps of entries that are gone; a publisher makes its own anew."""
+    """Remove empty directories above entries, and stamps of entries that are gone; a publisher creates its own."""
     for model in links.children(directory.layout.engines, below=directory.root):
         for parent in (*links.children(model, below=directory.root), model):
             with contextlib.suppress(OSError):

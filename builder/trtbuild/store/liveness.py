@@ -56,7 +56,7 @@ def locks_work(directory: Path) -> bool:
 
 
 def flock_is_free(path: Path, token: str) -> bool | None:
-    """Say whether nobody holds the flock of the beacon named ``token``; None when it cannot be known."""
+    """Say whether no process holds the flock of the beacon named ``token``; None when it cannot be known."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -130,7 +130,7 @@ class Watch:
         try:
             data = links.read_small(path, limit_bytes=MAX_RECORD_BYTES)
         except ValueError:
-            data = b""  # no beacon at all, and it stays the same nothing until somebody replaces it
+            data = b""  # no beacon at all, and its absence counts as unchanged until it is replaced
         except OSError:
             self._seen.pop(path, None)
             return 0.0

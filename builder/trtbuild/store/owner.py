@@ -161,7 +161,7 @@ def read_owner(path: Path) -> Owner | None:
         OSError: It cannot be read.
     """
     try:
-        # Opened anew each time: on NFS only open() promises fresh contents. Source: nfs(5), close-to-open consistency.
+        # Reopened each time: on NFS only open() promises fresh contents. Source: nfs(5), close-to-open consistency.
         owner = Owner(**json.loads(links.read_small(path, limit_bytes=MAX_RECORD_BYTES)))
     except FileNotFoundError:
         return None

@@ -115,7 +115,7 @@ class Store:
         return find.matching(self.directory, text)
 
     def verify(self, entry: Entry, mode: VerifyMode = "full") -> tuple[Problem, ...]:
-        """Compare an entry with its manifest, read anew; hashes in parallel when ``full``."""
+        """Compare an entry with its manifest, which is read again; hashes in parallel when ``full``."""
         return find.verify(entry, mode)
 
     def explain(self, key: EngineKey, *, shared: str | None = None) -> Explanation:

@@ -52,4 +52,6 @@ def connect(url: str, model: str, *, name: str = "", token: str = "", ca_file: s
         from trtclient.apis.openai import OpenAiApi
 
         return OpenAiApi(url, model, is_chat=chosen == "openai-chat", headers=headers, ca_file=ca_file)
-    raise SpecError(f"expected one of {', '.join(NAMES)}, got {chosen!r}", hint="leave --api out: the URL tells it")
+    raise SpecError(
+        f"expected one of {', '.join(NAMES)}, got {chosen!r}", hint="leave out --api: the URL determines it"
+    )

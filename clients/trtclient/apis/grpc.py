@@ -56,7 +56,7 @@ class GrpcApi:
         responses = self._client.stream_infer(self._messages(request), headers=self._headers or None)
         try:
             # To the very end: after a stream that is cancelled behind its last response, Triton 2.51 waits for its
-            # model until --exit-timeout when it is told to end.
+            # model until --exit-timeout when it is asked to stop.
             async for result, error in responses:
                 at_s = now()
                 if error is not None:

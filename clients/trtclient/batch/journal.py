@@ -1,6 +1,6 @@
 """What is finished, on disk before anything counts on it: an append-only journal beside the result.
 
-A record is appended, synced and only then told to anybody. A crash at any byte leaves whole records and at most one
+A record is appended, synced and only then reported. A crash at any byte leaves whole records and at most one
 torn line at the end, which the next run cuts off. The result itself is written in one piece when all is finished.
 """
 

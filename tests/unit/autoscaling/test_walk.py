@@ -282,11 +282,11 @@ UNKNOWN: dict[str, tuple[Json, tuple[str, ...], str, str]] = {
     ),
     "rules-answer-an-error": (
         {"rules": {"status": "error", "errorType": "unavailable", "error": "TSDB not ready"}}, ("recording rule",),
-        "Prometheus answered with an error: unavailable: TSDB not ready", "what Prometheus says",
+        "Prometheus answered with an error: unavailable: TSDB not ready", "what Prometheus reports",
     ),
     "query-answers-an-error": (
         {"series": {"status": "error", "errorType": "timeout", "error": "query timed out"}}, ("recorded series",),
-        "Prometheus answered with an error: timeout: query timed out", "what Prometheus says",
+        "Prometheus answered with an error: timeout: query timed out", "what Prometheus reports",
     ),
     "not-scraped-yet": (
         {"targets": active(target("a", "unknown"))}, ("scrape target",), "has not been scraped yet", "look again",

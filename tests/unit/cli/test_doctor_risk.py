@@ -1,4 +1,4 @@
-"""Doctor says what strangers can do with the server that is here."""
+"""Doctor names the known vulnerabilities of the server on this machine."""
 
 from __future__ import annotations
 

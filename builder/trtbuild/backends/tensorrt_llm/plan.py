@@ -24,7 +24,7 @@ def make_plan(spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPl
     """Return the plan, or refuse with the nearest possible thing.
 
     Raises:
-        SpecError: Nobody can build this.
+        SpecError: No machine can build this.
         HostError: This machine cannot.
     """
     target = find_target(host, spec.world_size)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trtbuild.plan import BuildPlan
 
 UNRESOLVED = "0" * 40
-"""Stands for a commit that nobody has asked the hub for: a plan for another machine needs no network."""
+"""Stands for a commit that was not resolved: a plan for another machine needs no network."""
 
 
 def plan_document(made: BuildPlan) -> dict[str, object]:

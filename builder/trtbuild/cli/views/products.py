@@ -73,7 +73,7 @@ def lay_out(
 ) -> tuple[list[list[tuple[str, ...]]], bool]:
     """Return the tables to print and whether they count tokens in thousands.
 
-    One table where it fits or nobody looks, with exact tokens if possible; else what is needed, then its room.
+    One table where it fits or the output is not a terminal, with exact tokens if possible; else need and room apart.
     """
     names = ("GPU", *(row.sku.product for row in rows))
     room = [_ROOM_HEADING, *(_room(row) for row in rows)]

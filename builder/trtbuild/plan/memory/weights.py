@@ -128,7 +128,7 @@ def _head_weights(model: ModelInfo, layout: Layout, counts: ParameterCounts) -> 
 
 
 def _listed_blocks(model: ModelInfo, layout: Layout, counts: ParameterCounts, blocks: list[int]) -> list[int]:
-    """Return the layers' bytes scaled to what the listing says, where nothing else tells how they are stored."""
+    """Return the layers' bytes scaled to what the listing says, where nothing else says how they are stored."""
     if not model.listed_bytes or (model.is_exact and not model.pre_quantized) or model.storage is not None:
         return blocks
     if layout.preset.bits != 16:

@@ -44,7 +44,7 @@ class Tier(Protocol):
         """
 
     def write_file(self, name: str, source: Path) -> None:
-        """Write a whole file, replacing the object; nobody sees half of it.
+        """Write a whole file, replacing the object; readers never see part of it.
 
         Raises:
             TierError: It cannot be written.

@@ -23,7 +23,7 @@ _ATTEMPTS = 3
 
 
 class Transfer:
-    """Runs jobs in threads that nobody has to wait for: a hung network mount cannot hang the caller."""
+    """Runs jobs in threads that need not be joined: a hung network mount cannot hang the caller."""
 
     def __init__(self, total_bytes: int, progress: Progress) -> None:
         self._progress = progress
@@ -72,7 +72,7 @@ class Transfer:
                 else:
                     self._change.wait(0.5)
             self._is_over = True
-            # Nobody may write to a file any more when the caller goes on to rename, verify or remove it.
+            # No thread may still write to a file when the caller goes on to rename, verify or remove it.
             self._change.wait_for(lambda: self._writers == 0)
             if self._error is not None:
                 raise self._error
