@@ -26,14 +26,16 @@ from trtbuild import redact
 TAIL_LINES = 40
 
 
-def interpreter_with(package: str) -> Path:
-    """Return the interpreter among whose own packages ``package`` is: this one, or the one it was made from.
+def interpreter_with(*packages: str) -> Path:
+    """Return the interpreter among whose own packages one of ``packages`` is: this one, or the one it was made from.
 
     A virtual environment that sees the packages of its base puts its own before them; what belongs to the base has to
-    run without those, in the versions that it was built with. Without the package: this one.
+    run without those, in the versions that it was built with. Without any of the packages: this one.
     """
     own = Path(sys.executable)
-    found = importlib.util.find_spec(package) if sys.prefix != sys.base_prefix else None
+    if sys.prefix == sys.base_prefix:
+        return own
+    found = next((spec for spec in map(importlib.util.find_spec, packages) if spec is not None), None)
     if found is None or found.origin is None or Path(found.origin).is_relative_to(sys.prefix):
         return own
     return Path(getattr(sys, "_base_executable", "") or own.resolve())

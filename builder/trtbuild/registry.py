@@ -18,7 +18,7 @@ class BackendInfo:
         name: As ``--backend`` spells it.
         module: Module that has it as ``BACKEND``.
         needs_gpu: It computes on GPUs; without: on the processor, in one process.
-        package: Version name of what it cannot work at all without.
+        package: Version name, and import name, of what it cannot work at all without.
         distributions: Version name of :class:`trtbuild.spec.HostInfo`: Python distributions that carry it, the first
             that is installed counts.
     """
@@ -68,6 +68,16 @@ NAMES = tuple(backend.name for backend in BACKENDS)
 def find_backend(name: str) -> BackendInfo:
     """Return what is known of a backend that exists."""
     return next(backend for backend in BACKENDS if backend.name == name)
+
+
+def gpu_packages() -> tuple[str, ...]:
+    """Return the packages that GPU backends cannot work without: those that NVIDIA's images bring."""
+    return tuple(dict.fromkeys(backend.package for backend in BACKENDS if backend.needs_gpu))
+
+
+def version_names() -> tuple[str, ...]:
+    """Return every version name of every backend's packages, best backend first."""
+    return tuple(dict.fromkeys(name for backend in BACKENDS for name in backend.distributions))
 
 
 def least_demanding_first() -> tuple[BackendInfo, ...]:

@@ -127,6 +127,8 @@ def test_envoy_chooses_the_least_busy_pod_and_never_repeats_a_generation() -> No
         route = manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
         assert route["timeout"] == "0s"
         assert route["retry_policy"]["retry_on"] == "connect-failure,refused-stream"
+        # Each draw is one of the least busy pods, the dead one among them: of two idle pods one retry in 2^11 meets it.
+        assert route["retry_policy"]["host_selection_retry_max_attempts"] == 10
     grpc = clusters["grpc"]["typed_extension_protocol_options"]
     assert "http2_protocol_options" in next(iter(grpc.values()))["explicit_http_config"]
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 from trtbuild import catalog, process
 from trtbuild.errors import HostError
+from trtbuild.registry import gpu_packages
 from trtbuild.serve import wheel_backend
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
@@ -97,7 +98,7 @@ def prepare_server(server: Server, *, cache_dir: Path, search_path: str, library
         "PYTHONDONTWRITEBYTECODE": "1",  # a repository is never written to by its own models
     }
     if server.kind == "native":
-        return replace(server, env={**server.env, "TRTBUILD_PYTHON": str(process.interpreter_with("tensorrt_llm"))})
+        return replace(server, env={**server.env, "TRTBUILD_PYTHON": str(process.interpreter_with(*gpu_packages()))})
     root = server.path.parent.parent
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"

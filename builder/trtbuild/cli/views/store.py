@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trtbuild.console.log import format_bytes, format_duration
+from trtbuild.registry import version_names
 
 if TYPE_CHECKING:
     from trtbuild.store import Collection, Entry, Removal
@@ -66,4 +67,4 @@ def collection_document(done: Collection) -> dict[str, object]:
 def _versions(entry: Entry) -> str:
     versions = entry.manifest.provenance.get("versions")
     known = versions if isinstance(versions, dict) else {}
-    return " ".join(f"{n} {known[n]}" for n in ("tensorrt_llm", "tensorrt", "openvino") if n in known)
+    return " ".join(f"{n} {known[n]}" for n in version_names() if n in known)
