@@ -1,4 +1,4 @@
-"""The shape of the source: layers, no circles, one user of subprocess, one reader of the environment, sizes."""
+"""The shape of the source: layers, no cycles, one user of subprocess, one reader of the environment, sizes."""
 
 from __future__ import annotations
 
@@ -80,17 +80,17 @@ def test_a_file_imports_lower_layers_only(file: SourceFile) -> None:
         for name in _rooms(file)
         if name != own
         and LAYERS[name] >= LAYERS.get(own, 99)
-        and not (LAYERS[name] == LAYERS[own] <= 2)  # pure layers may lean on each other; circles are refused below
+        and not (LAYERS[name] == LAYERS[own] <= 2)  # pure layers may lean on each other; cycles are refused below
     }
     assert not wrong, f"{own} (layer {LAYERS[own]}) imports {wrong}"
 
 
 def _longest_chain(graph: Mapping[str, frozenset[str]]) -> list[str]:
-    """Return the longest chain of imports, or fail with a circle."""
+    """Return the longest chain of imports, or fail with a cycle."""
     chains: dict[str, list[str]] = {}
 
     def chain(name: str, above: tuple[str, ...] = ()) -> list[str]:
-        assert name not in above, f"imports in a circle: {' > '.join((*above[above.index(name) :], name))}"
+        assert name not in above, f"import cycle: {' > '.join((*above[above.index(name) :], name))}"
         if name not in chains:
             below = [chain(each, (*above, name)) for each in sorted(graph[name])]
             chains[name] = [name, *max(below, key=len, default=[])]
@@ -100,7 +100,7 @@ def _longest_chain(graph: Mapping[str, frozenset[str]]) -> list[str]:
 
 
 @by_area
-def test_modules_do_not_import_in_circles_and_chains_are_bounded(area: str) -> None:
+def test_modules_do_not_import_in_cycles_and_chains_are_bounded(area: str) -> None:
     graph = import_graph(tuple(file for file in SOURCES if file.area == area))
     assert len(graph) > 3
     assert area in {"tools"} or any(graph.values()), "no import was found"
