@@ -15,19 +15,17 @@ from pathlib import Path
 
 from trtbuild import untrusted
 from trtbuild.backends.gpu import READS, choose_limits, gpu_label
+from trtbuild.backends.llmapi.possible import find_gpu, plan_warnings, refuse_impossible, refuse_too_big, unsupported
 from trtbuild.catalog import (
     LLMAPI_SINCE,
-    GpuArchitecture,
     ModelInfo,
     gpu_architecture,
     llm_api,
-    parse_version,
     preset,
     samplers,
     trtllm_releases,
 )
 from trtbuild.console import log
-from trtbuild.console.log import format_bytes
 from trtbuild.errors import BuildError, ConvertError, HostError, SpecError
 from trtbuild.plan import (
     Availability,
@@ -42,9 +40,7 @@ from trtbuild.plan import (
     feasibility,
     memory,
 )
-from trtbuild.plan.llm_api import llm_api_problem
-from trtbuild.plan.rope import unread_rope
-from trtbuild.spec import EngineSpec, GpuInfo, HostInfo, JsonValue, RepositorySpec, closest
+from trtbuild.spec import EngineSpec, HostInfo, JsonValue, RepositorySpec, closest
 
 TEMPLATE = "tensorrt_llm/llmapi"
 CONFIG_SCHEMA = 1
@@ -52,9 +48,6 @@ _LEFT_OUT = frozenset({".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf
 _TEMPLATE_PARAMETERS = {
     "cancellation_check_period_ms": "how often a request is looked at for a client that has gone (100)"
 }
-_ROPE_TYPES = ("linear", "dynamic", "longrope", "llama3", "yarn", "mrope")
-"""Source: TensorRT-LLM 1.2, tensorrt_llm/functional.py, RotaryScalingType; later ones know ``default`` as well."""
-
 _SCALARS = frozenset(
     {
         "end_id", "pad_id", "beam_width", "temperature", "runtime_top_k", "runtime_top_p", "len_penalty",
@@ -75,20 +68,20 @@ class LlmApiBackend:
     def availability(self, host: HostInfo) -> Availability:
         """Say whether the LLM API can serve here."""
         try:
-            gpu = _find_gpu(host, world_size=1)
+            gpu = find_gpu(host, world_size=1)
         except HostError as error:
             return Availability(is_available=False, reason=f"{error.message}; {error.hint}")
         version, architecture = host.versions["tensorrt_llm"], gpu_architecture(gpu.compute_capability)
-        if architecture is not None and (reason := _unsupported(version, architecture, gpu)):
+        if architecture is not None and (reason := unsupported(version, architecture, gpu)):
             return Availability(is_available=False, reason=reason)
         return Availability(is_available=True, reason=f"TensorRT-LLM {version} (LLM API) on {gpu_label(gpu)}")
 
     def plan(self, spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPlan:
         """Decide every open choice."""
-        gpu = _find_gpu(host, world_size=spec.world_size)
+        gpu = find_gpu(host, world_size=spec.world_size)
         architecture = gpu_architecture(gpu.compute_capability)
         dtype = feasibility.choose_dtype(spec.dtype, model.info, architecture)
-        _refuse_impossible(spec, model.info, host, gpu, dtype)
+        refuse_impossible(spec, model.info, host, gpu, dtype)
         layout = memory.Layout(
             dtype=dtype,
             preset=preset("none"),
@@ -113,7 +106,7 @@ class LlmApiBackend:
         shape = replace(shape, options={"llm": llm_arguments(shape, is_code_trusted=spec.trust_remote_code)})
         limits = memory.Limits(max_batch_size=batch, max_seq_len=seq, max_num_tokens=tokens)
         need = memory.gpu_memory(model.info, layout, limits, gpu_bytes=gpu.memory_mib << 20)
-        _refuse_too_big(model.info, need, gpu)
+        refuse_too_big(model.info, need, gpu)
         return BuildPlan(
             backend=self.name,
             model=model,
@@ -123,7 +116,7 @@ class LlmApiBackend:
             steps=("link SNAPSHOT into ENGINE/model", "write ENGINE/model.yaml and ENGINE/config.json"),
             arithmetic=memory.text_lines((*need.lines, memory.snapshot_line(model.info))),
             budget=_budget(model.info, layout),
-            warnings=tuple(_warnings(spec, model.info, architecture, gpu)),
+            warnings=tuple(plan_warnings(spec, model.info, architecture, gpu)),
         )
 
     def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:  # noqa: ARG002
@@ -283,110 +276,6 @@ def _llm(plan: BuildPlan) -> dict[str, JsonValue]:
     arguments = plan.shape.options["llm"]
     assert isinstance(arguments, dict)
     return arguments
-
-
-def _find_gpu(host: HostInfo, *, world_size: int) -> GpuInfo:
-    version = host.versions.get("tensorrt_llm")
-    if version is None:
-        raise HostError("tensorrt_llm is not installed here", hint="run inside NVIDIA's Triton TensorRT-LLM image")
-    if parse_version(version) < parse_version(LLMAPI_SINCE):
-        raise HostError(
-            f"TensorRT-LLM {version}: the llmapi backend needs {LLMAPI_SINCE} or later",
-            hint=f"run inside {trtllm_releases()[-1].images[-1]}, or use --backend tensorrt_llm with this one",
-        )
-    if len(host.gpus) < world_size or not host.gpus:
-        raise HostError(
-            f"{world_size} GPUs are needed, {len(host.gpus)} are visible",
-            hint="docker: --gpus all; Kubernetes: request nvidia.com/gpu; or fewer ranks with --tp and --pp",
-        )
-    return min(host.gpus[:world_size], key=lambda gpu: gpu.memory_mib)
-
-
-def _refuse_impossible(spec: EngineSpec, model: ModelInfo, host: HostInfo, gpu: GpuInfo, dtype: str) -> None:
-    version = host.versions["tensorrt_llm"]
-    if spec.quantization != "none":
-        raise SpecError(
-            f"--quantization {spec.quantization}: the LLM API does not quantize, it loads quantized checkpoints",
-            hint="name a checkpoint that is quantized already, or use --backend tensorrt_llm",
-        )
-    if spec.build_option or spec.calibration:
-        raise SpecError("--build-option and --calibration: the llmapi backend builds no engine", hint="drop them")
-    kinds = llm_api(version).kv_cache_dtypes
-    if spec.kv_cache_dtype not in kinds:
-        raise SpecError(
-            f"--kv-cache-dtype {spec.kv_cache_dtype}: the LLM API has {' and '.join(kinds)}",
-            hint="pass --kv-cache-dtype fp8 or drop the option",
-        )
-    if not model.safetensors:
-        raise SpecError(
-            f"{model.name} has only pickled weights on its main branch; the LLM API reads safetensors",
-            hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
-        )
-    architecture = gpu_architecture(gpu.compute_capability)
-    found = [
-        llm_api_problem(
-            version,
-            model,
-            kv_cache_dtype=spec.kv_cache_dtype,
-            is_code_trusted=spec.trust_remote_code,
-            architecture=architecture,
-        ),
-        feasibility.parallel_problem(model, spec.tp_size, spec.pp_size, family=None),
-    ]
-    if architecture is not None:
-        product = gpu_label(gpu)
-        if reason := _unsupported(version, architecture, gpu):
-            raise HostError(reason, hint="a GPU of compute capability 8.0 or later")
-        types = {"dtype": dtype, "quantization": "none", "kv_cache_dtype": spec.kv_cache_dtype}
-        found.append(feasibility.gpu_problem(architecture, product, **types))
-    for problem in found:
-        if problem is not None:
-            kind = HostError if problem.is_host else SpecError
-            raise kind(problem.reason, hint=f"nearest possible: {problem.remedy}")
-
-
-def _unsupported(version: str, architecture: GpuArchitecture, gpu: GpuInfo) -> str:
-    """Return why an installed TensorRT-LLM cannot use a GPU, or "".  Its version may be newer than every table."""
-    if architecture.trtllm_until and parse_version(version) > parse_version(architecture.trtllm_until):
-        return f"TensorRT-LLM {version} does not support {architecture.name} GPUs such as {gpu_label(gpu)}"
-    return ""
-
-
-def _refuse_too_big(model: ModelInfo, need: memory.GpuMemory, gpu: GpuInfo) -> None:
-    # Without a listing, how much smaller a quantized checkpoint is may not be known; then this arithmetic is no reason.
-    if need.fits or (model.pre_quantized and not model.are_sizes_known):
-        return
-    raise HostError(
-        f"{model.name} does not fit {gpu_label(gpu)}: about {format_bytes(need.missing_bytes)} per GPU are missing",
-        hint="use more GPUs (--tp), a smaller --max-seq-len or --max-num-tokens, or a quantized checkpoint",
-    )
-
-
-def _warnings(spec: EngineSpec, model: ModelInfo, architecture: GpuArchitecture | None, gpu: GpuInfo) -> Iterator[str]:
-    if spec.allow_pickle:
-        yield (
-            "allow_pickle is of no use to the llmapi backend, which keeps safetensors only: a model that has none is "
-            "downloaded with it, and refused then"
-        )
-    if architecture is None:
-        yield f"{gpu_label(gpu)} is not in the catalog; what it can compute is not checked"
-    if model.rope_type and model.rope_type not in _ROPE_TYPES:
-        yield (
-            f"{model.name} scales rotary positions by {model.rope_type!r}; the LLM API of the releases known here has "
-            f"{', '.join(_ROPE_TYPES)} and may not load the model"
-        )
-    if missed := unread_rope(model):
-        yield (
-            f"config.json has {missed} in rope_parameters only, where transformers 5 writes it; a TensorRT-LLM that "
-            "reads it with transformers 4 takes a default, and answers are wrong"
-        )
-    if model.pre_quantized and not model.are_sizes_known:
-        yield (
-            f"{model.name} is quantized already ({model.pre_quantized}) in a way that config.json does not tell; the "
-            "memory figures are those without that"
-        )
-    elif not model.is_exact:
-        yield memory.estimate_warning(model)
 
 
 def _budget(model: ModelInfo, layout: memory.Layout) -> Budget:
