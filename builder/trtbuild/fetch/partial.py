@@ -55,7 +55,7 @@ class Partial:
         file: The hub's record of it.
         range_bytes: Length of a range; the last one is shorter.
         sync_bytes: Bytes after which the data is synced to the disk.
-        journal_bytes: Bytes of a range after which the journal is told.
+        journal_bytes: Bytes of a range after which the journal is written.
     """
 
     def __init__(self, blob: Path, file: RemoteFile, *, range_bytes: int, sync_bytes: int, journal_bytes: int) -> None:

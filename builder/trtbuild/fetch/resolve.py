@@ -1,7 +1,7 @@
 """From a model's name and revision to an exact commit, and to the list of its files.
 
 Decides when the network is needed: not for a commit, not offline, and only once for a branch. When the hub cannot be
-reached, what the cache knows is used, and the user is told.
+reached, what the cache knows is used, with a warning.
 """
 
 from __future__ import annotations

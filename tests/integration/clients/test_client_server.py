@@ -185,7 +185,7 @@ def test_load_is_counted_by_the_server_and_the_client_alike(server: Server, prot
             server.metric("trtbuild_generation_tokens_total") - before["generation"]
             == summary["completion_tokens"] + calibration
         ),
-        "the server's books agree",
+        "the server's own counters agree",
     )
     assert server.metric("trtbuild_prompt_tokens_total") - before["prompt"] > summary["prompt_tokens"]
     assert 24 * 4 <= summary["completion_tokens"] <= 24 * 8

@@ -1,4 +1,4 @@
-"""The books: true ratios while it happens, nothing left behind after it."""
+"""The accounting: true ratios while it happens, nothing left behind after it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class FakeServer:
 
 
 def test_both_counters_grow_while_nothing_has_finished() -> None:
-    books = Accounting(0.0)
-    first, _ = books.arrive(0.0), books.arrive(0.0)
-    books.start(first, 1.0, 7)
-    seen = books.snapshot(3.0)
+    accounting = Accounting(0.0)
+    first, _ = accounting.arrive(0.0), accounting.arrive(0.0)
+    accounting.start(first, 1.0, 7)
+    seen = accounting.snapshot(3.0)
     assert (seen.waiting, seen.running, seen.prompt_tokens) == (1, 1, 7)
     assert (seen.queue_s, seen.compute_s) == pytest.approx((2 * 1.0 + 1 * 2.0, 2.0))
 
@@ -58,24 +58,24 @@ def test_idle_is_zero_and_not_absent() -> None:
 
 
 def test_the_engine_s_own_times_correct_a_request_s_share() -> None:
-    books = Accounting(0.0)
-    account = books.arrive(0.0)
-    books.start(account, 1.0, 1)
-    books.finish(account, 5.0, "ok", EngineTimes(waited_s=3.0, computed_s=0.9))
-    seen = books.snapshot(5.0)
+    accounting = Accounting(0.0)
+    account = accounting.arrive(0.0)
+    accounting.start(account, 1.0, 1)
+    accounting.finish(account, 5.0, "ok", EngineTimes(waited_s=3.0, computed_s=0.9))
+    seen = accounting.snapshot(5.0)
     assert seen.queue_s == pytest.approx(1.0 + 3.0)
     assert seen.compute_s == pytest.approx(0.9)
 
 
 def test_a_correction_downwards_is_a_debt_and_never_a_decrease() -> None:
-    books = Accounting(0.0)
-    account, other = books.arrive(0.0), books.arrive(0.0)
-    books.start(account, 0.0, 1)
-    books.start(other, 0.0, 1)
-    before = books.snapshot(4.0).compute_s
-    books.finish(account, 4.0, "ok", EngineTimes(waited_s=3.0, computed_s=1.0))
-    assert books.snapshot(5.0).compute_s == before == pytest.approx(8.0)
-    assert books.snapshot(12.0).compute_s == pytest.approx(1.0 + 12.0)
+    accounting = Accounting(0.0)
+    account, other = accounting.arrive(0.0), accounting.arrive(0.0)
+    accounting.start(account, 0.0, 1)
+    accounting.start(other, 0.0, 1)
+    before = accounting.snapshot(4.0).compute_s
+    accounting.finish(account, 4.0, "ok", EngineTimes(waited_s=3.0, computed_s=1.0))
+    assert accounting.snapshot(5.0).compute_s == before == pytest.approx(8.0)
+    assert accounting.snapshot(12.0).compute_s == pytest.approx(1.0 + 12.0)
 
 
 @pytest.mark.parametrize(
@@ -86,23 +86,23 @@ def test_a_correction_downwards_is_a_debt_and_never_a_decrease() -> None:
     ],
 )
 def test_absurd_engine_times_cannot_take_more_than_the_request_s_share(times: EngineTimes) -> None:
-    books = Accounting(0.0)
-    account = books.arrive(0.0)
-    books.start(account, 0.0, 1)
-    books.finish(account, 2.0, "ok", times)
-    seen = books.snapshot(2.0)
+    accounting = Accounting(0.0)
+    account = accounting.arrive(0.0)
+    accounting.start(account, 0.0, 1)
+    accounting.finish(account, 2.0, "ok", times)
+    seen = accounting.snapshot(2.0)
     assert 0 <= seen.queue_s <= 2 and 0 <= seen.compute_s <= 2
 
 
 def test_latencies_are_observed_per_token() -> None:
-    books = Accounting(0.0)
-    account = books.arrive(0.0)
-    books.start(account, 0.1, 1)
-    books.add_tokens(account, 0.3, 2)
-    books.add_tokens(account, 0.7, 4)
-    books.finish(account, 0.7, "ok")
-    books.add_tokens(account, 0.8, 1)  # too late: the request is over
-    seen = books.snapshot(1.0)
+    accounting = Accounting(0.0)
+    account = accounting.arrive(0.0)
+    accounting.start(account, 0.1, 1)
+    accounting.add_tokens(account, 0.3, 2)
+    accounting.add_tokens(account, 0.7, 4)
+    accounting.finish(account, 0.7, "ok")
+    accounting.add_tokens(account, 0.8, 1)  # too late: the request is over
+    seen = accounting.snapshot(1.0)
     assert seen.generation_tokens == 6
     assert (seen.first_token[0]["+Inf"], seen.first_token[1]) == (1, pytest.approx(0.3))
     assert (seen.inter_token[0]["0.1"], seen.inter_token[1]) == (4, pytest.approx(0.4))
@@ -110,10 +110,10 @@ def test_latencies_are_observed_per_token() -> None:
 
 
 def test_only_good_ends_have_a_duration() -> None:
-    books = Accounting(0.0)
+    accounting = Accounting(0.0)
     for outcome in ("failed", "cancelled"):
-        books.finish(books.arrive(0.0), 1.0, outcome)
-    assert books.snapshot(1.0).duration[0]["+Inf"] == 0
+        accounting.finish(accounting.arrive(0.0), 1.0, outcome)
+    assert accounting.snapshot(1.0).duration[0]["+Inf"] == 0
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_buckets_include_their_bound(value: float, first: str) -> None:
     assert next(le for le, count in distribution.cumulative().items() if count) == first
 
 
-def _live(books: Accounting, random_: random.Random, now_s: float, server: FakeServer) -> float:
+def _live(accounting: Accounting, random_: random.Random, now_s: float, server: FakeServer) -> float:
     """Let 10,000 requests live in every possible way; return the time at the end."""
     open_accounts = []
     made = 0
@@ -135,36 +135,36 @@ def _live(books: Accounting, random_: random.Random, now_s: float, server: FakeS
         if what < 0.4 and made < 10_000:
             made += 1
             if random_.random() < 0.1:
-                books.reject()
+                accounting.reject()
             else:
-                open_accounts.append(books.arrive(now_s))
+                open_accounts.append(accounting.arrive(now_s))
         elif open_accounts:
             account = random_.choice(open_accounts)
             if what < 0.6:
-                books.start(account, now_s, random_.randrange(100))
+                accounting.start(account, now_s, random_.randrange(100))
             elif what < 0.8:
-                books.add_tokens(account, now_s, random_.randrange(5))
+                accounting.add_tokens(account, now_s, random_.randrange(5))
             else:
                 times = EngineTimes(waited_s=random_.uniform(-1, 2), computed_s=random_.uniform(-1, 2))
                 settled = times if random_.random() < 0.5 else None
-                books.finish(account, now_s, random_.choice(["ok", "cancelled", "failed"]), settled)
+                accounting.finish(account, now_s, random_.choice(["ok", "cancelled", "failed"]), settled)
                 if random_.random() < 0.9:  # the others end a second time later
                     open_accounts.remove(account)
         if random_.random() < 0.01:
-            server.exporter.export(books.snapshot(now_s), with_distributions=random_.random() < 0.5)
+            server.exporter.export(accounting.snapshot(now_s), with_distributions=random_.random() < 0.5)
     return now_s
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_ten_thousand_random_lives_leave_nothing_behind(seed: int) -> None:
-    books, server = Accounting(0.0), FakeServer()
-    now_s = _live(books, random.Random(seed), 0.0, server)
-    server.exporter.export(books.snapshot(now_s))
+    accounting, server = Accounting(0.0), FakeServer()
+    now_s = _live(accounting, random.Random(seed), 0.0, server)
+    server.exporter.export(accounting.snapshot(now_s))
     assert server.value("trtbuild_requests_waiting") == 0
     assert server.value("trtbuild_requests_running") == 0
     assert sum(server.value("trtbuild_requests_total", outcome=outcome) for outcome in OUTCOMES) == 10_000
     counters = {key: series.value for key, series in server.series.items() if series.kind == "counter"}
-    server.exporter.export(books.snapshot(now_s + 100))
+    server.exporter.export(accounting.snapshot(now_s + 100))
     later = {key: series.value for key, series in server.series.items() if series.kind == "counter"}
     assert counters == later  # idle: nothing grows
     assert len(server.series) < 70  # cardinality is bounded
