@@ -41,7 +41,7 @@ class Sizes:
 
 
 SIZES = {
-    "builder": Sizes(median=120, p95=320, largest=660, over_300=8, chain=17),
+    "builder": Sizes(median=115, p95=300, largest=400, over_300=6, chain=17),
     "clients": Sizes(median=140, p95=260, largest=300, over_300=0, chain=6),
     "templates": Sizes(median=120, p95=375, largest=390, over_300=4, chain=8),
     "tools": Sizes(median=160, p95=220, largest=220, over_300=0, chain=2),
