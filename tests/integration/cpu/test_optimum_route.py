@@ -39,7 +39,8 @@ if mode == "works":
 
 @pytest.fixture
 def plan() -> BuildPlan:
-    config = {**checkpoints.CONFIGS["llama"], "architectures": ["FalconForCausalLM"], "multi_query": False}
+    falcon = {"architectures": ["FalconForCausalLM"], "model_type": "falcon", "multi_query": False}
+    config = {**checkpoints.CONFIGS["llama"], **falcon}
     model = ResolvedModel(
         model_id="local/falcon",
         revision="tree-0",

@@ -276,7 +276,9 @@ def test_a_listing_that_no_hub_would_send_is_refused(
 
 @pytest.mark.parametrize(("one", "other"), [("a", "A"), ("caf\u00e9", "cafe\u0301")], ids=["case", "unicode"])
 def test_files_that_are_one_on_some_disks_are_refused(hub: HubStub, client: Client, one: str, other: str) -> None:
-    files = small_model(**{f"{one}.safetensors": safetensors(10, "1"), f"{other}.safetensors": safetensors(10, "2")})
+    shards = {f"{one}.safetensors": safetensors(10, "1"), f"{other}.safetensors": safetensors(10, "2")}
+    index = {"weight_map": {str(number): name for number, name in enumerate(shards)}}
+    files = small_model(**shards, **{"model.safetensors.index.json": json.dumps(index).encode()})
     del files["model.safetensors"]
     hub.add_repo("org/model", files)
     with pytest.raises(FetchError, match="which are one where case or Unicode form is ignored"):

@@ -10,7 +10,8 @@ import pytest
 from tests.fakes.machines import gpu_host
 from tests.hub_stub import HubStub
 from trtbuild.fetch import Hub, weight_bytes
-from trtbuild.pipeline import Context, resolve_model
+from trtbuild.pipeline import Context
+from trtbuild.resolve import resolve_model
 from trtbuild.spec import EngineSpec
 from trtbuild.store import Store
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.integration
 CONFIG = {
     "architectures": ["BrandNewForCausalLM"], "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
     "num_attention_heads": 4, "vocab_size": 1000, "torch_dtype": "bfloat16",
+    "max_position_embeddings": 512,
 }  # fmt: skip
 SHARD = bytes(300_000)
 
@@ -51,7 +53,7 @@ def test_sizes_are_listed_where_they_are_not_counted(
     context = Context(
         host=gpu_host(), hub=Hub(endpoint=hub.endpoint), store=Store(tmp_path / "s"), hf_cache=tmp_path / "hub"
     )
-    model = resolve_model(EngineSpec(model="org/model"), context)
+    model = resolve_model(EngineSpec(model="org/model"), context.models)
     assert model.info.listed_bytes == listed
     assert model.info.are_sizes_known
     assert hub.bytes_sent("/storage/") == 0, "only the listing was asked for"
@@ -65,7 +67,7 @@ def test_sizes_of_a_directory(tmp_path: Path) -> None:
     context = Context(
         host=gpu_host(), hub=Hub(endpoint="http://127.0.0.1:9"), store=Store(tmp_path / "s"), hf_cache=tmp_path / "hub"
     )
-    model = resolve_model(EngineSpec(model=str(directory)), context)
+    model = resolve_model(EngineSpec(model=str(directory)), context.models)
     assert (model.info.listed_bytes, model.info.is_exact) == (300_000, False)
 
 
