@@ -56,6 +56,18 @@ def test_key_value_bytes_per_token(alias: str, kv_bytes: int) -> None:
     assert memory.kv_bytes_per_token(named(alias), 1) == kv_bytes // 2
 
 
+@pytest.mark.parametrize(
+    ("tp_size", "pp_size", "expected"),
+    [(1, 1, None), (1, 2, 256 * MIB), (2, 1, 256 * MIB + 2 * 8192 * 4096 * 2)],
+    ids=["alone", "pipeline", "tensor"],
+)
+def test_only_ranks_that_talk_to_others_pay_for_it(tp_size: int, pp_size: int, expected: int | None) -> None:
+    layout = Layout(dtype="float16", preset=PLAIN, tp_size=tp_size, pp_size=pp_size)
+    need = memory.gpu_memory(named("llama-3-8b"), layout, LIMITS, gpu_bytes=80 * GIB)
+    found = [line.size_bytes for line in need.lines if line.label == "communication"]
+    assert found == ([] if expected is None else [expected])
+
+
 def test_the_published_log_of_an_fp8_engine() -> None:
     """The only complete memory log upstream publishes: Llama 2 7B, FP8 with FP8 cache, on an 80 GB GPU.
 

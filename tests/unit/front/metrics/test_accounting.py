@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from trtbuild_front.metrics import accounting as accounting_module
 from trtbuild_front.metrics.accounting import OUTCOMES, Accounting, Distribution, EngineTimes
 from trtbuild_front.metrics.exporter import Exporter
 
@@ -45,6 +46,27 @@ def test_both_counters_grow_while_nothing_has_finished() -> None:
     seen = accounting.snapshot(3.0)
     assert (seen.waiting, seen.running, seen.prompt_tokens) == (1, 1, 7)
     assert (seen.queue_s, seen.compute_s) == pytest.approx((2 * 1.0 + 1 * 2.0, 2.0))
+
+
+def test_an_arrival_does_not_change_what_came_before_it() -> None:
+    accounting = Accounting(0.0)
+    accounting.start(accounting.arrive(0.0), 0.0, 1)
+    accounting.arrive(10.0)
+    assert accounting.snapshot(10.0).queue_s == 0
+    assert accounting.snapshot(12.0).queue_s == pytest.approx(2.0)
+
+
+def test_the_bounds_that_the_recording_rules_compute_with_rise() -> None:
+    """The rules take quantiles of the buckets: a bound lost, moved or out of order changes every p50 and p95."""
+    assert accounting_module.FIRST_TOKEN_BOUNDS_S == (
+        0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0
+    )  # fmt: skip
+    assert accounting_module.INTER_TOKEN_BOUNDS_S == (
+        0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5
+    )  # fmt: skip
+    assert accounting_module.DURATION_BOUNDS_S == (
+        0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0
+    )  # fmt: skip
 
 
 def test_idle_is_zero_and_not_absent() -> None:
