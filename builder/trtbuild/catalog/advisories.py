@@ -90,13 +90,13 @@ def image_warning(release: TrtLlmRelease) -> str:
     safe = first_safe_image(release.triton[-1])
     version = next(known.version for known in trtllm_releases() if safe in known.images)
     return (
-        f"{release.images[-1]} has known holes: {describe(found)}; the first image without them is {safe}, with "
-        f"TensorRT-LLM {version}, for which engines are built again"
+        f"{release.images[-1]} has known vulnerabilities: {describe(found)}; the first image without them is "
+        f"{safe}, with TensorRT-LLM {version}, for which engines are built again"
     )
 
 
 def safe_image_since(version: str) -> tuple[str, str]:
-    """Return the first TensorRT-LLM release from ``version`` on with an image without known holes, and that image."""
+    """Return the first TensorRT-LLM release from ``version`` on with a safe image, and that image."""
     later = [known for known in trtllm_releases() if parse_version(known.version) >= parse_version(version)]
     pairs = [(known.version, tag) for known in later for tag in known.triton if not open_advisories(tag)]
     return pairs[0][0], image_name(pairs[0][1])

@@ -162,7 +162,7 @@ def server_risk(versions: Mapping[str, str]) -> tuple[str, str]:
     instead = "there is no newer CPU server, keep it from networks you do not trust"
     if server.kind == "native":
         instead = f"the first image without them is {catalog.first_safe_image(version)}"
-    return version, f"Triton {version} has known holes: {catalog.describe(found)}; {instead}"
+    return version, f"Triton {version} has known vulnerabilities: {catalog.describe(found)}; {instead}"
 
 
 def directory_check(path: Path) -> tuple[bool, str]:

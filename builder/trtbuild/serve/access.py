@@ -102,7 +102,7 @@ def foreign_addresses(spec: ServerSpec) -> tuple[str, ...]:
 
 
 def exposure_warnings(spec: ServerSpec, version: str, *, is_wheel: bool) -> Iterator[str]:
-    """Yield what is said of a server with known holes before it starts, and what to do.
+    """Yield what is said of a server with known vulnerabilities before it starts, and what to do.
 
     Args:
         spec: Where it will listen.
@@ -121,7 +121,7 @@ def exposure_warnings(spec: ServerSpec, version: str, *, is_wheel: bool) -> Iter
         remedy = "there is no newer CPU server" + (
             ": leave --host at 127.0.0.1, or let only trusted clients reach it" if addresses else "; keep it so"
         )
-    yield f"Triton {version} has known holes and {where}: {catalog.describe(found)}; {remedy}"
+    yield f"Triton {version} has known vulnerabilities and {where}: {catalog.describe(found)}; {remedy}"
 
 
 def endpoint_warnings(spec: ServerSpec, environ: Mapping[str, str]) -> Iterator[str]:

@@ -322,7 +322,7 @@ def test_a_secret_of_the_environment_is_kept(serve: Serve) -> None:
 def test_serve_and_doctor_name_the_holes_of_the_wheel_s_server(closed: Served) -> None:
     doctor = subprocess.run([sys.executable, "-m", "trtbuild", "doctor"], capture_output=True, text=True, check=True)
     for text in (closed.said, doctor.stdout):
-        assert "Triton 24.10 has known holes" in text
+        assert "Triton 24.10 has known vulnerabilities" in text
         assert "CVE-2025-23310" in text and "CVE-2025-23334" in text
     assert "listens on this machine only" in closed.said
     found = json.loads(

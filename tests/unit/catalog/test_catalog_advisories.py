@@ -24,7 +24,7 @@ IMAGE = re.compile(r"nvcr\.io/nvidia/tritonserver:(\d\d\.\d\d)-[\w-]+")
 
 
 def unsafe_images(text: str) -> list[str]:
-    """Return the images with known holes that a text names."""
+    """Return the images with known vulnerabilities that a text names."""
     return [found.group() for found in IMAGE.finditer(text) if catalog.open_advisories(found[1])]
 
 

@@ -401,7 +401,7 @@ def test_plan_warns_of_an_image_whose_server_has_known_holes(
 ) -> None:
     assert run(["plan", "gpt2", "--trtllm-version", version, *words]) == 0
     said = capsys.readouterr()
-    text = "25.04-trtllm-python-py3 has known holes"
+    text = "25.04-trtllm-python-py3 has known vulnerabilities"
     assert (text in said.err) == is_unsafe
     assert (
         "the first image without them is nvcr.io/nvidia/tritonserver:25.07-trtllm-python-py3" in said.err

@@ -24,8 +24,8 @@ def native(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("versions", "version", "words"),
     [
-        ({"triton_image": "25.01"}, "25.01", ["Triton 25.01 has known holes", "CVE-2025-23310", SAFE]),
-        ({"triton": "2.59.0"}, "2.59.0", ["Triton 2.59.0 has known holes", "CVE-2025-23334", SAFE]),
+        ({"triton_image": "25.01"}, "25.01", ["Triton 25.01 has known vulnerabilities", "CVE-2025-23310", SAFE]),
+        ({"triton": "2.59.0"}, "2.59.0", ["Triton 2.59.0 has known vulnerabilities", "CVE-2025-23334", SAFE]),
         ({"triton_image": "26.07", "triton": "2.72.0"}, "26.07", []),
         ({}, "", ["its version is not known", "docs/security.md"]),
     ],
