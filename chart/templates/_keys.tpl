@@ -21,7 +21,7 @@
   "server": "",
   "server.layout": "minimal",
   "server.decoupled": "true",
-  "server.maxQueueSize": "0",
+  "server.maxQueueSize": "1024",
   "server.enableKvCacheReuse": "true",
   "server.enableChunkedContext": "true",
   "server.batchSchedulerPolicy": "guaranteed_no_evict",
