@@ -240,9 +240,11 @@ def _shared_files(name: str, files: Files) -> Files:
     shared = TEMPLATES / _SHARED
     found: Files = {}
     unread = list(files.values())
+    seen: set[bytes] = set()
     while unread:
-        for match in _SHARED_IMPORT.finditer(unread.pop()):
-            part = shared / match[1].decode()
+        for name_of_part in sorted(set(_SHARED_IMPORT.findall(unread.pop())) - seen):
+            seen.add(name_of_part)
+            part = shared / name_of_part.decode()
             paths = files_below(part) if part.is_dir() else [part.with_suffix(".py")]
             for path in paths:
                 target = f"{name}/1/{path.relative_to(shared).as_posix()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import threading
@@ -72,9 +73,10 @@ TRICKY = st.text(
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(prompt=TRICKY)
-def test_no_text_has_fewer_tokens_than_the_bound_allows(prompt: str) -> None:
+@functools.cache
+def _bounded() -> tuple[tuple[Tokenizer, float], ...]:
+    """Return tokenizers of every kind under every normalizer, with their bounds."""
+    found = []
     for make in (kinds.byte_level, kinds.llama2, kinds.gemma):
         for normalizer in (None, normalizers.NFC(), normalizers.NFKC(), normalizers.Lowercase()):
             tokenizer = Tokenizer.from_str(make().to_str())
@@ -83,7 +85,15 @@ def test_no_text_has_fewer_tokens_than_the_bound_allows(prompt: str) -> None:
                 tokenizer.normalizer = normalizers.Sequence([normalizer, *mine])
             bound = _bound(tokenizer)
             assert bound is not None
-            assert len(prompt.encode()) <= bound * len(tokenizer.encode(prompt, add_special_tokens=False))
+            found.append((tokenizer, bound))
+    return tuple(found)
+
+
+@settings(max_examples=150, deadline=None)
+@given(prompt=TRICKY)
+def test_no_text_has_fewer_tokens_than_the_bound_allows(prompt: str) -> None:
+    for tokenizer, bound in _bounded():
+        assert len(prompt.encode()) <= bound * len(tokenizer.encode(prompt, add_special_tokens=False))
 
 
 def _bpe(**changes: Any) -> Tokenizer:
@@ -290,11 +300,11 @@ def _array(random_: random.Random, value: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
-def test_20_000_mutated_requests_are_answered_or_refused(model: TextModel) -> None:
+def test_mutated_requests_are_answered_or_refused(model: TextModel) -> None:
     """Nothing but ``RequestError`` comes out, and it names no class of Python."""
     random_ = random.Random(4)
     outcomes = {"ok": 0, "refused": 0}
-    for _ in range(20_000):
+    for _ in range(6_000):
         pool = _odd_values(random_)
         names = random_.sample(NAMES, random_.randrange(0, 4))
         start = random_.choice([{"text_input": "Hi"}, {"messages": '[{"role": "user", "content": "Hi"}]'}])
@@ -306,7 +316,7 @@ def test_20_000_mutated_requests_are_answered_or_refused(model: TextModel) -> No
             assert "Error(" not in str(error)
             outcomes["refused"] += 1
     model.close()
-    assert min(outcomes.values()) > 1000, outcomes
+    assert min(outcomes.values()) > 300, outcomes
 
 
 def test_the_documentation_has_the_numbers() -> None:

@@ -244,7 +244,9 @@ def test_states_that_pass_are_retryable(stage: Stage, text: str, kind: type[Exce
 
 def test_draining_ends_what_waits_at_once_and_what_runs_at_the_deadline(stage: Stage) -> None:
     replies = [stage.ask(max_tokens=9, stream=True) for _ in range(2)]
-    stage.until(lambda: stage.gauges() == (0, 2), "two run")  # two threads tokenize: a later one may run first
+    stage.until(lambda: stage.gauges() == (0, 2), "two run")
+    first = stage.reply_of(1)  # two threads tokenize: a later one may run first
+    [second] = set(replies) - {first}
     replies += [stage.ask(max_tokens=9, stream=True) for _ in range(3)]
     stage.until(lambda: stage.gauges() == (3, 2), "three wait")
     stage.service.drain(time.monotonic() + 3600)
@@ -253,9 +255,9 @@ def test_draining_ends_what_waits_at_once_and_what_runs_at_the_deadline(stage: S
     assert isinstance(stage.ask().fault(), OverloadError)
     assert stage.gauges() == (0, 2)
     stage.engine.end(1)
-    assert replies[0].result()[1] == "stop"
+    assert first.result()[1] == "stop"
     stage.service.drain(time.monotonic())
-    assert "ran into the drain timeout" in str(replies[1].fault())
+    assert "ran into the drain timeout" in str(second.fault())
     assert stage.gauges() == (0, 0)
     stage.service.resume()
     reply = stage.ask()
