@@ -94,7 +94,6 @@ CLASSES: Mapping[str, ModelClass] = {
 """The classes whose defaults and tensors are known.
 
 Source: transformers 4.57.6 and 5.24.0, models/*/configuration_*.py, which agree on these; ``attribute_map`` of GPT-2.
-Held against the recorded defaults of both by a test.
 """
 
 _BY_TYPE = {each.model_type: name for name, each in CLASSES.items()}
