@@ -106,8 +106,8 @@ def watch_for_end(
 ) -> None:
     """Call ``on_change(True)`` when the server stops taking connections, ``on_change(False)`` if it does so again.
 
-    A model is loaded before its server listens, so that nobody listens counts only once somebody has. Two answers in a
-    row are needed: one connection that was lost for another reason ends nothing.
+    A model is loaded before its server listens, so a refused connection counts only once one was accepted. Two such
+    answers in a row are needed: a single connection that was lost for another reason does not count.
     """
     has_listened = is_ending = False
     signs = 0
@@ -125,10 +125,10 @@ def watch_for_end(
 def end_with_server() -> None:
     """Make sure that this process, and whatever the server shared, is gone soon after the server is.
 
-    Two nets. A thread waits for the server's death and ends this process; it needs the interpreter for a moment, which
-    a thread that is stuck in foreign code may never hand over. So a process of its own, one per server, waits too: it
-    kills what is left and removes the server's shared-memory regions, which nobody else does after a crash.
-    A parent-death signal is no way: Triton starts models in threads that end, and the signal follows the thread.
+    Two safeguards. A thread waits for the server's death and ends this process; it needs the interpreter's lock, which
+    a thread that is stuck in foreign code may never release. So a process of its own, one per server, waits too: it
+    kills what is left and removes the server's shared-memory regions, which are left over after a crash otherwise.
+    A parent-death signal would not do: Triton starts models in threads that end, and the signal follows the thread.
     """
     server = os.getppid()
     if server <= 1:  # the container ends with its first process, and everything in it

@@ -52,9 +52,9 @@ def test_every_container_of_the_chart_has_a_read_only_root(name: str) -> None:
 
 
 def test_the_token_is_a_file_that_only_init_can_read() -> None:
-    """The server reads what strangers send: there the token is not even mounted, and it is no environment variable.
+    """The server reads untrusted requests: there the token is not even mounted, and it is no environment variable.
 
-    Mode 0440: the files belong to root and the pod's group, which uid 10001 is in; nobody else reads them.
+    Mode 0440: the files belong to root and the pod's group, which uid 10001 is in; other users cannot read them.
     """
     spec = server_pod(merge(ONE, {"model": {"tokenSecret": {"name": "hf", "key": "k"}}}))
     [volume] = [volume for volume in spec["volumes"] if "secret" in volume]

@@ -177,7 +177,7 @@ def test_every_rule_file_records_the_signals(source: str) -> None:
         pytest.param({"monitoring": {"scrape": "none"}, "autoscaling": {"enabled": False}}, None, id="no autoscaler"),
     ],
 )
-def test_notes_warn_of_a_signal_that_nobody_records(values: dict[str, Any], warning: str | None) -> None:
+def test_notes_warn_of_a_signal_that_is_not_recorded(values: dict[str, Any], warning: str | None) -> None:
     notes = render(merge(ONE, values)).notes
     assert ("Warning: autoscaling.metric" in notes) is (warning is not None)
     if warning is not None:

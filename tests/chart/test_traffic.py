@@ -76,9 +76,9 @@ def test_ingress_off_and_on() -> None:
     assert spec["tls"] == [{"secretName": "cert", "hosts": ["llm.example"]}]
     assert spec["rules"][0]["host"] == "llm.example"
     assert "ingressClassName" not in spec
-    everybody = render(merge(ONE, {"ingress": {"enabled": True}})).one("Ingress")["spec"]
-    assert "host" not in everybody["rules"][0]
-    assert "tls" not in everybody
+    without_host = render(merge(ONE, {"ingress": {"enabled": True}})).one("Ingress")["spec"]
+    assert "host" not in without_host["rules"][0]
+    assert "tls" not in without_host
 
 
 def test_network_policy_lets_in_who_must() -> None:

@@ -28,7 +28,7 @@ FAILURES: dict[str, tuple[int, tuple[str, ...]]] = {
     "crash": (139, ("Segmentation fault (core dumped)",)),
     "library": (1, ("ImportError: libnvinfer.so.10: cannot open shared object file: No such file or directory",)),
     "disk": (1, ("OSError: [Errno 28] No space left on device",)),
-    "unheard-of": (3, ("ValueError: something nobody has seen yet",)),
+    "unknown-error": (3, ("ValueError: an error that is not in the table",)),
 }
 
 

@@ -223,7 +223,7 @@ def test_nothing_else_names_a_family() -> None:
 
 
 def test_nothing_else_names_an_option_before_it_is_used() -> None:
-    """An option of one backend is named by its field, by that backend, and by nobody who passes it on."""
+    """An option of one backend is named by its field, by that backend, and by no file that passes it on."""
     found = files_that_name("kv_cache_tokens", ("builder/trtbuild", "clients", "chart"), CODE)
     outside = {path for path in found if not path.startswith("builder/trtbuild/backends/cpu/")}
     assert outside <= {"chart/templates/_config.tpl"}, outside

@@ -105,7 +105,7 @@ def walk(directory: str) -> None:
 
 
 def crowd(directory: str, locks: str) -> None:
-    """Several writers at once, some of which are killed; with ``locks`` broken, everybody gets every lock."""
+    """Several writers at once, some of which are killed; with ``locks`` broken, every writer gets every lock."""
     top = Path(directory)
     root = top / "models" / "chat"
     models = [make_model(top, str(n)) for n in range(2)]
@@ -221,7 +221,7 @@ def test_leftovers_of_another_boot_go_by_age_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".models.versions", ".models.versions/.lock"])
-def test_no_link_that_somebody_planted_is_followed(tmp_path: Path, name: str) -> None:
+def test_no_planted_link_is_followed(tmp_path: Path, name: str) -> None:
     precious = tmp_path / "precious"
     for number in range(5):
         (precious / f"thesis-{number}").mkdir(parents=True)

@@ -56,14 +56,14 @@ def test_a_full_disk_says_so(small_disk: Path) -> None:
         (errno.ENOSPC, " is full: "),
     ],
 )
-def test_what_the_system_says_is_put_in_words(number: int, words: str, tmp_path: Path) -> None:
+def test_system_errors_are_explained(number: int, words: str, tmp_path: Path) -> None:
     found = diskspace.reason(tmp_path / "x", OSError(number, os.strerror(number)))
     assert found is not None
     assert words in found
     assert str(tmp_path) in found
 
 
-def test_another_trouble_is_not_one_of_room(tmp_path: Path) -> None:
+def test_other_errors_are_not_explained_as_lack_of_space(tmp_path: Path) -> None:
     assert diskspace.reason(tmp_path, OSError(errno.EACCES, "denied")) is None
 
 

@@ -146,7 +146,7 @@ def test_what_is_no_url_is_an_os_error(url: str) -> None:
         get(url, timeout_s=5)
 
 
-def test_nobody_listening_is_told_from_no_answer() -> None:
+def test_a_refused_connection_is_distinguished_from_no_answer() -> None:
     with pytest.raises(ConnectionRefusedError):
         get("http://127.0.0.1:9", timeout_s=5)
 

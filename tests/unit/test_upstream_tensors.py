@@ -97,7 +97,7 @@ def test_every_input_of_upstream_s_models_is_declared(engine: str, is_decoupled:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_outputs_have_upstream_s_types_and_only_what_nobody_makes_is_missing(engine: str, tmp_path: Path) -> None:
+def test_outputs_have_upstream_s_types_and_only_those_no_engine_makes_are_missing(engine: str, tmp_path: Path) -> None:
     configs = _configs(engine, tmp_path)
     of_engine = {tensor.name for tensor in configs["tensorrt_llm"].output}
     for models in RECORDED.values():

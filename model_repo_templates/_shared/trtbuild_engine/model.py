@@ -1,6 +1,6 @@
 """The Triton model of the cpu and llmapi backends: the tensors of TensorRT-LLM's C++ backend, an engine process behind.
 
-It decides which requests are taken, which tokens leave together and who hears what when the engine process ends. What
+It decides which requests are taken, which tokens leave together and what clients get when the engine process ends. What
 is computed together, and when a request ends, is decided by ``engine_worker.py`` in a process of its own.
 
 ``execute`` only queues. Three threads do the rest: one starts the engine process and reads from it, one writes to
@@ -54,7 +54,7 @@ class TritonPythonModel:
         self._link: Link | None = None
         self._is_stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        # A front model proves itself with this; without it, or where the repository says so, everybody may call.
+        # A front model authenticates with this; without it, or where the repository says so, any client may call.
         is_open = parameters.get("allow_direct_requests") == "true"
         self._secret = "" if is_open else os.environ.get(SECRET_VARIABLE, "")
         worker = Path(args["model_repository"], args["model_version"], "engine_worker.py")
@@ -80,10 +80,10 @@ class TritonPythonModel:
         self._threads.append(thread)
 
     def _run_or_end(self, run: Callable[[], None], name: str) -> None:
-        """Run a thread; if it fails, answer everybody and end the process: probes see a dead process, not a thread."""
+        """Run a thread; if it fails, answer all requests and end the process: probes do not see a dead thread."""
         try:
             run()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, nobody would hear of it
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it would go unnoticed
             if self._is_stopping.is_set():
                 return
             traceback.print_exc()

@@ -1,7 +1,7 @@
 """Tokens out: the tensors of a request's responses, and how an error reaches its client.
 
-It decides what every response holds, what only the last one holds, and what is left out because nobody asked. Which
-tokens leave together is decided in ``model.py``.
+It decides what every response holds, what only the last one holds, and what is left out because it was not
+requested. Which tokens leave together is decided in ``model.py``.
 """
 
 from __future__ import annotations
@@ -109,5 +109,5 @@ def send_error(sender: Any, message: str, code: Any) -> None:
 def _send(sender: Any, response: Any, flags: int) -> None:
     try:
         sender.send(response, flags=flags)
-    except pb_utils.TritonModelException as error:  # one client's trouble must not stop the others' responses
+    except pb_utils.TritonModelException as error:  # a failed send to one client must not stop the responses of others
         pb_utils.Logger.log_warn(f"a response could not be sent: {error}")

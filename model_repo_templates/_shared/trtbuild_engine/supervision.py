@@ -150,7 +150,7 @@ class EngineProcess:
                 continue  # that engine is gone; the reading side answers its requests
 
     def end(self) -> None:
-        """End the process, kindly at first, and let both threads return."""
+        """End the process, by SIGTERM and then SIGKILL, and let both threads return."""
         self._is_stopping.set()
         self._outbox.put(None)
         process = self._process

@@ -56,7 +56,7 @@ def connected(arguments: argparse.Namespace, *, death_signal: int) -> Iterator[s
     """
     _end_with(arguments.parent, death_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends us in order
-    # The model is gone when the connection is: there is nobody to answer.
+    # The model is gone when the connection is: no one is left to answer.
     with (
         socket.socket(fileno=arguments.socket) as connection,
         contextlib.suppress(BrokenPipeError, ConnectionResetError),

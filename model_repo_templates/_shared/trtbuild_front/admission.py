@@ -1,7 +1,8 @@
 """Who may go to the engine next: first come, first served, at most ``slots`` at once, a bounded number waiting.
 
 It decides order and limits. It does not know what it queues. Keeping requests here rather than in the engine's own
-queue is what makes "waiting" and "running" true: an engine with in-flight batching does not tell which is which.
+queue is what makes the numbers of waiting and running requests exact: an engine with in-flight batching does not report
+them apart.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Admission(Generic[Item]):
                 heapq.heappush(self._ready, (ticket, item))
 
     def next(self) -> Item | None:
-        """Return the item whose turn it is and give it a slot; None when all slots are taken or nobody is prepared."""
+        """Return the item whose turn it is and give it a slot; None when all slots are taken or no item is prepared."""
         with self._lock:
             while self._ready and len(self._running) < self._slots:
                 ticket, item = heapq.heappop(self._ready)

@@ -1,8 +1,9 @@
 """The strings of a request, bounded before the model is asked.
 
 The Python backend makes an object of every string in a request before it calls ``execute``, in Python and in the
-thread that takes all requests: ten million empty stop words (28 MB of JSON) hold up everybody for 7 s. So its function
-is replaced. It decides how many strings are read at all; how many each input may have is decided where it is read.
+thread that takes all requests: ten million empty stop words (28 MB of JSON) hold up all requests for 7 s. So its
+function is replaced. It decides how many strings are read at all; how many each input may have is decided
+where it is read.
 
 Source: triton-inference-server/python_backend, src/pb_tensor.cc: ``deserialize_bytes_tensor`` of
 ``triton_python_backend_utils`` is looked up for every tensor, and ``reshape`` is called on what it returns.

@@ -103,7 +103,7 @@ class EngineCalls:
         self._wake.clear()
 
     def give_up(self, call: EngineCall, request_id: str, *, may_ask: bool) -> None:
-        """Tell the engine that nobody wants the rest: ask it to stop; reset the call where it cannot be asked.
+        """End a call whose rest is not wanted: ask the engine to stop, or reset the call where that is not possible.
 
         A call that is reset just when its last answer is being written is never forgotten by the server, which then
         takes its whole exit timeout to stop. Seen with Triton 2.51: in nearly every run of 300 stop strings.

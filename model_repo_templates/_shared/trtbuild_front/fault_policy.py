@@ -1,8 +1,8 @@
-"""What becomes of exceptions: whose fault they are, who hears of them, and when the process has to end.
+"""How exceptions are handled: whose fault they are, where they are reported, and when the process has to end.
 
 It decides three things. An exception that concerns a request becomes an error that its client understands. One that
-concerns nobody is logged, and the thread goes on. When turns of a thread keep raising, the process ends: the server and
-its probes notice a dead process, and nobody notices a dead thread.
+concerns no request is logged, and the thread goes on. When turns of a thread keep raising, the process ends: the server
+and its probes notice a dead process, not a dead thread.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class ProtocolError(Exception):
 
 @contextlib.contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """A panic of the tokenizers library is a BaseException; it is this request's fault and nobody else's."""
+    """A panic of the tokenizers library is a BaseException; only this request fails by it."""
     try:
         yield
     except BaseException as error:

@@ -101,6 +101,6 @@ class Intake:
             )
             generation.writer = Writer(generation.request, generation.prompt, self._text)
             self._requests.admission.line_up(generation.ticket, generation)
-        except BaseException as error:  # noqa: BLE001 - MemoryError and the panics of tokenizers, too: nobody else looks
+        except BaseException as error:  # noqa: BLE001 - MemoryError and the panics of tokenizers, too: nothing else catches them
             self._requests.fail_soon(generation, error, "the request could not be prepared")
         self._wake()

@@ -60,7 +60,7 @@ QUICK_RENDER_S = 0.25
 """A conversation that takes longer is slow; ordinary ones take milliseconds."""
 
 MAX_RENDERING = 256
-"""Conversations that wait for a renderer or are in one. Over HTTP nobody can tell which clients have given up."""
+"""Conversations that wait for a renderer or are in one. Over HTTP it is not known which clients have given up."""
 
 HURRIED_RENDER_S = 0.1
 """What takes the place of :data:`QUICK_RENDER_S` while many conversations are slow: a line of them ends soon."""

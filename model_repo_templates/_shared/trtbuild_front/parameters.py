@@ -1,7 +1,7 @@
 """Request parameters: what a client sent that is no input of the model.
 
-Triton's HTTP ``generate`` makes a parameter of every JSON name that is no input, and nobody would look at it: a typing
-error would go unseen. So names that neither Triton nor a known client uses are refused.
+Triton's HTTP ``generate`` makes a parameter of every JSON name that is no input, and no model reads it: a typing
+error would go unnoticed. So names that neither Triton nor a known client uses are refused.
 """
 
 from __future__ import annotations

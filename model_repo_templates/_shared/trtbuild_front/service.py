@@ -62,9 +62,9 @@ class Service:
         settings: Settings,
         connect: Callable[[], Connection],
         now_s: Callable[[], float] = time.monotonic,
-        on_hopeless: Callable[[str], None] = end_process,
+        on_fatal: Callable[[str], None] = end_process,
     ) -> None:
-        self._on_hopeless, self._hopeless = on_hopeless, ""
+        self._on_fatal, self._fatal_reason = on_fatal, ""
         self._requests = LiveRequests(settings.slots, settings.max_waiting, now_s)
         self.accounting = self._requests.accounting
         self._calls = EngineCalls(contract, connect, now_s)
@@ -117,8 +117,8 @@ class Service:
     def _serve(self) -> None:
         self._keep_turning(self._loop.turn, "serve", after_fault=self._calls.lose_connection)
         self._loop.finish()
-        if self._hopeless:
-            self._on_hopeless(self._hopeless)
+        if self._fatal_reason:
+            self._on_fatal(self._fatal_reason)
 
     def _sweep(self) -> None:
         self._keep_turning(lambda: sweep_once(self._requests, self._calls.wake), "sweep")
@@ -130,7 +130,7 @@ class Service:
         reason = keep_turning(
             turn, name, stopping=requests.stopping, log=requests.log, now_s=requests.now_s, after_fault=after_fault
         )
-        if reason:  # whichever thread it is: the serving thread answers everybody, then the process ends
-            self._hopeless = reason
+        if reason:  # in any thread: the serving thread answers all requests, then the process ends
+            self._fatal_reason = reason
             requests.stopping.set()
             self._calls.wake()

@@ -3,8 +3,8 @@
 It decides the order of things. Everything that has arrived is read before anyone is answered, and an answer carries all
 tokens since the last one: when the thread falls behind, pieces grow and their number falls, so it catches up by itself.
 
-An exception that concerns a request ends this request. One that concerns nobody leaves :meth:`ServingLoop.turn`, and
-the connection to the engine is closed, which ends what runs with a retryable error.
+An exception that concerns a request ends this request. One that concerns no request leaves :meth:`ServingLoop.turn`,
+and the connection to the engine is closed, which ends what runs with a retryable error.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ServingLoop:
         self._admit()
         is_busy = self._urgent or self._others or self.requests.orders
         self._calls.exchange(0.0 if is_busy else _IDLE_S)
-        # First tokens and ends go first, but nobody starves: both lines move at every turn.
+        # First tokens and ends go first, but no answer starves: both queues move at every turn.
         for line, most in ((self._urgent, _URGENT_PER_TURN), (self._others, _OTHERS_PER_TURN)):
             for _ in range(min(len(line), most)):
                 self._guarded(self._answer, line.popleft())
@@ -136,7 +136,7 @@ class ServingLoop:
     def _begin(self, generation: Generation) -> None:
         """Give a request whose turn it is to the engine."""
         assert generation.prompt is not None
-        # A client that had to wait may have gone: the engine is not to work for nobody.
+        # A client that had to wait may have gone: the engine should not compute an answer that is not read.
         if is_worth_asking(generation, self._now_s()) and generation.reply.is_cancelled():
             self._cancel(generation)
             return

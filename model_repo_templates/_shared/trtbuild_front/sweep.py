@@ -1,4 +1,4 @@
-"""Looks for clients that have gone, so that the engine does not work for nobody.
+"""Looks for clients that have gone, so that the engine does not compute answers that are not read.
 
 It decides whom to ask and how often: asking costs the server as much as an answer. The serving thread ends what is
 found.

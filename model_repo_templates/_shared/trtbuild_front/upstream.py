@@ -76,7 +76,7 @@ def asks_for_something(name: str, value: Array) -> bool:
 
 
 def refuse(values: Mapping[str, Array], names: Iterable[str]) -> None:
-    """Refuse requests that need one of ``names``, which nobody here serves.
+    """Refuse requests that need one of ``names``, which neither this model nor its engine serves.
 
     Raises:
         RequestError: One of them asks for something.

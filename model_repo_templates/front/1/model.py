@@ -44,7 +44,7 @@ _COUNTS = ("num_input_tokens", "num_output_tokens")
 """Outputs of TensorRT-LLM's models that are sent when ``return_<name>`` asks for them."""
 
 _TICK_S = 0.2
-_TICKS_PER_DISTRIBUTION = 5  # dozens of series that nobody scales on: once a second is enough
+_TICKS_PER_DISTRIBUTION = 5  # dozens of series, none of them for autoscaling: once a second is enough
 _MOST_FAULTS = 20
 
 
@@ -244,7 +244,7 @@ class TritonPythonModel:
             self._series.close()
 
     def _watch_server(self, arguments: list[str]) -> None:
-        """Drain when the server is ending; nobody tells a model."""
+        """Drain when the server is ending: Triton does not notify models of that."""
         address = trtbuild_server.http_address(arguments)
         drain_s = trtbuild_server.drain_time_s(arguments)
 

@@ -146,7 +146,7 @@ def no_ready_pod() -> Case:
 
 def no_ready_pod_but_building_in_budget() -> Case:
     case = init_pod(deployment(cluster(), 0), "1x100")
-    # Its budget of 600 s ends, and five minutes later nobody is left to hope for.
+    # Its budget of 600 s ends; the alert fires five minutes later.
     return case.fires("TrtbuildNoReadyPod", 840).fires("TrtbuildNoReadyPod", 1000, DEPLOYMENT)
 
 

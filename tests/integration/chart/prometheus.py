@@ -80,7 +80,7 @@ class Prometheus:
         }
 
     def ask(self, expressions: list[str]) -> list[int]:
-        """Return how many series each expression has now; all 0 while nobody answers."""
+        """Return how many series each expression has now; all 0 while Prometheus does not answer."""
         command = [*self._enter, sys.executable, "-c", ASK]
         text = json.dumps(expressions)
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)

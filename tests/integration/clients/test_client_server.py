@@ -242,7 +242,7 @@ def test_refusals_say_what_to_change(server: Server, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "grpc://127.0.0.1:1"])
-def test_nobody_there(url: str) -> None:
+def test_no_server_listens(url: str) -> None:
     done = trtclient("load", url, "talk", "--rate", "1", code=9)
     assert "refused" in done.stderr
     assert "is the server running" in done.stderr

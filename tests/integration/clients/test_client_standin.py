@@ -168,7 +168,7 @@ def test_one_process_holds_a_thousand_streams(tmp_path: Path) -> None:
     """No answer ends before a thousand have begun."""
     count = 1000
     arrived = 0
-    everybody = asyncio.Event()
+    all_begun = asyncio.Event()
 
     async def answer(ask: Ask) -> None:
         nonlocal arrived
@@ -176,8 +176,8 @@ def test_one_process_holds_a_thousand_streams(tmp_path: Path) -> None:
         await ask.event({"text_output": "a"})
         arrived += 1
         if arrived == count:
-            everybody.set()
-        await everybody.wait()
+            all_begun.set()
+        await all_begun.wait()
         await ask.event({"text_output": "b", "finish_reason": "length", "prompt_tokens": 1, "completion_tokens": 2})
         await ask.end()
 
@@ -500,7 +500,7 @@ def test_patience_ends(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["failures"] == {"overloaded": 1}
 
 
-def test_a_batch_ends_when_nobody_is_there_and_goes_on_later(tmp_path: Path) -> None:
+def test_a_batch_ends_when_no_server_answers_and_can_be_resumed(tmp_path: Path) -> None:
     _questions(tmp_path / "in.jsonl", 20)
     with StandIn(_busy) as gone:
         url = gone.url

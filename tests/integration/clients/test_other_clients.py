@@ -325,7 +325,7 @@ def test_logits_that_upstream_s_client_asks_for_are_refused_by_name(servers: Ser
 
 
 def test_many_infers_at_once_are_computed_together(servers: Servers) -> None:
-    """Models with one response per request return from execute() at once, too: nobody waits for another's answer."""
+    """Models with one response per request return from execute() at once, too: none waits for another's answer."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(16) as pool:

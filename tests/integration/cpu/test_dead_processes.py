@@ -138,6 +138,6 @@ def test_what_a_dead_front_has_in_flight_does_not_hold_up_a_pod(served: RunningS
             served.metrics_url, timeout_s=3600.0, settle_s=1.0, clock=lambda: sum(slept), sleep=slept.append
         )
         assert left == 1
-        assert sum(slept) == 1.0, "settle_s is all that it gives to a request that nobody answers"
+        assert sum(slept) == 1.0, "it waits settle_s, no longer, for a request without an answer"
         # Triton would wait its whole exit timeout for this connection.
         os.kill(_server_pid(served), signal.SIGKILL)

@@ -290,7 +290,7 @@ def test_a_killed_engine_fails_its_requests_and_comes_back(
             stream.finish()
             assert "signal 9 (SIGKILL)" in stream.answers["lost"].error
             assert "repeat the request" in stream.answers["lost"].error
-        # The next request waits for the new engine; nobody has to restart anything.
+        # The next request waits for the new engine; no restart by hand is needed.
         assert ask(server, model="long", input_ids=PROMPT, request_output_len=48).tokens == reference["tokens"][1]
     (after,) = workers(long_engine)
     assert after != before

@@ -50,7 +50,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("model_id", "revision", "token", "message", "hint"), REFUSALS)
-def test_each_refusal_has_its_own_words(
+def test_each_refusal_has_its_own_message(
     closed: HubStub, make_client: MakeClient, model_id: str, revision: str, token: str | None, message: str, hint: str
 ) -> None:
     client = make_client(closed, token=token)
@@ -295,7 +295,7 @@ def test_what_is_missing_is_what_is_not_on_the_disk(hub: HubStub, client: Client
     del files["model.safetensors"]
     commit = hub.add_repo("org/model", files)
     unknown = Resolved(model_id="org/model", revision=commit, commit=commit)
-    assert missing_bytes(unknown, cache=client.cache) is None, "nobody has asked the hub yet"
+    assert missing_bytes(unknown, cache=client.cache) is None, "the hub was not queried yet"
     read_config(unknown, cache=client.cache, hub=client.hub, tuning=client.tuning)
     listed = find_cached("org/model", commit, client.cache)
     assert listed is not None

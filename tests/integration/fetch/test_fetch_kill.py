@@ -132,7 +132,7 @@ def test_two_processes_download_every_byte_once(slow_hub: HubStub, client: Clien
     assert client.leftovers() == []
 
 
-def test_who_waits_says_so_and_takes_over_when_the_other_dies(
+def test_a_waiter_is_logged_and_takes_over_when_the_owner_dies(
     slow_hub: HubStub, client: Client, tmp_path: Path
 ) -> None:
     files = small_model(**{"model.safetensors": safetensors(4 * MIB, "weights")})
@@ -269,7 +269,7 @@ def test_a_file_system_without_locks(hub: HubStub, client: Client, monkeypatch: 
     assert contents(client.fetch()) == {name: files[name] for name in NEEDED}
 
 
-def test_locks_that_exclude_nobody_cost_time_but_no_harm(
+def test_locks_without_effect_cost_time_only(
     hub: HubStub, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a file system that grants every flock, another's fresh journal is respected until it is a minute old."""

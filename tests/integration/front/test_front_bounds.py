@@ -1,4 +1,4 @@
-"""Requests and templates that are too much for a real server: refused, and nobody else waits."""
+"""Requests and templates that exceed a real server's bounds: refused, without delay for other requests."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _front_memory_bytes() -> int:
     return max(sizes)
 
 
-def test_giant_prompts_are_refused_and_hold_up_nobody(hostile: RunningServer) -> None:
+def test_oversized_prompts_are_refused_and_delay_no_other_request(hostile: RunningServer) -> None:
     hostile.generate(text_input="Hi", max_tokens=1)
     before = _front_memory_bytes()
     answers: list[tuple[int, str]] = []

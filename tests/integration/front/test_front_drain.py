@@ -102,7 +102,7 @@ def is_gone(pid: int) -> bool:
         pytest.param(100, 450, 4, 0, id="100-streams-that-cannot-finish"),
     ],
 )
-def test_everybody_hears_how_it_ended(
+def test_every_client_gets_an_end_or_an_error(
     repository: Path, tmp_path: Path, count: int, tokens: int, timeout_s: int, finished: int
 ) -> None:
     with serve(repository, tmp_path, tmp_path / "engine.jsonl", f"--exit-timeout-secs={timeout_s}") as running:

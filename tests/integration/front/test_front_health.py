@@ -112,7 +112,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_probes_tell_the_truth(running: RunningServer, repository: Path, name: str) -> None:
+def test_the_probes_report_the_server_s_state(running: RunningServer, repository: Path, name: str) -> None:
     case = CASES[name]
     assert (live(running), ready(running)) == ("", "")
     front, engine = process_of(repository, "chat"), process_of(repository, "engine")
@@ -185,7 +185,7 @@ while (messages := reader.read()) is not None:
 
 
 def test_an_engine_model_whose_thread_fails_answers_and_ends(repository: Path, tmp_path: Path) -> None:
-    """Its engine process says what nobody expected: the thread that reads it cannot go on."""
+    """Its engine process sends an invalid message: the thread that reads it cannot go on."""
     copy = tmp_path / "repository"
     shutil.copytree(repository.resolve(), copy, symlinks=False)
     (copy / "tensorrt_llm" / "1" / "engine_worker.py").write_text(NONSENSE_ENGINE)

@@ -154,7 +154,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server as ``serve`` starts it when nobody says anything about access."""
+    """A server as ``serve`` starts it without options about access."""
     served = run_serve(tmp_path_factory.mktemp("closed"))
     yield served
     stop(served)

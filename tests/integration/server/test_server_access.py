@@ -1,4 +1,4 @@
-"""What a stranger on the network can do with a server that ``trtbuild serve`` started, and what its clients can."""
+"""What a client on the network can do with a server that ``trtbuild serve`` started, with credentials and without."""
 
 from __future__ import annotations
 
@@ -92,14 +92,16 @@ def ask_engine(served: Served, parameters: dict[str, Any] | None = None, **input
 
 
 @pytest.mark.parametrize(("method", "path", "body"), HTTP_CALLS, ids=IDS)
-def test_a_restricted_api_refuses_strangers_over_http(closed: Served, method: str, path: str, body: Any) -> None:
+def test_a_restricted_api_refuses_unauthenticated_clients_over_http(
+    closed: Served, method: str, path: str, body: Any
+) -> None:
     for headers in ({}, {"trtbuild-restricted": ""}, {"trtbuild-restricted": "x" * 64}):
         status, text = closed.ask(method, path, body, **headers)
         assert (status, b"This API is restricted" in text) == (403, True), text
 
 
 @pytest.mark.parametrize("name", GRPC_CALLS)
-def test_a_restricted_api_refuses_strangers_over_grpc(closed: Served, name: str) -> None:
+def test_a_restricted_api_refuses_unauthenticated_clients_over_grpc(closed: Served, name: str) -> None:
     with grpc(closed) as client, pytest.raises(InferenceServerException, match="This protocol is restricted"):
         GRPC_CALLS[name](client)
 
@@ -282,7 +284,7 @@ def test_the_engine_model_takes_requests_of_its_front_model_only(closed: Served)
         assert "--layout full" in answer["error"]
         refusal = ask_engine(closed, extra)
         assert "takes requests from its front model only" in str(refusal)
-    assert "front model only" in str(ask_engine(closed, stop=[1])), "nobody else ends the requests of others"
+    assert "front model only" in str(ask_engine(closed, stop=[1])), "other clients must not end a request"
     assert closed.generate(text_input="The", max_tokens=2)[0] == 200
 
 
@@ -341,7 +343,7 @@ def test_serving_beyond_this_machine_is_warned_of(serve: Serve) -> None:
 
 
 def test_without_a_secret_in_the_environment_the_engine_model_is_open(closed: Served, tmp_path: Path) -> None:
-    """A tritonserver that somebody starts by hand on the repository has none, and works."""
+    """A tritonserver that is started by hand on the repository has none, and works."""
     environment = closed.environment()
     del environment["TRTBUILD_ENGINE_SECRET"]
     ports = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))

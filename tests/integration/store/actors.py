@@ -84,8 +84,8 @@ def get_or_build(store: Store, key: EngineKey, builds: Path, *, files: dict[str,
 def crowd(root: str, count: str, mode: str) -> None:
     """``count`` processes ask for one key at once; print what each got and how many built.
 
-    With ``mode`` broken, everybody gets every claim at once, as with a lock that never excludes, and each builds other
-    bytes, as engine compilers do.
+    With ``mode`` broken, every process gets every claim at once, as with a lock that never excludes, and each builds
+    other bytes, as engine compilers do.
     """
     top = Path(root)
     builds, results, go = top / "builds", top / "results", top / "go"
@@ -166,7 +166,7 @@ def contend(root: str, sections: str) -> None:
 
 
 def hammer(root: str, processes: str, keys: str, rounds: str) -> None:
-    """Several processes ask for many keys while a collector removes what it may; nobody ever sees half an entry."""
+    """Several processes ask for many keys while a collector removes what it may; no process ever sees half an entry."""
     top = Path(root)
     builds = top / "builds"
     builds.mkdir()
@@ -364,10 +364,10 @@ def take_over(root: str, reports: str, stale_s: str) -> None:
     """Ask for the key that another builds; write each report of who that is."""
     liveness.STALE_S = float(stale_s)
     store = Store(Path(root), label="pod-b")
-    heard = Path(reports)
+    log = Path(reports)
 
     def on_wait(owner: Owner, waited_s: float) -> None:
-        with heard.open("a") as stream:
+        with log.open("a") as stream:
             stream.write(f"{owner.describe()}\n")
 
     with store.lock(make_key(), on_wait=on_wait) as claim:
@@ -379,7 +379,7 @@ def take_over(root: str, reports: str, stale_s: str) -> None:
 
 
 def no_locks() -> None:
-    """Make this process find a file system on which every lock is granted to everybody."""
+    """Make this process find a file system on which every lock is granted to every process."""
     beacon.fcntl.flock = lambda fd, operation: None  # type: ignore[attr-defined, assignment]
 
 

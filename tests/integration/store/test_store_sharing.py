@@ -1,4 +1,4 @@
-"""A store that pods of several users share: an administrator's command locks nobody out."""
+"""A store that pods of several users share: an administrator's command does not lock pods out."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_directory_that_was_made_without_the_group_is_given_back_to_it(root: P
     _check_shared(root)
 
 
-def test_a_store_that_is_nobodys_but_its_owners_stays_so(tmp_path: Path) -> None:
+def test_a_private_store_stays_private(tmp_path: Path) -> None:
     root = tmp_path / "own"
     _as(0, "build(store, make_key(0)); store.pin(store.ls()[0])", root)
     for path in _own(root):

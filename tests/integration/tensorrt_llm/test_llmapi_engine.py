@@ -290,7 +290,7 @@ def test_what_a_version_would_ignore_is_refused_by_name(
     (refused,) = events[1]
     assert refused["invalid"]
     assert refused["error"] == f"{name}: the LLM API of TensorRT-LLM 1.1.0rc0 would ignore it; leave it out"
-    assert tokens(events[2]) == [8, 9, 10, 11], "a seed that nobody asked for is no reason"
+    assert tokens(events[2]) == [8, 9, 10, 11], "a request without a seed is not refused for it"
 
 
 def test_closing_the_socket_shuts_the_llm_down(worker: Worker) -> None:

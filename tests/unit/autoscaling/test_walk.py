@@ -254,7 +254,7 @@ def test_without_a_ready_pod_there_is_nothing_to_blame() -> None:
     assert "logs b -c init" in named(hops, "pods").fix
 
 
-def test_a_down_target_of_pods_nobody_looked_at_is_not_judged() -> None:
+def test_a_down_target_of_pods_that_were_not_read_is_not_judged() -> None:
     hop = named(judge(pods=None, targets=active(target("a", "down", "refused"))), "scrape target")
     assert hop.is_ok is None
     assert "--selector" in hop.fix

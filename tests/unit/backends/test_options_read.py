@@ -39,7 +39,7 @@ def test_an_option_is_read_or_refused(name: str, option: Option) -> None:
     assert "--backend " in caught.value.hint
 
 
-def test_defaults_are_refused_by_nobody() -> None:
+def test_defaults_are_accepted_by_every_backend() -> None:
     for name in NAMES:
         backends.refuse_unread(backends.get(name), EngineSpec(model="llama-3-8b"))
 

@@ -51,7 +51,7 @@ def test_labels_come_apart_and_together(text: str, parts: ProductLabel) -> None:
         ("gb200", "10.0", 186),
     ],
 )  # fmt: skip
-def test_promised_products(name: str, capability: str, gigabytes: int) -> None:
+def test_documented_products(name: str, capability: str, gigabytes: int) -> None:
     sku = catalog.find_sku(name)
     assert sku is not None
     assert sku.compute_capability == capability

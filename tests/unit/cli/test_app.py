@@ -40,7 +40,7 @@ def test_every_command_is_importable_and_has_help() -> None:
         pytest.param(["llama-3-8b", "--tp", "zwei"], 2, "--tp-size: expected a whole number", id="bad-value"),
         pytest.param(["build", "m", "--dtype", "bfloat"], 2, "did you mean 'bfloat16'", id="bad-choice"),
         pytest.param(["store", "rm", "abcd", "--store", "/nonexistent/x"], 7, "'abcd' names no entry", id="no-entry"),
-        pytest.param(["~nobody-here/model"], 2, "'~' cannot be resolved", id="no-such-home"),
+        pytest.param(["~no-such-user/model"], 2, "'~' cannot be resolved", id="no-such-home"),
         pytest.param(["build", "--config", "/"], 2, "is a directory", id="config-directory"),
         pytest.param(["demo", "--max-tokens", "0"], 2, "--max-tokens", id="no-tokens"),
         pytest.param(["serve", "m", "--timeout", "-1"], 2, "--timeout", id="negative-time"),

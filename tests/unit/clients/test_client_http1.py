@@ -28,7 +28,7 @@ from trtclient.response import Head
         pytest.param(b"\xff", "�", id="bytes"),
     ],
 )
-def test_the_servers_words(body: bytes, text: str) -> None:
+def test_the_server_s_messages_are_passed_on(body: bytes, text: str) -> None:
     assert error_text(body) == text
 
 

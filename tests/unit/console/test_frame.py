@@ -228,14 +228,14 @@ def test_odd_streams(name: str, redirection: str, code: int, text: str) -> None:
 
 @both
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "2>&1 | true"])
-def test_an_error_that_nobody_can_read_keeps_its_exit_code(name: str, redirection: str) -> None:
+def test_an_error_that_cannot_be_written_keeps_its_exit_code(name: str, redirection: str) -> None:
     shell = f"set -o pipefail; {sys.executable} -m {name} --verison {redirection}"
     assert subprocess.run(["bash", "-c", shell], capture_output=True, check=False).returncode == 2
 
 
 @both
 @pytest.mark.parametrize("module", ["click", "trtbuild.console.streams", "trtbuild.console.lazy"])
-def test_an_interrupt_while_python_still_imports_is_one_word(name: str, module: str) -> None:
+def test_an_interrupt_while_python_still_imports_is_one_line(name: str, module: str) -> None:
     code = (
         "import sys\nclass Stop:\n def find_spec(self, name, *_):\n"
         f"  if name == {module!r}: raise KeyboardInterrupt\n"

@@ -90,7 +90,7 @@ class _Gone(io.StringIO):
 @pytest.mark.parametrize("log_format", ["text", "json", "human"])
 def test_a_lost_reader_of_the_log_does_not_end_the_work(log_format: Format) -> None:
     sink = Log(log_format=log_format, stream=_Gone())
-    sink.info("event", "nobody reads this")
+    sink.info("event", "a message without a reader")
     with sink.progress("event", "working", total=10) as progress:
         progress.advance(10)
 

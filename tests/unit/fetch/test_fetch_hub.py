@@ -104,12 +104,12 @@ def test_a_token_that_cannot_be_used_is_no_fault_before_the_hub_is_asked(tmp_pat
 
 def test_a_user_without_a_home_is_told_what_to_set() -> None:
     """As in a pod whose user has no entry in /etc/passwd."""
-    nobody = {"HF_HOME": "~no-such-user-here/hf"}
+    unknown_user = {"HF_HOME": "~no-such-user-here/hf"}
     with pytest.raises(FetchError, match="no home directory") as caught:
-        cache_directory(nobody)
+        cache_directory(unknown_user)
     assert "export HF_HOME=" in caught.value.hint
-    assert Hub.from_env(nobody).token_error is not None
-    assert cache_directory({**nobody, "HF_HUB_CACHE": "/cache"}) == Path("/cache")
+    assert Hub.from_env(unknown_user).token_error is not None
+    assert cache_directory({**unknown_user, "HF_HUB_CACHE": "/cache"}) == Path("/cache")
 
 
 def test_secrets_are_not_in_the_repr() -> None:
@@ -213,7 +213,7 @@ def test_a_damaged_listing_in_the_cache_is_ignored(tmp_path: Path) -> None:
         assert repo.read_tree(OID) is None
     path.unlink()
     os.mkfifo(path)
-    assert repo.read_tree(OID) is None, "nobody waits for a writer"
+    assert repo.read_tree(OID) is None, "a named pipe is not waited for"
 
 
 @pytest.mark.parametrize("text", ["", "main", "../../etc/passwd", "A" * 40, "\udcff"])

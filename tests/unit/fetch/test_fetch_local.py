@@ -109,7 +109,7 @@ def test_a_memo_saves_reading_unchanged_files(model: Path, tmp_path: Path, monke
         assert hash_directory(model, memo=memo) == hash_directory(model)
     memo.unlink()
     os.mkfifo(memo)
-    assert hash_directory(model, memo=memo) == hash_directory(model), "nobody waits for a writer"
+    assert hash_directory(model, memo=memo) == hash_directory(model), "a named pipe is not waited for"
 
 
 def test_a_file_just_written_is_not_remembered(model: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_download_becomes_the_blob_and_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / FILE.etag).read_bytes() == CONTENT
 
 
-def test_data_that_somebody_removed_is_no_success(tmp_path: Path) -> None:
+def test_data_that_was_removed_meanwhile_is_no_success(tmp_path: Path) -> None:
     download = open_partial(tmp_path)
     for index in range(3):
         put(download, index, download.ranges[index].length)
@@ -163,7 +163,7 @@ def test_no_journal_claims_more_than_there_can_be(
     ("age_s", "is_lock_trusted", "kernel", "expected"),
     [
         pytest.param(5.0, True, kernel_id(), False, id="lock-works-here"),
-        pytest.param(5.0, False, kernel_id(), True, id="lock-works-for-nobody"),
+        pytest.param(5.0, False, kernel_id(), True, id="lock-without-effect"),
         pytest.param(5.0, True, "another node", True, id="another-node-is-at-it"),
         pytest.param(LEASE_S + 1, True, "another node", False, id="another-node-is-gone"),
         pytest.param(LEASE_S + 1, False, kernel_id(), False, id="old"),

@@ -1,4 +1,4 @@
-"""Models that nobody could serve from are refused before they are built, with the reason."""
+"""Models that could not be served are refused before they are built, with the reason."""
 
 from __future__ import annotations
 

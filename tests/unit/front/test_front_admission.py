@@ -14,7 +14,7 @@ def test_prepared_out_of_order_but_served_in_order() -> None:
     assert first is not None and second is not None and third is not None
     queue.line_up(third, "third")
     queue.line_up(second, "second")
-    assert queue.next() == "second"  # the first is still being prepared and holds up nobody
+    assert queue.next() == "second"  # the first is still being prepared and does not block others
     queue.line_up(first, "first")
     assert queue.next() is None
     queue.leave(second)

@@ -223,7 +223,7 @@ def test_short_texts_do_not_wait_for_long_ones_nor_for_templates() -> None:
     assert done.wait(30)
     hold.set()
     lanes.shutdown()
-    lanes.tokenize(1, done.clear)  # too late: nobody runs it, nothing is raised
+    lanes.tokenize(1, done.clear)  # too late: it is not run, and nothing is raised
     assert done.is_set()
 
 

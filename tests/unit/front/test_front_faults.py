@@ -82,7 +82,7 @@ def stage(tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stag
     monkeypatch.setattr(fault_policy, "_FAULT_PAUSE_S", 0.001)
     stage = Stage(tokenizer_dir, 2, 50)
     ends: list[str] = []
-    stage.service._on_hopeless = ends.append
+    stage.service._on_fatal = ends.append
     yield stage
     stage.service.stop()
     assert ends == []
@@ -178,7 +178,7 @@ def test_the_client_is_told_what_happened(stage: Stage, monkeypatch: pytest.Monk
     assert stage.service.accounting.snapshot(time.monotonic()).outcomes["failed"] == 1
 
 
-def test_a_fault_keeps_no_reply_alive(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_holds_no_reference_to_a_reply(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception knows the frames it came through; the response sender must not wait for the garbage collector."""
     gc.disable()
     try:
@@ -203,7 +203,7 @@ def test_a_thread_that_cannot_go_on_ends_the_process(
     monkeypatch.setattr(fault_policy, "_FAULT_PAUSE_S", 0.0)
     stage = Stage(tokenizer_dir, 2, 0)
     ends: list[str] = []
-    stage.service._on_hopeless = ends.append
+    stage.service._on_fatal = ends.append
     first = stage.ask()
     stage.call(1)
     sabotage(monkeypatch, stage, site, RuntimeError, 1, always=True)

@@ -162,7 +162,7 @@ def test_a_client_that_has_gone_is_our_own_error(model: Any) -> None:
         reply.send(LAST)
 
 
-def test_nobody_asks_about_cancellation_during_or_after_the_last_answer(model: Any) -> None:
+def test_cancellation_is_not_queried_during_or_after_the_last_answer(model: Any) -> None:
     for _ in range(20):
         reply, sender = _reply(model)
         is_over = threading.Event()

@@ -91,7 +91,7 @@ def _never_served() -> Iterator[tuple[str, npt.NDArray[Any]]]:
 
 
 @pytest.mark.parametrize(("name", "value"), [pytest.param(*pair, id=pair[0]) for pair in _never_served()])
-def test_what_nobody_here_serves_is_refused_by_name_when_asked_for(name: str, value: npt.NDArray[Any]) -> None:
+def test_inputs_that_nothing_serves_are_refused_by_name_when_set(name: str, value: npt.NDArray[Any]) -> None:
     values = as_inputs(text_input="a")
     unset = np.array([[b""]], np.object_) if value.dtype == np.object_ else np.zeros_like(value)
     assert parse_request({**values, name: unset}) == parse_request(values)
@@ -141,7 +141,7 @@ def test_a_model_with_one_response_refuses_to_stream() -> None:
         pytest.param({"num_return_sequences": 2}, "num_return_sequences: this model has no", id="upstream-s"),
     ],
 )
-def test_parameters_that_nobody_would_read_are_refused(parameters: dict[str, Any], message: str) -> None:
+def test_parameters_without_effect_are_refused(parameters: dict[str, Any], message: str) -> None:
     dialect = Dialect(inputs=frozenset({"text_input", "max_tokens"}))
     with pytest.raises(RequestError, match=f"^{re.escape(message)}"):
         parse_request(as_inputs(text_input="a"), dialect, json.dumps(parameters))

@@ -71,7 +71,7 @@ class FakeEngine:
 
     def connect(self) -> FakeEngine:
         if self.is_down:
-            raise ConnectionRefusedError("nobody listens")
+            raise ConnectionRefusedError("no listener")
         self.failure = ""
         return self
 
@@ -434,7 +434,7 @@ def test_no_connection_is_a_retryable_error(make_stage: Callable[..., Stage]) ->
     stage = make_stage()
     stage.engine.is_down = True
     fault = stage.ask().fault()
-    assert isinstance(fault, OverloadError) and "no connection to the engine model: nobody listens" in str(fault)
+    assert isinstance(fault, OverloadError) and "no connection to the engine model: no listener" in str(fault)
     stage.engine.is_down = False
     reply = stage.ask()
     stage.engine.end(stage.call(1))
@@ -461,7 +461,7 @@ def test_bad_requests_never_reach_the_engine(
     assert stage.gauges() == (0, 0)
 
 
-def test_stopping_ends_everybody_and_refuses_newcomers(make_stage: Callable[..., Stage]) -> None:
+def test_stopping_ends_all_requests_and_refuses_new_ones(make_stage: Callable[..., Stage]) -> None:
     stage = make_stage(slots=1)
     replies = [stage.ask() for _ in range(3)]
     stage.until(lambda: stage.gauges() == (2, 1), "two wait")
@@ -577,7 +577,7 @@ def test_times_that_are_not_all_there_are_none_at_all() -> None:
     assert read_update(answer(4)).times_ns == ()
 
 
-def test_the_engine_s_times_are_kept_for_the_books_and_the_client(make_stage: Callable[..., Stage]) -> None:
+def test_the_engine_s_times_reach_the_metrics_and_the_client(make_stage: Callable[..., Stage]) -> None:
     """Also when its end comes after its last tokens were answered; the client's arrival is that at the front model."""
     clock = Clock()
     stage = make_stage(slots=1, now_s=clock.now_s)

@@ -61,7 +61,7 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         new_log(tmp_path / "logs", "serve-1")
 
 
-def test_nobody_else_can_read_what_a_server_writes(tmp_path: Path) -> None:
+def test_only_its_owner_can_read_what_a_server_writes(tmp_path: Path) -> None:
     (tmp_path / "serve-1.log").write_text("of an earlier process")
     path = new_log(tmp_path, "serve-1")
     assert path.read_text() == ""

@@ -78,14 +78,14 @@ def test_the_self_test_needs_something_to_ask(triton: tuple[str, type[FakeTriton
         pytest.param({"text_output": "a"}, False, id="answers"),
     ],
 )
-def test_only_the_servers_word_makes_a_model_dead(
+def test_only_the_server_s_answer_makes_a_model_dead(
     triton: tuple[str, type[FakeTriton]], answer: dict[str, object], is_dead: bool
 ) -> None:
     url, handler = triton
     handler.pieces = (answer,)
     handler.metrics = staticmethod(lambda: outcomes(5, 0))
     refuse_dead(url, url)
-    assert handler.generations == 0, "nobody has failed, so nothing is asked"
+    assert handler.generations == 0, "no request has failed, so no generation is tried"
     handler.metrics = staticmethod(lambda: outcomes(5, 1))
     if is_dead:
         with pytest.raises(LaunchError, match="a model process is dead"):

@@ -65,7 +65,7 @@ def test_several_ranks_run_under_mpirun_and_only_the_first_serves() -> None:
     )
 
 
-def test_regions_have_names_that_fixed_servers_register_for_nobody() -> None:
+def test_regions_have_names_that_clients_cannot_register() -> None:
     """Source: triton-inference-server/server, src/common.h; the server appends a UUID; NAME_MAX is 255."""
     assert SHM_PREFIX.startswith("triton_python_backend_shm_region_")
     ports = Ports(http=65535, grpc=2, metrics=3)
@@ -96,7 +96,7 @@ def test_several_ranks_without_mpirun_are_refused() -> None:
         server_command(SERVER, Path("/r"), ServerSpec(), PORTS, world_size=2)
 
 
-def test_the_shared_memory_of_a_killed_server_is_removed_unless_somebody_has_it(tmp_path: Path) -> None:
+def test_the_shared_memory_of_a_killed_server_is_removed_unless_it_is_in_use(tmp_path: Path) -> None:
     shm, proc = tmp_path / "shm", tmp_path / "proc"
     shm.mkdir()
     names = [f"{launch.SHM_PREFIX}{rest}" for rest in ("80r0_a_1", "80r12_b_2", "80r0_mapped_3", "8000r0_c_4", "80x")]

@@ -139,7 +139,7 @@ def test_what_cannot_be_replaced_is_an_error(
     [(0o755, "", True), (0o700, "x/y", True), (0o775, "", False), (0o775, "x", False), (0o2777, "x", False),
      (0o1777, "x", True), (0o1777, "", False)],
 )  # fmt: skip
-def test_a_directory_is_private_when_nobody_else_can_put_something_there(
+def test_a_directory_is_private_when_no_other_user_can_write_to_it(
     tmp_path: Path, mode: int, below: str, expected: bool
 ) -> None:
     base = tmp_path / "base"
@@ -148,7 +148,7 @@ def test_a_directory_is_private_when_nobody_else_can_put_something_there(
     assert is_private(base / below if below else base) == expected
 
 
-def test_a_directory_of_somebody_else_is_not_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_of_another_user_is_not_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "base").mkdir()
     if os.geteuid() == 0:
         os.chown(tmp_path / "base", 4711, 4711)

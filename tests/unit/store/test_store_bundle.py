@@ -137,7 +137,7 @@ def test_what_is_not_exactly_a_bundle_is_refused(tmp_path: Path, store: Store, s
         assert not store.layout.engines.exists()
 
 
-def test_an_honest_bundle_made_by_hand_is_taken(tmp_path: Path, store: Store) -> None:
+def test_a_valid_bundle_made_by_hand_is_accepted(tmp_path: Path, store: Store) -> None:
     assert contents(import_bundle(store, write(tmp_path / "x.tar", _manifest, _engine)).path) == ONE
 
 

@@ -68,7 +68,7 @@ def test_an_entry_that_is_gone_for_good_is_not_leased(store: Store, monkeypatch:
     assert not list(store.layout.leases.iterdir())
 
 
-def test_a_bad_entry_is_set_aside_with_a_word(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_entry_is_set_aside_with_a_warning(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
     entry = build(store, make_key())
     publish.set_aside(store.directory, entry.path, "its hash is wrong")
     (moved,) = store.layout.quarantine.iterdir()

@@ -27,35 +27,35 @@ def test_a_claim_whose_owner_is_dead_is_taken_over(store: Store, monkeypatch: py
         "dead-pid": json.dumps(me | {"pid": 2**22 + 1}),
     }[record]
     (store.layout.claims / f"{key.digest}.first").write_text(text)
-    heard: list[str] = []
-    with store.lock(key, on_wait=lambda owner, waited_s: heard.append(owner.describe())) as claim:
+    notices: list[str] = []
+    with store.lock(key, on_wait=lambda owner, waited_s: notices.append(owner.describe())) as claim:
         assert claim.is_held
         inherited = len(list(store.layout.claims.iterdir()))
         assert inherited == (1 if record == "unreadable" else 2)
     assert list(store.layout.claims.iterdir()) == []
     if record in {"another-boot", "unreadable"}:
-        assert heard, "it did not wait for a sign of life"
+        assert notices, "it did not wait for a sign of life"
 
 
 def test_waiters_hear_who_builds_and_get_the_entry_without_building(store: Store) -> None:
-    key, heard, answers = make_key(), list[str](), list[object]()
+    key, notices, answers = make_key(), list[str](), list[object]()
 
     def ask() -> None:
-        with store.lock(key, on_wait=lambda owner, waited_s: heard.append(owner.describe())) as claim:
+        with store.lock(key, on_wait=lambda owner, waited_s: notices.append(owner.describe())) as claim:
             answers.append((claim.is_held, isinstance(store.get(key), Entry)))
 
     with store.lock(key), store.stage(key) as staging:
         staging.set_phase("build")
         waiter = threading.Thread(target=ask)
         waiter.start()
-        while not heard:
+        while not notices:
             time.sleep(0.01)
         fill(staging.path)
         store.publish(key, staging, {})
         waiter.join(60)
     assert answers == [(False, True)]
-    assert "phase build" in heard[0]
-    assert f"pid {os.getpid()}" in heard[0]
+    assert "phase build" in notices[0]
+    assert f"pid {os.getpid()}" in notices[0]
 
 
 def test_the_default_report_names_the_builder(store: Store, capfd: pytest.CaptureFixture[str]) -> None:

@@ -133,8 +133,8 @@ def test_a_damaged_record_of_a_build_time_is_no_estimate(store: Store, record: s
     assert within(60, lambda: store.estimate(make_key(1))) == 5.0
 
 
-def _somebody_elses(tmp_path: Path) -> Path:
-    """Return a directory that looks like what is swept, and belongs to somebody else."""
+def _of_another_user(tmp_path: Path) -> Path:
+    """Return a directory that looks like what is swept, and belongs to another user."""
     precious = tmp_path / "precious"
     fill(precious, {"a/b/c/file": b"x", "thesis.txt": b"x", "dead.1/file": b"x"})
     gone = current_owner("pod", now=0.0).__dict__ | {"pid": 2**22 + 1}
@@ -166,7 +166,7 @@ def test_what_is_behind_a_link_is_never_removed(
     build(store, make_key())
     if (store.root / name).exists():
         (store.root / name).rename(tmp_path / "before")
-    precious = _somebody_elses(tmp_path)
+    precious = _of_another_user(tmp_path)
     before = contents(precious)
     (store.root / name).symlink_to(precious)
     store.ls()

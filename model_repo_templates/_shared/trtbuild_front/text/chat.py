@@ -1,7 +1,7 @@
 """Chat messages to a prompt, with the template that comes with the tokenizer.
 
 It decides what a conversation is, and what a template may see and do (nothing outside its arguments). It does not know
-tokens, and it does not bound time or memory: templates are programs of strangers, so this runs in a process of its own,
+tokens, and it does not bound time or memory: templates are untrusted programs, so this runs in a process of its own,
 see ``renderer.py``.
 
 Source: transformers 5.24, ``utils/chat_template_utils.py`` (``_compile_jinja_template``, ``_normalize_chat_messages``,

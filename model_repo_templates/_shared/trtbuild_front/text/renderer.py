@@ -87,7 +87,7 @@ def serve(connection: socket.socket) -> int:
             _send(connection, b"+", template.render(messages, int.from_bytes(message[:8], "big")))
         except RequestError as error:
             _send(connection, b"-", str(error))
-        except Exception as error:  # noqa: BLE001  memory ran out while reading; whoever asked must get an answer
+        except Exception as error:  # noqa: BLE001  memory ran out while reading; the request still needs an answer
             _send(connection, b"-", f"messages: they cannot be read: {explain(error)}")
     return 0
 

@@ -1,7 +1,8 @@
 """Conversations to prompts, in processes that are killed when a template takes too long.
 
-It decides how many processes there are, who gets one, who has to hurry, and what a lost one means for the client. What
-is rendered how is decided in ``chat.py``, which runs in ``renderer.py``. No conversation is parsed in this process.
+It decides how many processes there are, which conversation gets one and for how long, and what the client gets
+when one is lost. What is rendered how is decided in ``chat.py``, which runs in ``renderer.py``. No conversation is
+parsed in this process.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Renderers:
         return text
 
     def _quick_s(self) -> float:
-        """Return how long a conversation may take that nobody has to wait for: less while many are slow."""
+        """Return how long a conversation may take before it counts as slow: less while many are."""
         slow_at = self._slow_at
         is_hurried = len(slow_at) == SLOW_BEFORE_HURRY and time.monotonic() - slow_at[0] < HURRY_S
         return HURRIED_RENDER_S if is_hurried else QUICK_RENDER_S
@@ -151,5 +152,5 @@ class Renderers:
             renderer.close()
 
     def __del__(self) -> None:
-        """End the processes of a model that nobody closed."""
+        """End the processes of a model that was not closed."""
         self.close()

@@ -17,7 +17,7 @@ _MOST_MESSAGE_BYTES = 1 << 26
 
 
 class StreamEvents(Protocol):
-    """What the owner of a stream hears, always in the connection's thread."""
+    """Callbacks for the owner of a stream, always called in the connection's thread."""
 
     def on_message(self, message: bytes) -> None:
         """One whole gRPC message arrived."""
@@ -31,7 +31,7 @@ class Stream:
     """An open call.
 
     Attributes:
-        events: Who hears of it.
+        events: Called with what arrives.
         window: Bytes that the peer takes on this stream now.
         received: Of a message that has not arrived whole.
         unsent: Of the request.

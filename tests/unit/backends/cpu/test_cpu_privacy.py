@@ -1,4 +1,4 @@
-"""The embedded engine tells nobody that it is used."""
+"""The embedded engine sends no telemetry."""
 
 from __future__ import annotations
 

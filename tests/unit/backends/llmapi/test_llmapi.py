@@ -312,7 +312,7 @@ def test_positions_scaled_twice_are_refused() -> None:
         config(rope_scaling=twice[0], rope_parameters=twice[1])
 
 
-def test_estimates_are_marked_and_told() -> None:
+def test_estimates_are_marked_and_warned_of() -> None:
     plan = plan_of(config("Starcoder2ForCausalLM"))
     assert any("not known exactly" in text for text in plan.warnings)
     assert not any(line.startswith(("layers", "disk: snapshot")) and " = " in line for line in plan.arithmetic)

@@ -194,7 +194,7 @@ def test_a_dataset_is_fetched_at_its_commit(tmp_path: Path) -> None:
         (Mode(fail_in="convert", failure="killed"), ConvertError, "out of host memory, needs about", "more memory"),
         (Mode(fail_in="convert", failure="library"), ConvertError, "library libnvinfer.so.10 is missing", "image"),
         (Mode(fail_in="convert", failure="disk"), ConvertError, "the disk is full", "store gc"),
-        (Mode(fail_in="convert", failure="unheard-of"), ConvertError, "exit code 3", "tool's own words"),
+        (Mode(fail_in="convert", failure="unknown-error"), ConvertError, "exit code 3", "tool's own words"),
         (Mode(fail_in="convert", failure="partial"), ConvertError, "missing or empty: rank1.safetensors", "gave up"),
         (Mode(fail_in="build", failure="gpu-memory"), BuildError, "the GPU ran out of memory", "--tp"),
         (Mode(fail_in="build", failure="killed"), BuildError, "out of host memory, needs about", "more memory"),
@@ -203,13 +203,13 @@ def test_a_dataset_is_fetched_at_its_commit(tmp_path: Path) -> None:
     ],
     ids=lambda value: f"{value.fail_in}-{value.failure}" if isinstance(value, Mode) else None,
 )
-def test_failures_become_words(mode: Mode, kind: type[TrtBuildError], said: str, hint: str, tmp_path: Path) -> None:
+def test_failures_are_explained(mode: Mode, kind: type[TrtBuildError], said: str, hint: str, tmp_path: Path) -> None:
     backend, _ = backend_for(tmp_path, "1.2.1", mode)
     with pytest.raises(kind) as caught:
         backend.build(planned(tp_size=2), write_snapshot(tmp_path / "snapshot"), tmp_path / "engine", tmp_path / "work")
     assert said in caught.value.message
     assert hint in caught.value.hint
-    if mode.failure in {"gpu-memory", "library", "disk", "unheard-of", "partial"}:
+    if mode.failure in {"gpu-memory", "library", "disk", "unknown-error", "partial"}:
         assert len(caught.value.log_tail) > 1
         assert str(tmp_path / "work") in caught.value.message
 

@@ -192,7 +192,7 @@ def test_the_type_reaches_every_command(alias: str, dtype: str, version: str) ->
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-def test_requests_nobody_can_build(options: dict[str, object], said: str, hint: str) -> None:
+def test_requests_that_cannot_be_built(options: dict[str, object], said: str, hint: str) -> None:
     with pytest.raises(SpecError) as caught:
         make(**options)  # type: ignore[arg-type]
     assert said in caught.value.message

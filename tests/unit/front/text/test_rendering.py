@@ -1,4 +1,4 @@
-"""Chat templates are programs of strangers: they end in time, in memory, and take nobody with them."""
+"""Chat templates are untrusted programs: bounded in time and memory, without effect on other requests."""
 
 from __future__ import annotations
 

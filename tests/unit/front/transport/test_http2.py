@@ -141,7 +141,7 @@ def test_streams_do_not_mix(peer: Peer) -> None:
     assert (second.messages, second.end) == ([b"b"], (5, "no such model"))
 
 
-def test_a_cancelled_call_is_reset_and_silent(peer: Peer) -> None:
+def test_a_cancelled_call_is_reset_without_a_callback(peer: Peer) -> None:
     events = Events()
     stream = peer.connection.call("/x", b"", events)
     peer.connection.cancel(stream)

@@ -36,7 +36,7 @@ def prefixed(message: bytes) -> bytes:
 
 @dataclass
 class Events:
-    """What our client hears of one call."""
+    """What our client receives of one call."""
 
     messages: list[bytes] = field(default_factory=list)
     end: tuple[int, str] | None = None
@@ -158,9 +158,9 @@ def test_what_is_sent_is_what_arrives_in_both_directions(listener: socket.socket
         server.turn()
     for _ in range(MOST_TURNS):
         if len(sent) < wanted and chance.random() < 0.3:
-            heard, body = Events(), chance.randbytes(chance.choice(sizes))
-            stream = client.call("/a.Service/Method", body, heard)
-            events[stream], sent[stream] = heard, body
+            received, body = Events(), chance.randbytes(chance.choice(sizes))
+            stream = client.call("/a.Service/Method", body, received)
+            events[stream], sent[stream] = received, body
         client.step(0)
         server.turn()
         while server.complete:
@@ -168,7 +168,7 @@ def test_what_is_sent_is_what_arrives_in_both_directions(listener: socket.socket
             messages = [chance.randbytes(chance.choice(SIZES)) for _ in range(chance.randint(0, 6))]
             expected[stream] = messages, *chance.choice(((0, ""), (13, "broken"), (14, "try again")))
             server.answer(stream, *expected[stream])
-        if len(sent) == wanted and all(heard.end for heard in events.values()):
+        if len(sent) == wanted and all(received.end for received in events.values()):
             break
     assert not client.failure
     assert sent.keys() == expected.keys() and len(sent) == wanted
@@ -189,7 +189,7 @@ def test_cancelled_calls_end_for_the_server_and_disturb_no_other(listener: socke
     client, theirs = meet(listener)
     server = Server(theirs, chance, window=65_535)
     events = [Events() for _ in range(10)]
-    streams = [client.call("/a.Service/Method", chance.randbytes(50), heard) for heard in events]
+    streams = [client.call("/a.Service/Method", chance.randbytes(50), received) for received in events]
     cancelled: set[int] = set()
     message = chance.randbytes(20_000)
     for _ in range(MOST_TURNS):
@@ -197,19 +197,19 @@ def test_cancelled_calls_end_for_the_server_and_disturb_no_other(listener: socke
         server.turn()
         while server.complete:
             server.answer(server.complete.pop(), [message] * 4, 0, "")
-        for stream, heard in zip(streams, events, strict=True):
-            if stream % 4 == 1 and heard.messages and heard.end is None and stream not in cancelled:
+        for stream, received in zip(streams, events, strict=True):
+            if stream % 4 == 1 and received.messages and received.end is None and stream not in cancelled:
                 client.cancel(stream)
                 cancelled.add(stream)
-        done = all(heard.end or stream in cancelled for stream, heard in zip(streams, events, strict=True))
+        done = all(received.end or stream in cancelled for stream, received in zip(streams, events, strict=True))
         if done and not server.answers:
             break
     assert cancelled and set(server.was_reset) <= cancelled
-    for stream, heard in zip(streams, events, strict=True):
+    for stream, received in zip(streams, events, strict=True):
         if stream in cancelled:
-            assert heard.end is None and heard.messages == [message] * len(heard.messages)
+            assert received.end is None and received.messages == [message] * len(received.messages)
         else:
-            assert heard.messages == [message] * 4 and heard.end == (0, "")
+            assert received.messages == [message] * 4 and received.end == (0, "")
     assert not client.failure and not client.has_calls
     client.close()
     theirs.close()

@@ -89,7 +89,7 @@ def test_what_the_server_writes_is_read(outputs: dict[str, Any], error: str) -> 
                     raw_output_contents=[b"\0\0"],
                 )
             ).SerializeToString(),
-            id="a-type-nobody-asked-for",
+            id="an-unexpected-type",
         ),
         pytest.param(
             service_pb2.ModelStreamInferResponse(
