@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trtbuild import backends, fetch
@@ -73,17 +73,17 @@ class Provisioned:
     elapsed_s: float
 
 
-def make_plan(spec: EngineSpec, ctx: Context) -> tuple[Backend, BuildPlan]:
+def make_plan(spec: Spec, ctx: Context) -> tuple[Backend, BuildPlan]:
     """Resolve the model and let the backend plan.
 
     Raises:
         TrtBuildError: Whatever makes the request impossible, before a weight is downloaded.
     """
     with log.get().stage("plan"):
-        model = resolve_model(spec, ctx.models)
-        check_files(model, spec)
-        spec = pin_calibration(spec, ctx.models)
-        backend = backends.choose(spec.backend, ctx.host)
+        model = resolve_model(spec.engine, ctx.models)
+        check_files(model, spec.engine)
+        spec = replace(spec, engine=pin_calibration(spec.engine, ctx.models))
+        backend = backends.choose(spec.engine.backend, ctx.host)
         plan = backends.make_plan(backend, spec, model, ctx.host)
         for warning in plan.warnings:
             log.get().warning("plan_warning", warning)
@@ -98,19 +98,11 @@ def provision(spec: Spec, ctx: Context) -> Provisioned:
         TrtBuildError: From the stage that failed; nothing half-written is left where it could be used.
     """
     started = time.monotonic()
-    backend, plan = make_plan(spec.engine, ctx)
+    backend, plan = make_plan(spec, ctx)
     entry, was_hit = provide_engine(spec, plan, backend, ctx)
     info = backend.inspect(entry.path)
     with log.get().stage("repository"):
-        model = ServedModel(
-            served_name=served_name_of(spec),
-            engine_template=backend.template(info, entry.path, spec.repository),
-            engine_info=info,
-            tokenizer_dir=entry.path / "tokenizer",
-            layout=spec.repository.layout,
-            decoupled=spec.repository.decoupled,
-            max_queue_size=spec.repository.max_queue_size,
-        )
+        model = served_model(spec, backend, info, entry.path)
         if spec.repository.repository is None:
             ctx.store.part("repositories")  # refused when it is a link
         repository = provide_repository(spec, plan, model, ctx.store.root)
@@ -122,6 +114,19 @@ def provision(spec: Spec, ctx: Context) -> Provisioned:
         served_name=served_name_of(spec),
         was_hit=was_hit,
         elapsed_s=time.monotonic() - started,
+    )
+
+
+def served_model(spec: Spec, backend: Backend, info: EngineInfo, engine_dir: Path) -> ServedModel:
+    """Return how an engine is presented to clients."""
+    return ServedModel(
+        served_name=served_name_of(spec),
+        engine_template=backend.template(info, engine_dir, spec.repository),
+        engine_info=info,
+        tokenizer_dir=engine_dir / "tokenizer",
+        layout=spec.repository.layout,
+        decoupled=spec.repository.decoupled,
+        max_queue_size=spec.repository.max_queue_size,
     )
 
 
@@ -198,7 +203,7 @@ def _say_nearest(plan: BuildPlan, store: Store) -> None:
 
 def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry:
     sink, durations = log.get(), {}
-    backend.check(plan, spec.repository)
+    backend.check(plan)
     needs = _build_needs(spec.engine, plan, ctx)
     _make_room(spec, plan, ctx, needs)
     estimate_s = ctx.store.estimate(plan.key)

@@ -90,7 +90,10 @@ class TinyBackend:
             arithmetic=("1 + 1 = 2",), warnings=("it is tiny",),
         )  # fmt: skip
 
-    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:
+    def check_serving(self, plan: BuildPlan, spec: RepositorySpec) -> None:
+        pass
+
+    def check(self, plan: BuildPlan) -> None:
         self.checked += 1
 
     def build(
@@ -217,7 +220,7 @@ def test_everything_then_a_hit(ctx: Context, backend: TinyBackend, model: Path) 
 def test_a_plan_tells_its_warnings(ctx: Context, backend: TinyBackend, model: Path, tmp_path: Path) -> None:
     with (tmp_path / "log").open("w+") as stream:
         log.configure(log_format="json", stream=stream)
-        _, made = make_plan(request(model).engine, ctx)
+        _, made = make_plan(request(model), ctx)
         stream.seek(0)
         lines = [json.loads(line) for line in stream]
     assert [(line["level"], line["msg"]) for line in lines] == [("warning", "it is tiny")]
@@ -236,7 +239,7 @@ def test_a_name_that_can_be_nothing_is_refused_without_a_network(
     ctx: Context, backend: TinyBackend, name: str, message: str
 ) -> None:
     with pytest.raises(SpecError, match=message):
-        make_plan(request(name).engine, ctx)
+        make_plan(request(name), ctx)
 
 
 def test_a_hit_renders_nothing(
@@ -311,7 +314,7 @@ def test_others_are_kept_only_when_asked(ctx: Context, backend: TinyBackend, mod
 
 
 def _plan_at(ctx: Context, backend: TinyBackend, model: Path, commit: str) -> BuildPlan:
-    _, made = make_plan(request(model).engine, ctx)
+    _, made = make_plan(request(model), ctx)
     return replace(made, model=replace(made.model, revision=commit))
 
 

@@ -18,7 +18,7 @@ from tests.unit.backends.cpu.test_cpu_plan import HOST
 from trtbuild.errors import TrtBuildError
 from trtbuild.fetch import Hub
 from trtbuild.pipeline import Context, make_plan
-from trtbuild.spec import EngineSpec
+from trtbuild.spec import parse_spec
 from trtbuild.store import Store
 
 
@@ -38,7 +38,7 @@ def write(name: str, directory: Path) -> Path:
 
 def plan(directory: Path, ctx: Context, name: str) -> None:
     limits = {"max_seq_len": shapes.SHAPES[name].max_seq_len} if shapes.SHAPES[name].max_seq_len else {}
-    make_plan(EngineSpec(model=str(directory), backend="cpu", **limits), ctx)  # type: ignore[arg-type]
+    make_plan(parse_spec({"model": str(directory), "backend": "cpu", **limits}), ctx)
 
 
 @pytest.mark.parametrize("name", shapes.SHAPES)

@@ -13,7 +13,7 @@ from trtbuild.console import log
 from trtbuild.errors import HostError, SpecError
 from trtbuild.plan import READ_FOR_EVERY_BACKEND, Backend, BuildPlan, ResolvedModel
 from trtbuild.registry import BACKENDS, NAMES, find_backend
-from trtbuild.spec import OPTIONS_BY_NAME, EngineSpec, HostInfo, closest
+from trtbuild.spec import OPTIONS_BY_NAME, HostInfo, Spec, closest
 
 
 def names() -> tuple[str, ...]:
@@ -35,32 +35,35 @@ def get(name: str) -> Backend:
     return cast(Backend, importlib.import_module(find_backend(name).module).BACKEND)
 
 
-def make_plan(backend: Backend, spec: EngineSpec, model: ResolvedModel, host: HostInfo) -> BuildPlan:
-    """Let a backend plan, after refusing options that it does not read.
+def make_plan(backend: Backend, spec: Spec, model: ResolvedModel, host: HostInfo) -> BuildPlan:
+    """Let a backend plan, after refusing options that it does not read; then check how the engine is to be served.
 
     Raises:
-        SpecError: It does not read an option, or cannot build this.
+        SpecError: It does not read an option, or cannot build or serve this.
         HostError: It cannot be built on this host.
     """
     refuse_unread(backend, spec)
-    return backend.plan(spec, model, host)
+    plan = backend.plan(spec.engine, model, host)
+    backend.check_serving(plan, spec.repository)
+    return plan
 
 
-def refuse_unread(backend: Backend, spec: EngineSpec) -> None:
+def refuse_unread(backend: Backend, spec: Spec) -> None:
     """Refuse options that a backend does not read, which would be ignored without a word.
 
     Raises:
         SpecError: One has another value than its default.
     """
-    for field in fields(spec):
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        value = getattr(spec, field.name)
-        if value != default and field.name not in backend.reads | READ_FOR_EVERY_BACKEND:
-            readers = " and ".join(name for name in names() if field.name in get(name).reads)
-            raise SpecError(
-                f"{field.name}={value}: the {backend.name} backend does not read it",
-                hint=f"leave {OPTIONS_BY_NAME[field.name].flag} out; it is for --backend {readers}",
-            )
+    for section in (spec.engine, spec.repository, spec.server):
+        for field in fields(section):
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            value = getattr(section, field.name)
+            if value != default and field.name not in backend.reads | READ_FOR_EVERY_BACKEND:
+                readers = " and ".join(name for name in names() if field.name in get(name).reads)
+                raise SpecError(
+                    f"{field.name}={value}: the {backend.name} backend does not read it",
+                    hint=f"leave {OPTIONS_BY_NAME[field.name].flag} out; it is for --backend {readers}",
+                )
 
 
 def choose(name: str, host: HostInfo) -> Backend:

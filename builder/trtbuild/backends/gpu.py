@@ -10,9 +10,11 @@ READS = frozenset(
     {
         "dtype", "quantization", "kv_cache_dtype", "calibration", "build_option", "tp_size", "pp_size",
         "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens",
+        "kv_cache_free_gpu_mem_fraction", "enable_kv_cache_reuse", "enable_chunked_context", "batch_scheduler_policy",
+        "template_parameter",
     }
 )  # fmt: skip
-"""Engine options that both backends for GPUs read, be it to refuse what they cannot do."""
+"""Options that both backends for GPUs read, be it to refuse what they cannot do."""
 
 DEFAULT_BATCH_SIZE = 128
 """Default slots: enough for a busy pod, and the decoder's buffers stay below 300 MiB for 128k vocabularies."""

@@ -23,7 +23,7 @@ def explain(config: Path | None, output: str, log_format: str, log_level: str, *
     from trtbuild.store import Shared, open_tier
 
     ctx = make_context(spec)
-    _, made = make_plan(spec.engine, ctx)
+    _, made = make_plan(spec, ctx)
     tier = spec.store.shared_tier
     found = ctx.store.explain(made.key, shared=Shared(ctx.store, open_tier(tier)).describe(made.key) if tier else None)
     if output == "json":

@@ -25,14 +25,14 @@ VALUES_OPTIONS = (
 )  # fmt: skip
 """Options of the repository that end up in what ``--values`` prints."""
 
+VERSION_FLAG = "--trtllm-version"
+
 
 @click.command()
 @spec_options("model", "engine", also=(*VALUES_OPTIONS, "store", "hf_cache"))
 @click.option("--gpu", metavar="SKU|all", help="Plan for this GPU product instead of this machine; all: a table.")
 @click.option("--here", is_flag=True, help="Plan for this machine, also where it has no GPU.")
-@click.option(
-    "--trtllm-version", metavar="VERSION", help="TensorRT-LLM version of --gpu.  Default: the newest with engines."
-)
+@click.option(VERSION_FLAG, metavar="VERSION", help="TensorRT-LLM version of --gpu.  Default: the newest with engines.")
 @click.option("--values", is_flag=True, help="Print a values file for the chart (with --gpu SKU).")
 def plan(
     config: Path | None,
@@ -54,6 +54,10 @@ def plan(
     spec = read_spec(flags, config)
     if values and (not gpu or gpu == "all"):
         raise click.UsageError("--values needs --gpu SKU")
+    if here and (gpu or trtllm_version):
+        raise click.UsageError(f"--here plans for this machine as it is; leave out {'--gpu' if gpu else VERSION_FLAG}")
+    if gpu:
+        _refuse_backend(spec.engine.backend, gpu)
     if gpu and gpu != "all":
         _show_for_sku(spec, gpu, trtllm_version, output, values=values)
         return
@@ -62,10 +66,22 @@ def plan(
     if not gpu and (here or spec.engine.backend != "auto" or inspect_host(os.environ).gpus):
         from trtbuild.pipeline import make_plan
 
-        _, made = make_plan(spec.engine, make_context(spec))
+        if trtllm_version:
+            raise click.UsageError(f"{VERSION_FLAG} is for --gpu SKU; this machine has the version that is installed")
+        _, made = make_plan(spec, make_context(spec))
         _show(made, output)
         return
     _show_table(spec, trtllm_version, output)
+
+
+def _refuse_backend(name: str, gpu: str) -> None:
+    """Refuse a backend for which ``--gpu`` would mean nothing, or which the table would leave unread."""
+    from trtbuild import registry
+
+    if name != "auto" and not registry.find_backend(name).needs_gpu:
+        raise click.UsageError(f"--backend {name} uses no GPU; leave out --gpu to plan for this machine")
+    if gpu == "all" and name not in {"auto", _best_for_gpus()}:
+        raise click.UsageError(f"the table is of --backend {_best_for_gpus()}; pass --gpu SKU to plan for {name}")
 
 
 def _show(made: BuildPlan, output: str) -> None:
@@ -109,7 +125,7 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
     from trtbuild.plan.memory import Limits
     from trtbuild.plan.survey import COLUMNS, survey
 
-    backends.refuse_unread(backends.get(_best_for_gpus()), spec.engine)
+    backends.refuse_unread(backends.get(_best_for_gpus()), spec)
     model, release = _model_info(spec), catalog.trtllm(_release(version))
     if unsafe := catalog.image_warning(release):
         log.get().warning("plan_warning", unsafe)
@@ -146,7 +162,7 @@ def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, val
     model = ResolvedModel(model_id=info.model_id, revision=UNRESOLVED, source="hub", info=info)
     engine = replace(spec.engine, backend=_best_for_gpus()) if spec.engine.backend == "auto" else spec.engine
     host = imagined_host(sku, engine, _release(version))
-    made = backends.make_plan(backends.get(engine.backend), engine, model, host)
+    made = backends.make_plan(backends.get(engine.backend), replace(spec, engine=engine), model, host)
     if unsafe := catalog.image_warning(catalog.trtllm(_release(version))):
         log.get().warning("plan_warning", unsafe)
     if values:

@@ -10,8 +10,17 @@ from typing import Protocol
 from trtbuild.plan.values import BuildPlan, EngineInfo, ResolvedModel
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, RepositorySpec
 
-READ_FOR_EVERY_BACKEND = frozenset({"model", "revision", "backend", "allow_pickle", "trust_remote_code"})
-"""Engine options that are read before a backend plans: what is fetched, from where, and by whom it is built."""
+READ_FOR_EVERY_BACKEND = frozenset(
+    {
+        "model", "revision", "backend", "allow_pickle", "trust_remote_code",
+        "served_name", "repository", "layout", "decoupled", "add_to_repository", "max_queue_size",
+        "host", "http_port", "grpc_port", "metrics_port", "log_verbose", "drain_timeout", "open_api", "server_arg",
+    }
+)  # fmt: skip
+"""Options that mean the same whatever builds the engine: what is fetched, how it is presented, where a server listens.
+
+Options of the store are of no backend and not among them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +58,7 @@ class Backend(Protocol):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Names of the engine options that it reads; one that is said to another backend is refused."""
+        """Names of the options that it reads beside those; one that is said to another backend is refused."""
 
     def availability(self, host: HostInfo) -> Availability:
         """Say whether this backend can work on ``host``."""
@@ -62,11 +71,18 @@ class Backend(Protocol):
             HostError: It cannot be built on this host.
         """
 
-    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:
-        """Refuse, before anything is downloaded, what would only show after the build.
+    def check_serving(self, plan: BuildPlan, spec: RepositorySpec) -> None:
+        """Refuse, with the plan, options of the repository that :meth:`template` would refuse after the build. Pure.
 
         Raises:
-            SpecError: Something the request names is missing, or a template parameter is illegal.
+            SpecError: A template parameter is unknown, or a value illegal.
+        """
+
+    def check(self, plan: BuildPlan) -> None:
+        """Look, before anything is downloaded, for what the build needs of this machine beside the model.
+
+        Raises:
+            SpecError: Something the request names is missing.
             HostError: A tool is missing.
         """
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.odd_models.shapes import write_shape
+from tests.data.odd_tokenizers.variants import tokenizer_json
 from trtbuild.cli import run
 from trtbuild.cli.app import COMMANDS, app
 from trtbuild.cli.config import default_hf_cache, default_store
@@ -154,7 +156,7 @@ def test_help_shows_what_matters_and_every_option_is_taken(command: str, shown: 
 def test_a_repository_option_that_plan_shows_is_in_its_values(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     option = OPTIONS_BY_NAME[name]
     value = next((choice for choice in option.choices if choice != option.default), None)
-    value = value or {"int": "7", "float": "0.5", "pairs": "a=b", "str": "x", "bool": ""}[option.kind]
+    value = value or {"int": "7", "float": "0.5", "pairs": "decoding_mode=top_k", "str": "x", "bool": ""}[option.kind]
     word = f"{option.flag}={value}" if value else f"--no-{option.flag[2:]}"
     asked = ["plan", "gpt2", "--gpu", "h100", "--values"]
     assert run(asked) == 0
@@ -390,6 +392,36 @@ def test_the_table_of_products_leaves_out_what_cannot_serve_and_names_a_command_
     words = shlex.split(out.split("one product in detail:\n")[1].splitlines()[0])
     assert run(words[1:]) == 0
     assert "NVIDIA-" in capsys.readouterr().out
+
+
+CPU = ["--backend", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "instead"),
+    [
+        (["--here", "--gpu", "h100"], "leave out --gpu", ["--here", *CPU]),
+        (["--here", "--trtllm-version", "1.2.1"], "leave out --trtllm-version", ["--here", *CPU]),
+        ([*CPU, "--trtllm-version", "1.2.1"], "is for --gpu SKU", CPU),
+        ([*CPU, "--gpu", "h100"], "leave out --gpu", CPU),
+        (["--backend", "llmapi", "--gpu", "all"], "pass --gpu SKU", ["--backend", "llmapi", "--gpu", "h100"]),
+        (["--values"], "needs --gpu SKU", ["--values", "--gpu", "h100"]),
+        (["--gpu", "h100", "--orchestrator", "--backend", "llmapi"], "leave --orchestrator out", ["--gpu", "h100"]),
+        (["--gpu", "all", "--kv-cache-tokens", "4096"], "leave --kv-cache-tokens out", ["--gpu", "all"]),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else None,
+)
+def test_plan_refuses_what_it_would_not_read_and_says_what_it_would(
+    words: list[str], said: str, instead: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["plan", "qwen3-8b", "--store", str(tmp_path / "store")]
+    assert run([*model, *words]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    if "cpu" in instead:  # without a network: a model in a directory
+        write_shape("two shards", tmp_path / "model")
+        (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
+        model[1] = str(tmp_path / "model")
+    assert run([*model, *instead]) == 0
 
 
 @pytest.mark.parametrize(

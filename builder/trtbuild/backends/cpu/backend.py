@@ -82,9 +82,12 @@ class CpuBackend:
         """Decide every open choice; see :func:`plan.make_plan`."""
         return make_plan(spec, model, host)
 
-    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:  # noqa: ARG002
-        """Refuse illegal template parameters; the packages were looked for by ``availability``."""
+    def check_serving(self, plan: BuildPlan, spec: RepositorySpec) -> None:  # noqa: ARG002
+        """Refuse illegal template parameters."""
         _check_parameters(spec)
+
+    def check(self, plan: BuildPlan) -> None:
+        """Look for nothing: the packages were looked for by ``availability``."""
 
     def build(
         self,

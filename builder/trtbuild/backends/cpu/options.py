@@ -12,9 +12,10 @@ READS = frozenset(
     {
         "dtype", "quantization", "kv_cache_dtype", "calibration", "build_option", "tp_size", "pp_size",
         "max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens", "kv_cache_tokens",
+        "enable_kv_cache_reuse", "enable_chunked_context", "batch_scheduler_policy", "template_parameter",
     }
 )  # fmt: skip
-"""Engine options that this backend reads, be it to refuse what it cannot do."""
+"""Options that this backend reads, be it to refuse what it cannot do."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,9 +119,12 @@ class LlmApiBackend:
             warnings=tuple(plan_warnings(spec, model.info, architecture, gpu)),
         )
 
-    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:  # noqa: ARG002
-        """Refuse illegal template parameters; nothing but the model is needed."""
+    def check_serving(self, plan: BuildPlan, spec: RepositorySpec) -> None:  # noqa: ARG002
+        """Refuse illegal template parameters."""
         _check_parameters(spec)
+
+    def check(self, plan: BuildPlan) -> None:
+        """Look for nothing: only the model is needed."""
 
     def build(
         self,

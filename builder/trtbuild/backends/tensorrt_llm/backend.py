@@ -66,7 +66,7 @@ class TensorRtLlmBackend:
     python: Path = field(default_factory=lambda: process.interpreter_with("tensorrt_llm"))
     examples_dir: Path | None = None
     name: str = "tensorrt_llm"
-    reads: frozenset[str] = READS
+    reads: frozenset[str] = READS | {"orchestrator"}
 
     def availability(self, host: HostInfo) -> Availability:
         """Say whether engines can be built and served here."""
@@ -86,10 +86,13 @@ class TensorRtLlmBackend:
         """Decide every open choice; see :func:`plan.make_plan`."""
         return make_plan(spec, model, host)
 
-    def check(self, plan: BuildPlan, spec: RepositorySpec) -> None:
-        """Refuse illegal template parameters, and to build without the conversion script or the calibration data."""
+    def check_serving(self, plan: BuildPlan, spec: RepositorySpec) -> None:
+        """Refuse illegal template parameters."""
         kv_fraction(spec.kv_cache_free_gpu_mem_fraction)
         backend_parameters(commands.release_of(plan), {}, spec.template_parameter)
+
+    def check(self, plan: BuildPlan) -> None:
+        """Refuse to build without the conversion script or the calibration data."""
         self._find_script(plan)
         _local_calibration(plan)
 

@@ -254,12 +254,12 @@ def test_what_a_build_needs_is_looked_for_before_it(tmp_path: Path) -> None:
     data.mkdir()
     plan = planned(quantization="fp8", calibration=str(data))
     backend, _ = backend_for(tmp_path, "1.2.1")
-    backend.check(plan, RepositorySpec())
+    backend.check(plan)
     data.rmdir()
     with pytest.raises(SpecError, match="data is not a directory"):
-        backend.check(plan, RepositorySpec())
+        backend.check(plan)
     with pytest.raises(HostError, match=r"quantize\.py") as caught:
-        TensorRtLlmBackend(examples_dir=tmp_path / "nothing").check(plan, RepositorySpec())
+        TensorRtLlmBackend(examples_dir=tmp_path / "nothing").check(plan)
     assert "TRTBUILD_TRTLLM_EXAMPLES" in caught.value.hint
 
 
@@ -275,7 +275,7 @@ def test_what_a_build_needs_is_looked_for_before_it(tmp_path: Path) -> None:
 def test_how_it_is_served_is_checked_before_it_is_built(spec: RepositorySpec, said: str, tmp_path: Path) -> None:
     backend, _ = backend_for(tmp_path, "1.2.1")
     with pytest.raises(SpecError) as caught:
-        backend.check(planned(), spec)
+        backend.check_serving(planned(), spec)
     assert said in caught.value.message
 
 
