@@ -47,7 +47,8 @@ class Context:
     @property
     def models(self) -> ModelSource:
         """Where models come from."""
-        return ModelSource(hub=self.hub, cache=self.hf_cache, memo=self.store.part("hashes"))
+        hashes, packaged = self.store.part("hashes"), self.store.part("models")
+        return ModelSource(hub=self.hub, cache=self.hf_cache, memo=hashes, packaged=packaged)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trtbuild import catalog, fetch
+from trtbuild import catalog, fetch, packaged
 from trtbuild.catalog import ModelInfo
 from trtbuild.console import log
 from trtbuild.errors import SpecError
@@ -31,12 +31,14 @@ class ModelSource:
     Attributes:
         hub: How to reach Hugging Face.
         cache: The Hugging Face cache directory (``.../hub``).
-        memo: Directory in which the hashes of local directories are remembered.
+        memo: File in which the hashes of local directories are remembered.
+        packaged: Directory in which models that come in Python packages are kept.
     """
 
     hub: Hub
     cache: Path
     memo: Path
+    packaged: Path
 
 
 def resolve_model(spec: EngineSpec, source: ModelSource) -> ResolvedModel:
@@ -50,6 +52,8 @@ def resolve_model(spec: EngineSpec, source: ModelSource) -> ResolvedModel:
     known = catalog.find_model(spec.model)
     if directory.is_dir() and (known is None or "/" in spec.model):
         return _resolve_directory(directory, source.memo)
+    if known is not None and known.package is not None:
+        return _resolve_package(known, spec, source)
     _check_hub_id(spec.model, known)
     model_id = known.model_id if known else spec.model
     resolved = fetch.resolve(model_id, spec.revision, hub=source.hub, cache=source.cache)
@@ -93,6 +97,18 @@ def _resolve_directory(directory: Path, memo: Path) -> ResolvedModel:
         directory=directory,
         info=_with_listing(ModelInfo.from_hf_config(model_id, fetch.load_config(directory)), sizes),
     )
+
+
+def _resolve_package(known: ModelInfo, spec: EngineSpec, source: ModelSource) -> ResolvedModel:
+    """Return the directory that a package's model is converted to; its alias stays the one in the catalog."""
+    if spec.revision != "main":
+        raise SpecError(
+            f"{known.name} comes in a Python package and has no revision {spec.revision!r}", hint="leave --revision out"
+        )
+    directory = packaged.provide(
+        known, source.packaged, tree_of=lambda path: fetch.hash_directory(path, memo=source.memo)
+    )
+    return replace(_resolve_directory(directory, source.memo), model_id=known.model_id, alias=known.name)
 
 
 def _with_listing(info: ModelInfo, sizes: Mapping[str, int]) -> ModelInfo:

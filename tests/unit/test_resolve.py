@@ -40,7 +40,10 @@ def source(tmp_path: Path) -> ModelSource:
             {"config.json": json.dumps(CONFIG).encode(), "tokenizer.json": b"{}", "model.safetensors": b"w"},
         )
     return ModelSource(
-        hub=Hub(endpoint="http://127.0.0.1:9", is_offline=True), cache=tmp_path / "hub", memo=tmp_path / "memo"
+        hub=Hub(endpoint="http://127.0.0.1:9", is_offline=True),
+        cache=tmp_path / "hub",
+        memo=tmp_path / "memo",
+        packaged=tmp_path / "models",
     )
 
 

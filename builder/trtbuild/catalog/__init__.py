@@ -23,6 +23,7 @@ from trtbuild.catalog.complaints import Complaint, Diagnosis, complaints, diagno
 from trtbuild.catalog.llmapi import LLMAPI_SINCE, LlmApi, first_llm_api_version, llm_api, samplers
 from trtbuild.catalog.model_info import ModelInfo
 from trtbuild.catalog.models import closest_models, find_model, models
+from trtbuild.catalog.packages import Package
 from trtbuild.catalog.parameters import BlockCounts, ParameterCounts, count_parameters, exact_architectures
 from trtbuild.catalog.release import (
     BackendParameter,
@@ -74,6 +75,7 @@ __all__ = [
     "Latent",
     "LlmApi",
     "ModelInfo",
+    "Package",
     "ParameterCounts",
     "Preset",
     "ProductLabel",

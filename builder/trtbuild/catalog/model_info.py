@@ -13,6 +13,7 @@ from typing import Any
 
 from trtbuild.catalog.blocks import Block, window_pattern
 from trtbuild.catalog.checkpoints import Storage, packed_bytes
+from trtbuild.catalog.packages import Package
 from trtbuild.catalog.parameters import count_parameters
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -61,6 +62,7 @@ class ModelInfo:
             ``linear``, ``dynamic``, ``yarn``, ``llama3``, ``longrope``, ``mrope``; "" when it says nothing.
         original_context_tokens: Context before it was extended by such scaling; 0 when config.json names none.
         has_remote_code: config.json names Python code of the model's own (``auto_map``) for its configuration or class.
+        package: The Python package that carries its weights; None for models of a hub or a directory.
         note: What people of other tools should know.
         config: The config.json that was read, for backends that know an architecture in depth; None for the catalog's.
     """
@@ -101,6 +103,7 @@ class ModelInfo:
     rope_type: str = ""
     original_context_tokens: int = 0
     has_remote_code: bool = False
+    package: Package | None = None
     note: str = ""
     config: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 

@@ -12,6 +12,7 @@ from functools import cache
 
 from trtbuild.catalog.loading import load
 from trtbuild.catalog.model_info import ModelInfo
+from trtbuild.catalog.packages import Package
 
 
 @cache
@@ -22,7 +23,8 @@ def models() -> tuple[ModelInfo, ...]:
     for name, entry in load("models")["models"].items():
         if unknown := set(entry) - known:
             raise TypeError(f"models.yaml: {name}: unknown keys {sorted(unknown)}")
-        found.append(ModelInfo(name=name, **{**entry, "aliases": tuple(entry.get("aliases", ()))}))
+        package = Package(**entry["package"]) if "package" in entry else None
+        found.append(ModelInfo(name=name, **{**entry, "aliases": tuple(entry.get("aliases", ())), "package": package}))
     return tuple(found)
 
 

@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 from trtbuild.plan.key import EngineKey
 
-Part = Literal["hashes", "logs", "repositories", "servers", "timing"]
-"""Directories below the root that others fill: hashes of local models, logs and programs of servers, model repositories
-and kernel timings. They are counted, and but for old logs never collected."""
+Part = Literal["hashes", "logs", "models", "repositories", "servers", "timing"]
+"""Directories below the root that others fill: hashes of local models, models from Python packages, logs and
+programs of servers, model repositories and kernel timings. They are counted, and but for old logs never collected."""
 
 
 @dataclass(frozen=True, kw_only=True)

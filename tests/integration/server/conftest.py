@@ -97,12 +97,14 @@ class Served:
 Serve = Callable[..., Served]
 
 
-def run_serve(workspace: Path, *options: str, env: dict[str, str] | None = None) -> Served:
-    """Serve the example as ``chat`` on free ports; the caller ends it."""
+def run_serve(
+    workspace: Path, *options: str, env: dict[str, str] | None = None, model: Path = EXAMPLE, name: str = "chat"
+) -> Served:
+    """Serve a model on free ports, by default the example as ``chat``; the caller ends it."""
     store = workspace / "store"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRTBUILD_")}
     command = [
-        sys.executable, "-m", "trtbuild", "serve", str(EXAMPLE), "--backend", "cpu", "--name", "chat", "--store",
+        sys.executable, "-m", "trtbuild", "serve", str(model), "--backend", "cpu", "--name", name, "--store",
         str(store), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--wait", "--format", "json",
         *options,
     ]  # fmt: skip

@@ -17,7 +17,8 @@ from trtbuild.store.layout import Part
 
 DIRECTORIES = (
     "engines", ".staging", ".claims", ".leases", ".downloads", ".quarantine", ".trash", ".state", ".state/used",
-    ".state/pins", ".state/durations", "logs", "checkpoints", "hashes", "repositories", "servers", "timing",
+    ".state/pins", ".state/durations", "logs", "checkpoints", "hashes", "models", "repositories", "servers",
+    "timing",
 )  # fmt: skip
 
 
