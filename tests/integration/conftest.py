@@ -29,7 +29,7 @@ def smollm2_directory() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_engine(smollm2_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[smollm2.BuiltEngine]:
-    """The model's engine. It is removed with the session: pytest keeps what the last three left, half a gigabyte each."""
+    """The model's engine. It goes with the session: pytest would keep those of the last three, half a gigabyte each."""
     pytest.importorskip("openvino_genai", reason="the cpu engine (openvino-genai) is not installed")
     workspace = tmp_path_factory.mktemp("smollm2")
     yield smollm2.build(smollm2_directory, workspace)
