@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Compare the catalog's TensorRT-LLM tables with upstream's own source, or with what an image prints.
 
-With a source tree of a release (no import, no GPU; the files are parsed):
+With a source tree of a release, or with a tag in a git directory (no import, no GPU; the files are parsed):
 
     tools/check_trtllm_tables.py --version 1.2.1 --source ~/TensorRT-LLM
+    tools/check_trtllm_tables.py --version 1.2.1 --git ~/TensorRT-LLM --tag v1.2.1
 
 Inside an image of that release:
 
@@ -19,12 +20,24 @@ import argparse
 import ast
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.check_llmapi_tables import check_llm_api
+from tools.upstream_source import extract
 from trtbuild import catalog
 from trtbuild.catalog import TrtLlmRelease
+
+READ = (
+    *("tensorrt_llm/commands/build.py", "tensorrt_llm/plugin/plugin.py", "examples/*convert_checkpoint.py"),
+    *("examples/quantization/*.py", "tensorrt_llm/_torch/models/*.py", "tensorrt_llm/_torch/model_config.py"),
+    *("tensorrt_llm/_torch/pyexecutor/*.py", "tensorrt_llm/llmapi/*.py"),
+)
+"""What is read of a tag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,30 +118,6 @@ def check_scripts(release: TrtLlmRelease, source: Path) -> Iterator[str]:
         yield f"quantize: {tool.script} is not in the source"
 
 
-def check_llm_api(version: str, source: Path) -> Iterator[str]:
-    """Yield architectures and ways of quantization that the LLM API's table has and its source does not.
-
-    The source registers more than upstream's lists of models name; what is not in the table is refused, so that is no
-    error.
-    """
-    models = source / "tensorrt_llm" / "_torch" / "models"
-    if not models.is_dir():
-        yield "llmapi: tensorrt_llm/_torch/models is not in the source"
-        return
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(models.glob("*.py")))
-    known = set(re.findall(r"@register_auto_model\(\s*[\"'](\w+)[\"']", text))
-    # modeling_auto.py serves some classes by others, by name.
-    auto = models / "modeling_auto.py"
-    known |= set(re.findall(r"[\"'](\w+)[\"']", auto.read_text(encoding="utf-8"))) if auto.is_file() else set()
-    for name in sorted(catalog.llm_api(version).architectures - known):
-        yield f"llmapi: {name} is in the table, not in the source"
-    loader = source / "tensorrt_llm" / "_torch" / "model_config.py"
-    read = loader.read_text(encoding="utf-8") if loader.is_file() else ""
-    for method, entry in sorted(catalog.llm_api(version).quantizations.items()):
-        if f'"{entry.get("file", method)}"' not in read.replace("'", '"'):
-            yield f"llmapi: weights quantized by {method} are in the table, not in model_config.py"
-
-
 def _compare_script(
     path: Path, flags: Iterable[str], options: tuple[str, ...], dtypes: tuple[str, ...], dtype_flag: str
 ) -> Iterator[str]:
@@ -162,20 +151,34 @@ def _compare_names(where: str, table: set[str], real: set[str]) -> Iterator[str]
         yield f"{where}: {name} is in the source, not in the table"
 
 
+def check_source(release: TrtLlmRelease, source: Path) -> Iterator[str]:
+    """Yield every difference between the tables and a source tree."""
+    yield from check_build_source(release, source)
+    yield from check_scripts(release, source)
+    yield from check_llm_api(release.version, source)
+
+
 def main(argv: list[str]) -> int:
     """Print differences; return 1 when there are some."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", required=True, help="TensorRT-LLM release, e.g. 1.2.1")
     parser.add_argument("--source", type=Path, help="source tree of that release")
+    parser.add_argument("--git", type=Path, help="git directory that has the release; --tag names it there")
+    parser.add_argument("--tag", default="")
     parser.add_argument("--help-text", type=Path, help="output of trtllm-build --help")
     args = parser.parse_args(argv)
-    if not args.source and not args.help_text:
-        parser.error("nothing to compare with: pass --source or --help-text")
+    if not (args.source or args.git or args.help_text):
+        parser.error("nothing to compare with: pass --source, --git or --help-text")
+    if bool(args.git) != bool(args.tag):
+        parser.error("--git and --tag go together: the git directory, and the release's tag in it")
     release = catalog.trtllm(args.version)
     found: list[str] = []
     if args.source:
-        found += [*check_build_source(release, args.source), *check_scripts(release, args.source)]
-        found += check_llm_api(args.version, args.source)
+        found += check_source(release, args.source)
+    if args.git:
+        with tempfile.TemporaryDirectory() as scratch:
+            extract(args.git, args.tag, READ, Path(scratch))
+            found += check_source(release, Path(scratch))
     if args.help_text:
         found += check_help(release, args.help_text.read_text(encoding="utf-8"))
     for line in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -112,7 +113,14 @@ def llm_api() -> str:
         )
         since.setdefault(first, []).append(name)
     ordered = sorted(since.items(), key=lambda pair: catalog.parse_version(pair[0]))
-    return _table(("from", "architectures"), ((f"`{version}`", _code(sorted(names))) for version, names in ordered))
+    table = _table(("from", "architectures"), ((f"`{version}`", _code(sorted(names))) for version, names in ordered))
+    noted = [name for name, item in load("llmapi")["architectures"].items() if item["source"].startswith("notes ")]
+    text = (
+        f"The classes {_code(sorted(noted))} are known from upstream's release notes only, which name model families "
+        "and not classes. The other rows rest on upstream's published tables of models, on the pull requests that the "
+        "release page of a tag lists, or on its code."
+    )
+    return f"{table}\n\n{textwrap.fill(text, 112, break_on_hyphens=False)}"
 
 
 def errors() -> str:

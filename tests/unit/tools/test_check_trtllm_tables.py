@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.toolchain import build_parser
 from tools import check_trtllm_tables as checker
+from tools.check_llmapi_tables import NO_CHAT, check_llm_api, registered
 from trtbuild import catalog
+from trtbuild.catalog.loading import load
 
+DATA = Path(__file__).resolve().parents[2] / "data"
 RELEASE = catalog.trtllm("1.2.1")
 
 
@@ -40,6 +45,9 @@ def write_source(root: Path) -> Path:
     api = catalog.llm_api(RELEASE.version)
     models = root / "tensorrt_llm" / "_torch" / "models"
     write(models / "modeling_all.py", [f'@register_auto_model("{name}")\nclass A: ...' for name in api.architectures])
+    names = sorted(api.kv_cache_dtypes)
+    write(root / "tensorrt_llm" / "_torch" / "pyexecutor" / "model_loader.py", [f"_VALID_KV_CACHE_DTYPES = {names!r}"])
+    write(root / "tensorrt_llm" / "llmapi" / "llm_args.py", ["class TorchLlmArgs:", "    sampler_type: str = 'auto'"])
     methods = [str(entry.get("file", method)) for method, entry in api.quantizations.items()]
     write(root / "tensorrt_llm" / "_torch" / "model_config.py", [f"METHODS = {methods!r}"])
     return root
@@ -75,7 +83,31 @@ def test_an_equal_source_has_no_differences(tmp_path: Path, capsys: pytest.Captu
             '"Llama"',
             "llmapi: LlamaForCausalLM is in the table, not in the source",
         ),
+        (
+            "tensorrt_llm/_torch/models/modeling_all.py",
+            '"LlamaForCausalLM"',
+            '"Llama5ForCausalLM"',
+            "llmapi: Llama5ForCausalLM is in the source, not in the table",
+        ),
         ("tensorrt_llm/_torch/model_config.py", "'mxfp4'", "'x'", "quantized by mxfp4 are in the table"),
+        (
+            "tensorrt_llm/_torch/pyexecutor/model_loader.py",
+            "'fp8'",
+            "'nvfp4'",
+            "llmapi: the cache type fp8 is in the table, not in the source",
+        ),
+        (
+            "tensorrt_llm/_torch/pyexecutor/model_loader.py",
+            "'fp8'",
+            "'fp8', 'nvfp4'",
+            "llmapi: the cache type nvfp4 is in the source, not in the table",
+        ),
+        (
+            "tensorrt_llm/llmapi/llm_args.py",
+            "sampler_type",
+            "sampler",
+            "llmapi: the sampler's argument sampler_type is in the table, not in llm_args.py",
+        ),
         (
             "examples/models/contrib/opt/convert_checkpoint.py",
             "['float16', ",
@@ -83,7 +115,21 @@ def test_an_equal_source_has_no_differences(tmp_path: Path, capsys: pytest.Captu
             "--dtype: choices",
         ),
     ],
-    ids=["renamed", "new", "default", "choice", "plugin", "flag", "llm-api", "quantization", "dtype"],
+    ids=[
+        "renamed",
+        "new",
+        "default",
+        "choice",
+        "plugin",
+        "flag",
+        "llm-api",
+        "llm-api-new",
+        "quantization",
+        "no-cache-type",
+        "new-cache-type",
+        "sampler",
+        "dtype",
+    ],
 )
 def test_differences_are_found(file: str, old: str, new: str, said: str, tmp_path: Path) -> None:
     path = write_source(tmp_path) / file
@@ -91,8 +137,61 @@ def test_differences_are_found(file: str, old: str, new: str, said: str, tmp_pat
     assert old in text
     path.write_text(text.replace(old, new))
     lines = [*checker.check_build_source(RELEASE, tmp_path), *checker.check_scripts(RELEASE, tmp_path)]
-    lines += checker.check_llm_api(RELEASE.version, tmp_path)
+    lines += check_llm_api(RELEASE.version, tmp_path)
     assert any(said in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_named"),
+    [
+        ("SiglipVisionModel", False),
+        ("Qwen2ForProcessRewardModel", False),
+        ("EAGLE3LlamaForCausalLM", False),
+        ("NewForCausalLM", True),
+    ],
+)
+def test_what_does_not_continue_a_text_is_no_difference(name: str, is_named: bool, tmp_path: Path) -> None:
+    """Encoders, reward models and drafts are registered, too; nothing plans them."""
+    models = write_source(tmp_path) / "tensorrt_llm" / "_torch" / "models"
+    write(models / "modeling_more.py", ["@other", f"@register_auto_model('{name}')", "class More: ..."])
+    assert name in registered(tmp_path)
+    said = f"llmapi: {name} is in the source, not in the table"
+    assert list(check_llm_api(RELEASE.version, tmp_path)) == ([said] if is_named else [])
+
+
+def test_a_tag_is_read_out_of_a_git_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also when the work tree is at another commit, or absent."""
+    source = write_source(tmp_path / "tree")
+    author = {"name": "a", "email": "a@example.invalid"}
+    options = [word for key, value in author.items() for word in ("-c", f"user.{key}={value}")]
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(source), *options, *words], check=True, capture_output=True)
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "release")
+    git("tag", "v1.2.1")
+    (source / "tensorrt_llm" / "plugin" / "plugin.py").unlink()
+    git("commit", "-qam", "later")
+    arguments = ["--version", "1.2.1", "--git", str(source / ".git")]
+    assert checker.main([*arguments, "--tag", "v1.2.1"]) == 0
+    assert capsys.readouterr().out == "TensorRT-LLM 1.2.1: 0 differences\n"
+    with pytest.raises(SystemExit, match="hint: name a git directory and a tag in it"):
+        checker.main([*arguments, "--tag", "v9"])
+    with pytest.raises(SystemExit):
+        checker.main(arguments)
+    assert "--git and --tag go together" in capsys.readouterr().err
+
+
+def test_every_architecture_of_the_table_is_a_name_that_upstream_registers() -> None:
+    """A class may be registered under another name: NemotronNASForCausalLM is, as DeciLMForCausalLM."""
+    recorded = json.loads((DATA / "llmapi_architectures.json").read_text())["architectures"]
+    table = load("llmapi")["architectures"]
+    assert sorted(set(table) - set(recorded)) == []
+    assert not [name for name in table if NO_CHAT.search(name)]
+    kinds = {item["source"].split()[0] for item in table.values()}
+    assert kinds == {"table", "release", "code", "notes"}
 
 
 def test_a_missing_script_is_found(tmp_path: Path) -> None:
@@ -113,4 +212,4 @@ def test_printed_help(tmp_path: Path) -> None:
 def test_nothing_to_compare_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         checker.main(["--version", "1.2.1"])
-    assert "pass --source or --help-text" in capsys.readouterr().err
+    assert "pass --source, --git or --help-text" in capsys.readouterr().err
