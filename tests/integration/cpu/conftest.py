@@ -74,6 +74,7 @@ class Server:
             assert self.child.poll() is None, self.log.read_text()[-4000:]
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.ports.http}/v2/health/ready", timeout=5).close()
+                self.metrics()  # the server opens this port last
                 return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)

@@ -111,6 +111,26 @@ class RunningServer:
         assert len(found) == 1, f"{name}{wanted}: {found}"
         return found[0]
 
+    def settle_metrics(self, model: str = "chat") -> None:
+        """Wait until the metrics of a model hold all that was answered before this call.
+
+        The front model counts a request before it answers, and exports in turns that end with its heartbeat. A turn may
+        have begun before the last answer; the one after it has not.
+        """
+        for _ in range(2):
+            before = self.metric("trtbuild_front_heartbeat_timestamp_seconds", model=model)
+            self.eventually(
+                lambda before=before: self.metric("trtbuild_front_heartbeat_timestamp_seconds", model=model) != before,  # type: ignore[misc]
+                "the metrics are exported",
+            )
+
+    def arrived(self, model: str = "chat") -> float:
+        """Return how many requests a model has taken so far, those that it has answered too."""
+        outcomes = ("ok", "cancelled", "failed", "invalid", "rejected")
+        waiting, running = self.metrics("trtbuild_requests_waiting", "trtbuild_requests_running", model=model)
+        over = (self.metric("trtbuild_requests_total", model=model, outcome=outcome) for outcome in outcomes)
+        return waiting + running + sum(over)
+
     def records(self) -> list[dict[str, Any]]:
         """Return what the stand-in engine wrote about the requests it ended."""
         return [json.loads(line) for line in self.record.read_text().splitlines()]
@@ -161,7 +181,9 @@ def serve(repository: Path, workspace: Path, record: Path, *arguments: str) -> I
         while True:
             assert child.poll() is None, log_path.read_text()[-3000:]
             assert time.monotonic() < deadline, log_path.read_text()[-3000:]
-            with contextlib.suppress(OSError), _OPENER.open(f"{running.url}/v2/health/ready", timeout=5):
+            with contextlib.suppress(OSError):
+                for address in (f"{running.url}/v2/health/ready", f"{running.metrics_url}/metrics"):
+                    _OPENER.open(address, timeout=5).close()  # metrics last: the server opens that port last
                 break
             time.sleep(0.1)
         yield running

@@ -176,19 +176,18 @@ def test_a_typing_error_is_no_parameter(full_server: RunningServer, model: str) 
 
 
 def test_several_models_are_served_and_counted_apart(full_server: RunningServer) -> None:
-    before = full_server.metric("trtbuild_requests_total", outcome="ok", model="chat")
-    full_server.generate("chat", text_input=PROMPT, max_tokens=5)
+    models = ("chat", "second")
 
-    def ok() -> float:
-        return full_server.metric("trtbuild_requests_total", outcome="ok", model="chat")
+    def counts() -> list[float]:
+        for model in models:
+            full_server.settle_metrics(model)
+        return [full_server.metric("trtbuild_requests_total", outcome="ok", model=model) for model in models]
 
-    full_server.eventually(lambda: ok() > before, "what was asked before, and one more, is counted")
-    before = ok()
+    chat, second = counts()
     assert full_server.generate("second", text_input=PROMPT, max_tokens=5)["text_output"] == _echo(PROMPT, 5)
-    full_server.eventually(
-        lambda: full_server.metric("trtbuild_requests_total", outcome="ok", model="second") == 1, "counted"
-    )
-    assert ok() == before
+    assert counts() == [chat, second + 1]
+    full_server.generate("chat", text_input=PROMPT, max_tokens=5)
+    assert counts() == [chat + 1, second + 1]
 
 
 def test_messages_alone_are_a_request_though_text_is_mandatory(full_server: RunningServer) -> None:
