@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from trtbuild_front.text.stopping import StopStrings
+from trtbuild_front.token_trace import ShownToken, TokenTrace
 
 if TYPE_CHECKING:
-    from trtbuild_front.engine import Prompt, Update
+    from trtbuild_front.engine import Update
+    from trtbuild_front.generation_request import GenerationRequest
     from trtbuild_front.metrics.accounting import Account
-    from trtbuild_front.request import GenerationRequest
+    from trtbuild_front.prompt import Prompt
     from trtbuild_front.text.detokenizer import Detokenizer
     from trtbuild_front.text.model import TextModel
 
@@ -34,6 +36,7 @@ class Piece:
         cum_log_prob: Sum of log probabilities so far, when asked for.
         times_ns: In the last piece, when asked for and measured: arrival here, first scheduled, first token, last
             token, in nanoseconds of the engine's clock.
+        tokens: What the new text is made of, when asked for; special tokens that are left out of the text, too.
     """
 
     text: str
@@ -43,6 +46,7 @@ class Piece:
     completion_tokens: int = 0
     cum_log_prob: float | None = None
     times_ns: tuple[int, ...] = ()
+    tokens: tuple[ShownToken, ...] = ()
 
 
 class Reply(Protocol):
@@ -63,7 +67,9 @@ class Writer:
 
     def __init__(self, request: GenerationRequest, prompt: Prompt, text: TextModel) -> None:
         self._request, self._prompt = request, prompt
-        self._detokenizer: Detokenizer = text.detokenizer()
+        self._detokenizer: Detokenizer = text.detokenizer(skips_special_tokens=request.skips_special_tokens)
+        self._trace = TokenTrace() if request.wants_tokens else None
+        self._shown = 0
         self._stops = StopStrings(request.stop_words)
         self._end_ids = frozenset(prompt.end_ids)
         # One sequence with what follows, as a decoding of the whole would have it: "Hello" + "▁world" keeps its space.
@@ -93,6 +99,8 @@ class Writer:
         token_ids: list[int] = []
         for update in updates:
             token_ids.extend(update.token_ids)
+            if self._trace is not None:
+                self._trace.expect(len(update.token_ids), update.log_probs)
             if not self.is_stopped:
                 self._log_probs.extend(update.log_probs)
             if update.cum_log_prob is not None:
@@ -112,9 +120,18 @@ class Writer:
                 self._has_end_id = True
                 self._has_foreign_end = number not in self._prompt.engine_end_ids
                 self.completion_tokens += at + 1
-                return self._detokenizer.feed(token_ids[:at])
+                return self._feed_detokenizer(token_ids[:at])
         self.completion_tokens += len(token_ids)
-        return self._detokenizer.feed(token_ids)
+        return self._feed_detokenizer(token_ids)
+
+    def _feed_detokenizer(self, token_ids: list[int]) -> str:
+        if self._trace is None:
+            return self._detokenizer.feed(token_ids)
+        texts = []
+        for number in token_ids:
+            texts.append(self._detokenizer.feed((number,)))
+            self._trace.add(number, len(texts[-1]))
+        return "".join(texts)
 
     def take(self) -> Piece | None:
         """Return what can be shown now, or None."""
@@ -126,6 +143,7 @@ class Writer:
             prompt_tokens=self._prompt.token_count,
             completion_tokens=self.completion_tokens,
             cum_log_prob=self._cum_log_prob,
+            tokens=self._shown_tokens(),
         )
         self._text = ""
         self._log_probs.clear()
@@ -136,6 +154,9 @@ class Writer:
         if not self._stops.is_stopped:
             self._text += self._stops.feed(self._detokenizer.finish())
             self._text += self._stops.finish()
+        tokens: tuple[ShownToken, ...] = ()
+        if self._trace is not None:
+            tokens = self._trace.take_rest(self._shown + len(self._text), is_cut=self._stops.is_stopped)
         is_full = self.completion_tokens >= self._prompt.max_tokens and not self.is_stopped
         return Piece(
             text=self._text,
@@ -145,7 +166,12 @@ class Writer:
             completion_tokens=self.completion_tokens,
             cum_log_prob=self._cum_log_prob,
             times_ns=times_ns,
+            tokens=tokens,
         )
+
+    def _shown_tokens(self) -> tuple[ShownToken, ...]:
+        self._shown += len(self._text)
+        return self._trace.take(self._shown) if self._trace is not None else ()
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

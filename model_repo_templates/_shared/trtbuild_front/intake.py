@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy.typing as npt
 
-from trtbuild_front.engine import EngineContract, check_size, prepare
+from trtbuild_front.engine import EngineContract
 from trtbuild_front.fault_policy import as_fault, outcome_of
 from trtbuild_front.faults import BusyError, OverloadError
 from trtbuild_front.generation import Generation, Reply, Writer
+from trtbuild_front.generation_request import GenerationRequest
 from trtbuild_front.lanes import Lanes
 from trtbuild_front.limits import MAX_RENDERING
 from trtbuild_front.live import SHUTTING_DOWN, LiveRequests
+from trtbuild_front.prompt import check_size, prepare, tokens_of
 from trtbuild_front.request import Dialect, parse_request
 from trtbuild_front.text.model import TextModel, size_bytes
 
@@ -47,27 +49,38 @@ class Intake:
         self._lanes.shutdown()
 
     def submit(self, values: Mapping[str, npt.NDArray[Any]], reply: Reply, parameters: str) -> None:
-        """Take a request; every answer, errors too, goes to ``reply``. Returns at once."""
+        """Take a request of Triton's protocols; every answer, errors too, goes to ``reply``. Returns at once."""
+        self.take(lambda: parse_request(values, self._dialect, parameters), reply)
+
+    def take(self, read: Callable[[], GenerationRequest], reply: Reply) -> Generation | None:
+        """Take a request of any protocol; every answer, errors too, goes to ``reply``. Returns at once.
+
+        Args:
+            read: Returns what is asked for; a :class:`RequestError` that it raises counts as an invalid request.
+            reply: The way back.
+
+        Returns:
+            The request on its way, None when it was refused.
+        """
         requests = self._requests
         if requests.stopping.is_set() or requests.drain_until_s is not None:
             reply.fail(OverloadError(SHUTTING_DOWN))
-            return
+            return None
         ticket = requests.admission.enter()
         if ticket is None:
             requests.accounting.reject()
             limit = self._max_waiting
-            reply.fail(OverloadError(f"the queue is full ({limit} requests are waiting); send the request again later"))
-            return
+            reply.fail(BusyError(f"the queue is full ({limit} requests are waiting); send the request again later"))
+            return None
         account = None
         try:
             account = requests.accounting.arrive(requests.now_s())
-            request = parse_request(values, self._dialect, parameters)
+            request = read()
             size = check_size(request, self._text, self._contract)
             generation = Generation(ticket=ticket, request=request, reply=reply, account=account)
             requests.by_ticket[ticket] = generation
             if request.messages is not None:
-                if not self._lanes.render(lambda: self._render(generation)):
-                    raise BusyError(f"{MAX_RENDERING} conversations wait for the chat template; send the request again")
+                self._have_rendered(lambda: self._render(generation))
             else:
                 self._lanes.tokenize(size, lambda: self._prepare(generation))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns this request
@@ -79,13 +92,50 @@ class Intake:
             if account is not None:
                 requests.log.attempt_twice(lambda: requests.accounting.finish(account, requests.now_s(), outcome))
             reply.fail(fault)
+            return None
+        return generation
+
+    def tokenize(self, request: GenerationRequest, done: Callable[[list[int] | Exception], None]) -> None:
+        """Hand the tokens of a request's prompt to ``done``, in a thread of the lanes; nothing is generated.
+
+        Raises:
+            RequestError: It is too long.
+            BusyError: Too many conversations wait.
+        """
+        size = check_size(request, self._text, self._contract)
+
+        def run(rendered: str | None = None) -> None:
+            try:
+                done(tokens_of(request, self._text, self._contract, rendered))
+            except BaseException as error:  # noqa: BLE001 - as in _prepare
+                done(as_fault(error, "the prompt could not be tokenized"))
+
+        def render() -> None:
+            try:
+                rendered = self._written(request)
+                self._lanes.tokenize(size_bytes(rendered), lambda: run(rendered))
+            except BaseException as error:  # noqa: BLE001 - as in _prepare
+                done(as_fault(error, "the prompt could not be rendered"))
+
+        if request.messages is not None:
+            self._have_rendered(render)
+        else:
+            self._lanes.tokenize(size, run)
+
+    def _have_rendered(self, task: Callable[[], None]) -> None:
+        if not self._lanes.render(task):
+            raise BusyError(f"{MAX_RENDERING} conversations wait for the chat template; send the request again")
+
+    def _written(self, request: GenerationRequest) -> str:
+        """Return what the chat template makes of a conversation; waits for it."""
+        return self._text.render(request.messages or "", self._contract.longest_prompt, request.template_options)
 
     def _render(self, generation: Generation) -> None:
         """Let the chat template write the prompt, in a thread that waits for it; then have it tokenized."""
         if generation.is_over:
             return
         try:
-            text = self._text.render(generation.request.messages or "", self._contract.longest_prompt)
+            text = self._written(generation.request)
             self._lanes.tokenize(size_bytes(text), lambda: self._prepare(generation, text))
         except BaseException as error:  # noqa: BLE001 - as in _prepare
             self._requests.fail_soon(generation, error, "the request could not be prepared")

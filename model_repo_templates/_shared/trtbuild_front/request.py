@@ -1,13 +1,13 @@
-"""What a client asks for: inputs of the front model, checked and frozen.
+"""What a client of Triton asks for: inputs of the front model, checked and frozen.
 
-It decides names, defaults and legal values. It does not know tokens or engines.
+It decides names and defaults. It does not know tokens or engines.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,11 @@ import numpy.typing as npt
 
 from trtbuild_front import upstream
 from trtbuild_front.faults import RequestError
+from trtbuild_front.generation_request import LARGEST, SAMPLING, GenerationRequest
 from trtbuild_front.limits import MAX_MESSAGES_BYTES, MAX_TEXT_BYTES, MAX_WORD_BYTES, MAX_WORDS, MAX_WORDS_BYTES
 from trtbuild_front.parameters import check_parameters
 
 DEFAULT_MAX_TOKENS = 16
-_LARGEST_SINGLE = float(np.finfo(np.float32).max)
-_LARGEST = 2**31 - 1  # the engine counts in 32 bits
 _SPELLINGS = (("min_tokens", "min_length"), ("seed", "random_seed"))
 
 
@@ -38,80 +37,6 @@ class Dialect:
     inputs: frozenset[str] | None = None
     is_decoupled: bool = True
     echoes_prompt: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationRequest:
-    """One request, as the client meant it. None means "not said".
-
-    Attributes:
-        text: The prompt, or None when ``messages`` is given.
-        messages: JSON text of a conversation, or None.
-        max_tokens: Most tokens to generate.
-        stream: Whether to answer in pieces.
-        sampling: Engine inputs by name: ``temperature``, ``runtime_top_k`` ...; only those that the client set.
-        min_tokens: Tokens to generate before an end or a stop string counts.
-        stop_words: Strings that end the generation; not part of the answer.
-        bad_words: Words the engine must not generate.
-        end_id: Replaces the model's own end ids.
-        pad_id: Replaces the model's own padding id.
-        return_log_probs: Whether log probabilities are wanted.
-        return_perf_metrics: Whether the times of arrival, scheduling, first and last token are wanted.
-        is_prompt_echoed: Whether the answer begins with the prompt.
-        for_engine: Further inputs that the engine model takes as they are (LoRA, guided decoding ...).
-    """
-
-    text: str | None = None
-    messages: str | None = None
-    max_tokens: int | None = None
-    stream: bool = False
-    sampling: Mapping[str, int | float] = field(default_factory=dict)
-    min_tokens: int = 0
-    stop_words: tuple[str, ...] = ()
-    bad_words: tuple[str, ...] = ()
-    end_id: int | None = None
-    pad_id: int | None = None
-    return_log_probs: bool = False
-    return_perf_metrics: bool = False
-    is_prompt_echoed: bool = False
-    for_engine: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Number:
-    """A numeric input: the engine's name for it and its legal range; ``unset_at`` and below mean "not said"."""
-
-    engine_name: str
-    low: float
-    high: float = math.inf
-    is_low_open: bool = False
-    is_integer: bool = False
-    unset_at: float = -math.inf
-
-    def is_unset(self, value: float) -> bool:
-        return self.unset_at > -math.inf and value <= self.unset_at
-
-    def check(self, name: str, value: float) -> int | float:
-        above = value > self.low if self.is_low_open else value >= self.low
-        is_single = self.is_integer or abs(value) <= _LARGEST_SINGLE
-        if not math.isfinite(value) or not above or value > self.high or not is_single:
-            bound = ">" if self.is_low_open else ">="
-            upper = f" and <= {self.high:g}" if self.high < math.inf else ""
-            raise RequestError(f"{name}: expected a number {bound} {self.low:g}{upper}, got {value:g}")
-        return int(value) if self.is_integer else float(value)
-
-
-_SAMPLING = {
-    "temperature": _Number("temperature", 0.0),
-    "top_k": _Number("runtime_top_k", 0, _LARGEST, is_integer=True),
-    # Source: TensorRT-LLM, inflight_batcher_llm/src/utils.cc getSamplingConfigFromTensors: top_p <= 0 is reset.
-    "top_p": _Number("runtime_top_p", 0.0, 1.0, is_low_open=True, unset_at=0.0),
-    "repetition_penalty": _Number("repetition_penalty", 0.0, is_low_open=True),
-    "presence_penalty": _Number("presence_penalty", -2.0, 2.0),
-    "frequency_penalty": _Number("frequency_penalty", -2.0, 2.0),
-    "length_penalty": _Number("len_penalty", -math.inf),
-    "seed": _Number("seed", 0, 2**64 - 1, is_integer=True),
-}
 
 
 def read_text(name: str, value: object, limit_bytes: int) -> str:
@@ -188,8 +113,8 @@ class _Inputs:
             raise RequestError(f"{name}: expected a whole number, got {value}")
         if int(value) < low:
             raise RequestError(f"{name}: expected at least {low}, got {int(value)}")
-        if int(value) > _LARGEST:
-            raise RequestError(f"{name}: expected at most {_LARGEST}, got {int(value)}")
+        if int(value) > LARGEST:
+            raise RequestError(f"{name}: expected at most {LARGEST}, got {int(value)}")
         return int(value)
 
     def words(self, name: str) -> tuple[str, ...]:
@@ -223,7 +148,7 @@ def parse_request(
         raise RequestError(f"expected text_input or messages, got {got}; send one of the two")
     sampling = {
         number.engine_name: number.check(name, value)
-        for name, number in _SAMPLING.items()
+        for name, number in SAMPLING.items()
         if (value := inputs.number(name)) is not None and not number.is_unset(value)
     }
     stream = inputs.flag("stream", False)

@@ -22,7 +22,8 @@ import numpy.typing as npt
 from trtbuild_front.calls import EngineCalls
 from trtbuild_front.engine import EngineContract
 from trtbuild_front.fault_policy import end_process, keep_turning
-from trtbuild_front.generation import Reply
+from trtbuild_front.generation import Generation, Reply
+from trtbuild_front.generation_request import GenerationRequest
 from trtbuild_front.intake import Intake
 from trtbuild_front.live import LiveRequests
 from trtbuild_front.request import Dialect
@@ -113,6 +114,41 @@ class Service:
     def submit(self, values: Mapping[str, npt.NDArray[Any]], reply: Reply, parameters: str = "") -> None:
         """Take a request; every answer, errors too, goes to ``reply``. Returns at once."""
         self._intake.submit(values, reply, parameters)
+
+    def submit_request(self, request: GenerationRequest, reply: Reply) -> Generation | None:
+        """Take a request that was read from another protocol than Triton's: the same line, the same metrics.
+
+        Returns:
+            What :meth:`cancel` takes, None when the request was refused.
+        """
+        return self._intake.take(lambda: request, reply)
+
+    def refuse_request(self, error: Exception, reply: Reply) -> None:
+        """Refuse a request of another protocol that could not be read; it is counted like any invalid one."""
+
+        def read() -> GenerationRequest:
+            raise error
+
+        self._intake.take(read, reply)
+
+    def cancel(self, generation: Generation) -> None:
+        """End a request that nobody waits for any more. From any thread."""
+        self._requests.cancel_soon(generation)
+        self._calls.wake()
+
+    def tokenize(self, request: GenerationRequest, done: Callable[[list[int] | Exception], None]) -> None:
+        """Hand the tokens of a request's prompt to ``done``, from another thread; nothing is generated or counted.
+
+        Raises:
+            RequestError: It is too long.
+            BusyError: Too many conversations wait.
+        """
+        self._intake.tokenize(request, done)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether new requests are refused because the server or the model is ending."""
+        return self._requests.stopping.is_set() or self._requests.drain_until_s is not None
 
     def _serve(self) -> None:
         self._keep_turning(self._loop.turn, "serve", after_fault=self._calls.lose_connection)

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from trtbuild_front import limits
-from trtbuild_front.engine import EngineContract, check_size, prepare
+from trtbuild_front.engine import EngineContract
 from trtbuild_front.faults import RequestError
 from trtbuild_front.lanes import Lanes
+from trtbuild_front.prompt import check_size, prepare
 from trtbuild_front.request import parse_request
 from trtbuild_front.steps import tokenize
 from trtbuild_front.text.model import TextModel, TooManyTokensError, load_text_model

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pytest
 from trtbuild_front import upstream
 from trtbuild_front.faults import RequestError
+from trtbuild_front.generation_request import GenerationRequest
 from trtbuild_front.parameters import KNOWN, are_headers_forwarded
-from trtbuild_front.request import Dialect, GenerationRequest, parse_request
+from trtbuild_front.request import Dialect, parse_request
 
 from tests.fakes.inputs import as_inputs
 

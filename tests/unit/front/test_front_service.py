@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 from trtbuild_front import lanes, sweep
-from trtbuild_front.engine import TIME_OUTPUTS, EngineContract, prepare, read_update, word_list
+from trtbuild_front.engine import TIME_OUTPUTS, EngineContract, read_update, word_list
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
+from trtbuild_front.prompt import prepare
 from trtbuild_front.request import parse_request
 from trtbuild_front.service import Service, Settings
 from trtbuild_front.text.model import load_text_model

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
@@ -27,6 +27,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trtbuild_front.faults import RequestError
 from trtbuild_front.limits import MAX_DEPTH, MAX_DIGITS, MAX_MESSAGES, MAX_TEXT_BYTES
 from trtbuild_front.text.content import ContentStyle, as_template_content, content_style
+from trtbuild_front.text.template_options import (
+    MARK_BYTES,
+    PLAIN,
+    TemplateOptions,
+    as_written_for,
+    cut_at_mark,
+    with_mark,
+)
 
 _EXPECTED = 'a JSON list such as [{"role": "user", "content": "Hello"}]'
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -113,24 +121,40 @@ class ChatTemplate:
         """
         environment = _environment()
         self._special_tokens = dict(special_tokens)
+        self._knows_developer = "developer" in source
         try:
             self._template = environment.from_string(source)
             self.style: ContentStyle = content_style(environment.parse(source))
         except Exception as error:  # compiling evaluates constants, so a template may raise anything here
             raise ValueError(f"the chat template is not valid Jinja: {explain(error)}") from error
 
-    def render(self, messages: list[dict[str, Any]], limit_bytes: int = MAX_TEXT_BYTES) -> str:
+    def render(
+        self, messages: list[dict[str, Any]], limit_bytes: int = MAX_TEXT_BYTES, options: TemplateOptions = PLAIN
+    ) -> str:
         """Return the prompt that asks the assistant for the next turn.
 
         Raises:
             RequestError: The template refuses these messages, or makes more than ``limit_bytes`` of them.
         """
         messages = [_as_template_message(number, message, self.style) for number, message in enumerate(messages)]
+        if options.is_from_openai:
+            messages = [as_written_for(message, knows_developer=self._knows_developer) for message in messages]
+        if not options.continues_final_message:
+            return self._write(messages, limit_bytes, options)
+        return cut_at_mark(self._write(with_mark(messages), limit_bytes + MARK_BYTES, options))
+
+    def _write(self, messages: list[dict[str, Any]], limit_bytes: int, options: TemplateOptions) -> str:
         parts, size = [], 0
+        variables = {
+            **self._special_tokens,
+            **options.variables,
+            "messages": messages,
+            "add_generation_prompt": options.adds_generation_prompt,
+            "tools": options.tools,
+            "documents": options.documents,
+        }
         try:
-            for part in self._template.generate(
-                messages=messages, add_generation_prompt=True, tools=None, documents=None, **self._special_tokens
-            ):
+            for part in self._template.generate(variables):
                 size += len(part) if part.isascii() else len(part.encode())
                 if size > limit_bytes:
                     break
@@ -177,33 +201,62 @@ def _depth(value: object) -> int:
     return depth
 
 
+def read_json(name: str, text: str, expected: str) -> Any:
+    """Return what JSON text of a client holds; it may be written by anybody.
+
+    Raises:
+        RequestError: It is no JSON, nested too deeply, or has numbers or characters that nothing can be done with.
+    """
+    too_deep = f"{name}: the JSON is nested more than {MAX_DEPTH} levels deep"
+    try:
+        value = json.loads(text, parse_int=_whole_number, parse_float=_fraction, parse_constant=_fraction)
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{name}: expected {expected}, got invalid JSON ({error})") from error
+    except RecursionError:
+        raise RequestError(too_deep) from None
+    if _depth(value) > MAX_DEPTH:
+        raise RequestError(too_deep)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(f"{name}: lone surrogates (\\ud800 to \\udfff) are no characters") from error
+    return value
+
+
 def parse_messages(text: str) -> list[dict[str, Any]]:
     """Read the ``messages`` input.
 
     Raises:
         RequestError: It is not a JSON list of objects with a role and content, or too much of one.
     """
-    too_deep = f"messages: the JSON is nested more than {MAX_DEPTH} levels deep"
-    try:
-        messages = json.loads(text, parse_int=_whole_number, parse_float=_fraction, parse_constant=_fraction)
-    except json.JSONDecodeError as error:
-        raise RequestError(f"messages: expected {_EXPECTED}, got invalid JSON ({error})") from error
-    except RecursionError:
-        raise RequestError(too_deep) from None
+    messages = read_json("messages", text, _EXPECTED)
     if not isinstance(messages, list) or not messages:
         raise RequestError(f"messages: expected {_EXPECTED}, got {_kind(messages) if messages else 'nothing'}")
     if len(messages) > MAX_MESSAGES:
         raise RequestError(f"messages: expected at most {MAX_MESSAGES} messages, got {len(messages)}")
-    if _depth(messages) > MAX_DEPTH:
-        raise RequestError(too_deep)
-    if _SURROGATE.search(text):
-        try:
-            json.dumps(messages, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise RequestError("messages: lone surrogates (\\ud800 to \\udfff) are no characters") from error
     for number, message in enumerate(messages):
         _check_message(number, message)
-    return messages
+    return cast("list[dict[str, Any]]", messages)
+
+
+def parse_options(text: str) -> TemplateOptions:
+    """Read what a conversation's template gets besides it; empty text for nothing.
+
+    Raises:
+        RequestError: It holds what no template can be given.
+    """
+    if not text:
+        return PLAIN
+    options = read_json("chat_template_kwargs", text, "a JSON object")
+    return TemplateOptions(
+        adds_generation_prompt=bool(options.get("add_generation_prompt", True)),
+        continues_final_message=bool(options.get("continue_final_message", False)),
+        tools=options.get("tools"),
+        documents=options.get("documents"),
+        variables=options.get("chat_template_kwargs") or {},
+        is_from_openai=True,
+    )
 
 
 def _kind(value: object) -> str:

@@ -327,17 +327,17 @@ class ChainVocabulary:
 class WholeVocabulary:
     """Decoders that nothing is known about: exact, and all of the text comes at the end."""
 
-    def __init__(self, tokenizer: Tokenizer, reason: str) -> None:
-        self.tokenizer, self.reason = tokenizer, reason
+    def __init__(self, tokenizer: Tokenizer, reason: str, *, keeps_special_tokens: bool = False) -> None:
+        self.tokenizer, self.reason, self._keeps_special_tokens = tokenizer, reason, keeps_special_tokens
 
     def start(self) -> _Whole:
         """Begin a sequence."""
-        return _Whole(self.tokenizer)
+        return _Whole(self.tokenizer, skips_special_tokens=not self._keeps_special_tokens)
 
 
 class _Whole:
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, *, skips_special_tokens: bool) -> None:
+        self._tokenizer, self._skips_special_tokens = tokenizer, skips_special_tokens
         self._ids: list[int] = []
 
     def feed(self, token_ids: Sequence[int]) -> str:
@@ -346,7 +346,7 @@ class _Whole:
 
     def finish(self) -> str:
         with panics_as_errors():
-            return str(self._tokenizer.decode(self._ids))
+            return str(self._tokenizer.decode(self._ids, skip_special_tokens=self._skips_special_tokens))
 
 
 def decoder_steps(tokenizer: Tokenizer) -> list[dict[str, Any]]:

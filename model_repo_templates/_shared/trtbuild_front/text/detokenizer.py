@@ -51,9 +51,10 @@ def _bytes_by_char() -> dict[str, int]:
     return table
 
 
-def _token_texts(tokenizer: Tokenizer) -> list[str | None]:
-    """Return each id's token; None for special tokens and for ids that do not exist."""
-    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+def _token_texts(tokenizer: Tokenizer, *, keeps_special_tokens: bool = False) -> list[str | None]:
+    """Return each id's token; None for ids that do not exist and, unless they are kept, for special tokens."""
+    added = tokenizer.get_added_tokens_decoder()
+    special = {number for number, token in added.items() if token.special and not keeps_special_tokens}
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     texts: list[str | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
     for text, number in vocabulary.items():
@@ -64,10 +65,10 @@ def _token_texts(tokenizer: Tokenizer) -> list[str | None]:
 class ByteLevelVocabulary:
     """Decoder ``ByteLevel``: every token is a string of bytes, and the text is their UTF-8."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, keeps_special_tokens: bool = False) -> None:
         table = _bytes_by_char()
         self.pieces: list[bytes] = []
-        for text in _token_texts(tokenizer):
+        for text in _token_texts(tokenizer, keeps_special_tokens=keeps_special_tokens):
             if text is None:
                 self.pieces.append(b"")
             elif all(char in table for char in text):
@@ -104,8 +105,10 @@ class PieceVocabulary:
         first_texts: Text of each id when it is the first one that is not skipped, if that differs (``Metaspace``).
     """
 
-    def __init__(self, tokenizer: Tokenizer, steps: Sequence[Mapping[str, Any]]) -> None:
-        self.texts = _token_texts(tokenizer)
+    def __init__(
+        self, tokenizer: Tokenizer, steps: Sequence[Mapping[str, Any]], *, keeps_special_tokens: bool = False
+    ) -> None:
+        self.texts = _token_texts(tokenizer, keeps_special_tokens=keeps_special_tokens)
         self.byte_values: dict[int, int] = {}
         self.strip = ("", 0)
         self.first_texts: dict[int, str] = {}
@@ -196,19 +199,20 @@ def _is_piece_step(step: Mapping[str, Any]) -> bool:
     return kind in {"ByteFallback", "Fuse", "Metaspace"}
 
 
-def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+def vocabulary_of(tokenizer: Tokenizer, *, keeps_special_tokens: bool = False) -> Vocabulary:
     """Return the fastest exact way to decode with ``tokenizer``."""
+    keeps = keeps_special_tokens
     steps = decoder_steps(tokenizer)
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"]:
-        return ByteLevelVocabulary(tokenizer)
+        return ByteLevelVocabulary(tokenizer, keeps_special_tokens=keeps)
     # Each step looks at the result of the one before, so only the orders that are in use are taken here.
     shape = "".join(
         {"Replace": "R", "ByteFallback": "B", "Fuse": "F", "Strip": "S", "Metaspace": "M"}.get(k, "?") for k in kinds
     )
     if re.fullmatch(r"R*B?(FS?)?|B?M", shape) and all(_is_piece_step(step) for step in steps):
-        return PieceVocabulary(tokenizer, steps)
+        return PieceVocabulary(tokenizer, steps, keeps_special_tokens=keeps)
     try:
-        return ChainVocabulary(_token_texts(tokenizer), steps, _bytes_by_char())
+        return ChainVocabulary(_token_texts(tokenizer, keeps_special_tokens=keeps), steps, _bytes_by_char())
     except UnknownStepError as error:
-        return WholeVocabulary(tokenizer, f"decoder {error}")
+        return WholeVocabulary(tokenizer, f"decoder {error}", keeps_special_tokens=keeps)

@@ -8,10 +8,11 @@ Files: ``tokenizer.json`` (needed), ``tokenizer_config.json``, ``special_tokens_
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ class TextModel:
         vocab_size: Ids below it exist, in the tokenizer or in the model.
         bytes_per_token: Most bytes of text that one token stands for; None where there is no such bound.
         template: Renders conversations; None for a model without a chat template.
+        sampling_defaults: What ``generation_config.json`` says of sampling, by the names of that file.
     """
 
     tokenizer: Tokenizer
@@ -88,6 +90,7 @@ class TextModel:
     vocab_size: int
     bytes_per_token: int | None
     template: Renderers | None
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
 
     def text_limit_bytes(self, most_tokens: int) -> int:
         """Return the length above which a text is refused untokenized: it has more tokens, or it is just too much."""
@@ -161,8 +164,13 @@ class TextModel:
         except Exception as error:  # the library raises bare Exception
             raise RequestError(f"this model's tokenizer cannot encode the text: {error}") from error
 
-    def render(self, messages: str, most_tokens: int) -> str:
+    def render(self, messages: str, most_tokens: int, options: str = "") -> str:
         """Return the prompt of a conversation (JSON text), written by the model's chat template.
+
+        Args:
+            messages: The conversation.
+            most_tokens: Most tokens of the prompt.
+            options: What the template gets besides it, as JSON text (``parse_options`` of ``chat.py``).
 
         Raises:
             RequestError: Not a conversation, or the model has no chat template, or it refuses.
@@ -172,7 +180,7 @@ class TextModel:
             raise RequestError(
                 "messages: this model has no chat template; send text_input, or give it a chat_template.jinja"
             )
-        return self.template.render(messages, self.text_limit_bytes(most_tokens))
+        return self.template.render(messages, self.text_limit_bytes(most_tokens), options)
 
     def encode_messages(self, messages: str) -> list[int]:
         """Return the ids of a conversation (JSON text); the template writes the special tokens."""
@@ -183,9 +191,14 @@ class TextModel:
         found = {tuple(self.encode(form, adds_special_tokens=False)) for form in (word, f" {word}")}
         return sorted(ids for ids in found if ids)
 
-    def detokenizer(self) -> Detokenizer:
+    @functools.cached_property
+    def full_vocabulary(self) -> Vocabulary:
+        """Decoding that keeps special tokens; made when it is first needed."""
+        return vocabulary_of(self.tokenizer, keeps_special_tokens=True)
+
+    def detokenizer(self, *, skips_special_tokens: bool = True) -> Detokenizer:
         """Begin to decode a sequence."""
-        return self.vocabulary.start()
+        return (self.vocabulary if skips_special_tokens else self.full_vocabulary).start()
 
     def decode(self, token_ids: Sequence[int], *, skips_special_tokens: bool = True) -> str:
         """Return the text of a whole sequence."""
@@ -234,6 +247,20 @@ def _end_ids(sources: Sequence[dict[str, Any]], tokenizer: Tokenizer, eos: str |
     return tuple(dict.fromkeys(found))
 
 
+_SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def _sampling_defaults(generation: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers that a model's authors recommend.
+
+    Source: vLLM, ``ModelConfig.get_diff_sampling_param``: these keys are taken as they are, ``do_sample`` is not.
+    """
+    found = {name: generation.get(name) for name in _SAMPLING_DEFAULTS}
+    return {
+        name: value for name, value in found.items() if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
 def load_text_model(directory: Path, *, with_template: bool = True) -> TextModel:
     """Read the tokenizer files of a model.
 
@@ -265,4 +292,5 @@ def load_text_model(directory: Path, *, with_template: bool = True) -> TextModel
         vocab_size=max(vocab_size, *_token_ids(model.get("vocab_size")), 0),
         bytes_per_token=bytes_per_token(parts),
         template=Renderers(source, texts) if source is not None else None,
+        sampling_defaults=_sampling_defaults(generation),
     )

@@ -9,8 +9,9 @@ Run as ``python -I -S renderer.py DIRECTORY...`` with the directories of its mod
 written to standard output, as JSON, and the exit status is 1.
 
 Messages in both directions: four bytes with the length, big endian, then so many bytes. The first one to it is JSON,
-``{"source": ..., "special_tokens": ...}``, every other one eight bytes with the longest prompt wanted and the
-conversation. Its answers begin with ``+`` (then the prompt, UTF-8) or ``-`` (then the reason, UTF-8).
+``{"source": ..., "special_tokens": ...}``, every other one eight bytes with the longest prompt wanted, four with the
+length of the options, the options and the conversation. Its answers begin with ``+`` (then the prompt, UTF-8) or ``-``
+(then the reason, UTF-8).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def serve(connection: socket.socket) -> int:
     """Answer until the other side ends; return the exit status."""
     from trtbuild_front.faults import RequestError
     from trtbuild_front.limits import RENDER_CPU_S, RENDERER_MEMORY_BYTES
-    from trtbuild_front.text.chat import ChatTemplate, explain, parse_messages
+    from trtbuild_front.text.chat import ChatTemplate, explain, parse_messages, parse_options
 
     first = receive(connection)
     if first is None:
@@ -83,8 +84,9 @@ def serve(connection: socket.socket) -> int:
     while (message := receive(connection)) is not None:
         _limit_processor_time(RENDER_CPU_S)
         try:
-            messages = parse_messages(message[8:].decode())
-            _send(connection, b"+", template.render(messages, int.from_bytes(message[:8], "big")))
+            end = 12 + int.from_bytes(message[8:12], "big")
+            messages, options = parse_messages(message[end:].decode()), parse_options(message[12:end].decode())
+            _send(connection, b"+", template.render(messages, int.from_bytes(message[:8], "big"), options))
         except RequestError as error:
             _send(connection, b"-", str(error))
         except Exception as error:  # noqa: BLE001  memory ran out while reading; the request still needs an answer

@@ -55,12 +55,13 @@ class Renderers:
                 self._give_back(self._take())
         return self.fault or self.start_fault
 
-    def render(self, messages: str, limit_bytes: int) -> str:
+    def render(self, messages: str, limit_bytes: int, options: str = "") -> str:
         """Return the prompt of a conversation.
 
         Args:
             messages: JSON text.
             limit_bytes: Longest prompt wanted.
+            options: What the template gets besides, as JSON text.
 
         Raises:
             RequestError: No conversation, or the template refuses it, takes too long or writes too much.
@@ -80,8 +81,9 @@ class Renderers:
                 refusals.append(f"it took more than {quick_s:g} s while {MAX_SLOW_RENDERERS} others did")
                 return False
 
-            message = limit_bytes.to_bytes(8, "big") + messages.encode(errors="replace")
-            answer = renderer.ask(message, RENDER_S, may_be_slow, quick_s)
+            extra = options.encode(errors="replace")
+            head = limit_bytes.to_bytes(8, "big") + len(extra).to_bytes(4, "big")
+            answer = renderer.ask(head + extra + messages.encode(errors="replace"), RENDER_S, may_be_slow, quick_s)
             self._give_back(renderer, is_alive=answer is not None)
         if answer is None:
             if self._is_closed:

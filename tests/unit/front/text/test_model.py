@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from trtbuild_front.engine import EngineContract, Update, prepare
+from trtbuild_front.engine import EngineContract, Update
 from trtbuild_front.faults import RequestError
 from trtbuild_front.generation import Writer
+from trtbuild_front.prompt import prepare
 from trtbuild_front.request import parse_request
 from trtbuild_front.text.chat import ChatTemplate, parse_messages
 from trtbuild_front.text.model import load_text_model
