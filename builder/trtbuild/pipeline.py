@@ -5,9 +5,11 @@ The only file that knows the order. Every stage takes and returns frozen values;
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from trtbuild import backends, fetch
@@ -16,7 +18,7 @@ from trtbuild.fetch import Hub
 from trtbuild.fetch.cache import RepoCache
 from trtbuild.plan import Backend, BuildPlan, EngineInfo
 from trtbuild.plan.provenance import provenance, serving_values
-from trtbuild.repository import ServedModel, provide_repository, served_name_of
+from trtbuild.repository import Origin, ServedModel, provide_repository, served_name_of
 from trtbuild.resolve import ModelSource, check_files, fetch_model, missing_bytes, pin_calibration, resolve_model
 from trtbuild.spec import EngineSpec, HostInfo, Spec
 from trtbuild.store import Entry, Store
@@ -103,7 +105,7 @@ def provision(spec: Spec, ctx: Context) -> Provisioned:
     entry, was_hit = provide_engine(spec, plan, backend, ctx)
     info = backend.inspect(entry.path)
     with log.get().stage("repository"):
-        model = served_model(spec, backend, info, entry.path)
+        model = served_model(spec, backend, info, entry.path, _origin(plan, entry))
         if spec.repository.repository is None:
             ctx.store.part("repositories")  # refused when it is a link
         repository = provide_repository(spec, plan, model, ctx.store.root)
@@ -118,7 +120,19 @@ def provision(spec: Spec, ctx: Context) -> Provisioned:
     )
 
 
-def served_model(spec: Spec, backend: Backend, info: EngineInfo, engine_dir: Path) -> ServedModel:
+def _origin(plan: BuildPlan, entry: Entry) -> Origin:
+    """Return what clients may know of where a served model comes from."""
+    built_at = 0
+    with contextlib.suppress(ValueError, OverflowError):  # another machine may have written the manifest
+        built_at = max(0, int(datetime.fromisoformat(entry.manifest.created_at).timestamp()))
+    return Origin(
+        model_id=plan.model.model_id, revision=plan.model.revision, engine_key=entry.digest, built_at=built_at
+    )
+
+
+def served_model(
+    spec: Spec, backend: Backend, info: EngineInfo, engine_dir: Path, origin: Origin | None = None
+) -> ServedModel:
     """Return how an engine is presented to clients."""
     return ServedModel(
         served_name=served_name_of(spec),
@@ -128,6 +142,7 @@ def served_model(spec: Spec, backend: Backend, info: EngineInfo, engine_dir: Pat
         layout=spec.repository.layout,
         decoupled=spec.repository.decoupled,
         max_queue_size=spec.repository.max_queue_size,
+        origin=origin or Origin(),
     )
 
 

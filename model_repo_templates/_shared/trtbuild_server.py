@@ -67,6 +67,15 @@ def http_address(arguments: Sequence[str]) -> tuple[str, int] | None:
     return ("127.0.0.1" if host in _EVERY_ADDRESS else host.strip("[]"), int(port)) if port.isdigit() else None
 
 
+def metrics_address(arguments: Sequence[str]) -> tuple[str, int] | None:
+    """Return where the server offers metrics, None where it does not."""
+    if last_option(arguments, "allow-metrics", "true").lower() in {"0", "false"}:
+        return None
+    host = last_option(arguments, "metrics-address", last_option(arguments, "http-address", ""))
+    port = last_option(arguments, "metrics-port", "8002")
+    return ("127.0.0.1" if host in _EVERY_ADDRESS else host.strip("[]"), int(port)) if port.isdigit() else None
+
+
 def drain_time_s(arguments: Sequence[str]) -> float:
     """Return how long running requests may take once the server is ending.
 

@@ -9,11 +9,19 @@ was killed left half done is never pointed to, and removed by the next one.
 """
 
 from trtbuild.repository.record import pin_to_repository, provide_repository, repository_path, served_name_of
-from trtbuild.repository.render import TEMPLATES, ServedModel, quote_pbtxt, render_directory, render_repository
+from trtbuild.repository.render import (
+    TEMPLATES,
+    Origin,
+    ServedModel,
+    quote_pbtxt,
+    render_directory,
+    render_repository,
+)
 from trtbuild.repository.write import unwritable, write_repository
 
 __all__ = [
     "TEMPLATES",
+    "Origin",
     "ServedModel",
     "pin_to_repository",
     "provide_repository",

@@ -34,6 +34,23 @@ _LIKE_FRONT = frozenset({"tensorrt_llm_bls"})
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a served model comes from, as its clients may ask.
+
+    Attributes:
+        model_id: On Hugging Face, or ``local/<directory name>``.
+        revision: The model's commit.
+        engine_key: The engine's whole key.
+        built_at: When the engine was published, in seconds since 1970.
+    """
+
+    model_id: str = ""
+    revision: str = ""
+    engine_key: str = ""
+    built_at: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServedModel:
     """One engine as clients see it.
 
@@ -45,6 +62,7 @@ class ServedModel:
         layout: ``minimal``, or ``full`` for the models of NVIDIA's own templates beside the front.
         decoupled: Whether the models that take text may stream; without it each request has exactly one response.
         max_queue_size: Requests that may wait before new ones are refused; 0 for no limit.
+        origin: Where it comes from.
     """
 
     served_name: str
@@ -54,6 +72,7 @@ class ServedModel:
     layout: str = "minimal"
     decoupled: bool = True
     max_queue_size: int = 0
+    origin: Origin = Origin()
 
 
 def render_repository(
@@ -152,6 +171,12 @@ def _front_variables(model: ServedModel, names: Mapping[str, str], engine: Any) 
     }
     return {
         "parameters": [list(pair) for pair in parameters.items()],
+        "origin": {
+            "model_id": model.origin.model_id,
+            "model_revision": model.origin.revision,
+            "engine_key": model.origin.engine_key,
+            "built_at": str(model.origin.built_at),
+        },
         "models": dict(names),
         "engine_batch_size": engine.max_batch_size,
         "engine_inputs": _tensors(engine.input),

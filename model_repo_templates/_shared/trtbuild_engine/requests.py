@@ -153,6 +153,7 @@ def _sampling(inputs: Inputs) -> dict[str, Any]:
     temperature = inputs.number("temperature", 1.0, 0.0, 1e6)
     top_k = inputs.number("runtime_top_k", 0, 0, 2**31 - 1)
     top_p = inputs.number("runtime_top_p", 0.0, 0.0, 1.0, is_raised=True)
+    min_p = inputs.number("min_p", 0.0, 0.0, 1.0)
     seed = inputs.number(inputs.spelling("seed", "random_seed"), None, 0, 2**64 - 1)
     if top_k == 1 or temperature == 0.0 or (top_k == 0 and top_p == 0.0):
         return {"sample": False}
@@ -161,6 +162,7 @@ def _sampling(inputs: Inputs) -> dict[str, Any]:
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p or 1.0,
+        "min_p": min_p,
         "seed": secrets.randbits(63) if seed is None else seed,
         "is_seeded": seed is not None,
     }

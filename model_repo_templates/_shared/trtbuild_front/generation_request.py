@@ -46,6 +46,8 @@ class GenerationRequest:
         for_engine: Further inputs that the engine model takes as they are (LoRA, guided decoding ...).
         stop_token_ids: Tokens that end the generation beside the model's own end ids; not part of the answer.
         token_bias: What is added to the logits of single tokens.
+        adds_special_tokens: Whether the tokenizer adds its own (BOS) to the prompt; None for what is usual: to a text,
+            and not to what a chat template wrote.
         skips_special_tokens: Whether special tokens are left out of the text.
         wants_tokens: Whether pieces are to say which tokens their text is made of.
         client_id: How the client calls the request; part of the id that the engine model sees.
@@ -69,6 +71,7 @@ class GenerationRequest:
     for_engine: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     stop_token_ids: tuple[int, ...] = ()
     token_bias: Mapping[int, float] = field(default_factory=dict)
+    adds_special_tokens: bool | None = None
     skips_special_tokens: bool = True
     wants_tokens: bool = False
     client_id: str = ""

@@ -122,6 +122,10 @@ class Intake:
         else:
             self._lanes.tokenize(size, run)
 
+    def run_in_lane(self, size_bytes: int, task: Callable[[], None]) -> None:
+        """Run a task that handles so many bytes in a thread of the lanes. It must not raise."""
+        self._lanes.tokenize(size_bytes, task)
+
     def _have_rendered(self, task: Callable[[], None]) -> None:
         if not self._lanes.render(task):
             raise BusyError(f"{MAX_RENDERING} conversations wait for the chat template; send the request again")

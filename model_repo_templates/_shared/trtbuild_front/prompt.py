@@ -94,10 +94,9 @@ def tokens_of(
     if request.text is None and rendered is None:
         rendered = text.render(request.messages or "", longest, request.template_options)
     try:
-        if request.text is not None:
-            ids = text.encode(request.text, most_tokens=longest)
-        else:
-            ids = text.encode(rendered or "", most_tokens=longest, adds_special_tokens=False)
+        prompt = request.text if request.text is not None else rendered or ""
+        adds = request.text is not None if request.adds_special_tokens is None else request.adds_special_tokens
+        ids = text.encode(prompt, most_tokens=longest, adds_special_tokens=adds)
     except TooManyTokensError as error:
         raise RequestError(f"{name}: the prompt has {error.seen}; this engine takes at most {longest}") from None
     except RequestError as error:

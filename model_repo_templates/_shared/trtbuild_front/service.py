@@ -145,6 +145,15 @@ class Service:
         """
         self._intake.tokenize(request, done)
 
+    def run_in_lane(self, size_bytes: int, task: Callable[[], None]) -> None:
+        """Run a task that handles so many bytes in a thread of the lanes. It must not raise."""
+        self._intake.run_in_lane(size_bytes, task)
+
+    @property
+    def drain_until_s(self) -> float | None:
+        """When running requests have to be over, by the service's clock, while the server is ending."""
+        return self._requests.drain_until_s
+
     @property
     def is_ending(self) -> bool:
         """Whether new requests are refused because the server or the model is ending."""

@@ -49,11 +49,13 @@ class Endpoint:
         log: Callable[[str], None],
         openapi: bytes,
         *,
+        model_version: str = "1",
         limits: Limits | None = None,
     ) -> None:
         self._settings = settings
         self._api = api
         self._version = version
+        self._model_version = model_version
         self._openapi = openapi
         self._limits = limits or Limits(max_body_bytes=settings.max_body_bytes)
         self._log = lambda message: log(f"OpenAI endpoint: {message}")
@@ -78,7 +80,7 @@ class Endpoint:
             raise EndpointError("the OpenAI endpoint needs httptools: pip install httptools, or pass --openai-port 0")
         settings = self._settings
         check_directory(settings.runtime_dir)
-        listening, self._socket_path = listen(settings.runtime_dir, self._api.name, self._version)
+        listening, self._socket_path = listen(settings.runtime_dir, self._api.name, self._model_version)
         siblings = Siblings(settings.runtime_dir, self._socket_path, self._log)
         router = self._router = Router(
             api=self._api,

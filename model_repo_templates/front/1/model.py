@@ -29,12 +29,14 @@ from trtbuild_front.engine import SECRET_VARIABLE, TIME_OUTPUTS, EngineContract
 from trtbuild_front.fault_policy import end_process
 from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, RequestError
 from trtbuild_front.generation import Piece
-from trtbuild_front.metrics.exporter import Exporter, Kind, Series
+from trtbuild_front.metrics.exporter import Exporter
+from trtbuild_front.metrics.triton_series import TritonSeries
+from trtbuild_front.openai.endpoint import OpenAiEndpoint, identity_of, open_endpoint
 from trtbuild_front.parameters import are_headers_forwarded
 from trtbuild_front.request import Dialect
 from trtbuild_front.service import Service, Settings
 from trtbuild_front.text.decoder_chain import WholeVocabulary
-from trtbuild_front.text.model import load_text_model
+from trtbuild_front.text.model import TextModel, load_text_model
 from trtbuild_front.transport.connection import Connection
 from trtbuild_front.transport.endpoint import find_endpoint, server_arguments
 
@@ -128,25 +130,6 @@ class TritonReply:
         return pb_utils.Tensor(name, np.array(values, dtype).reshape((*self._lead, *beams, len(values))))
 
 
-class TritonSeries:
-    """Makes metric series in the server; keeps their families alive."""
-
-    def __init__(self) -> None:
-        self._families: dict[str, Any] = {}
-
-    def make(self, kind: Kind, name: str, help_text: str, labels: Mapping[str, str]) -> Series:
-        """Return the series with these labels."""
-        if name not in self._families:
-            kinds = {"counter": pb_utils.MetricFamily.COUNTER, "gauge": pb_utils.MetricFamily.GAUGE}
-            self._families[name] = pb_utils.MetricFamily(name=name, description=help_text, kind=kinds[kind])
-        metric: Series = self._families[name].Metric(labels=dict(labels))
-        return metric
-
-    def close(self) -> None:
-        """Let go of the families."""
-        self._families.clear()
-
-
 def _owned(array: Any) -> Any:
     """Return an array that outlives its request; strings have been copied already."""
     return array if array.dtype == np.object_ else array.copy()
@@ -190,6 +173,7 @@ class TritonPythonModel:
         )
         self._service.start()
         self._stopping = threading.Event()
+        self._endpoint: OpenAiEndpoint | None = None
         self._watch_server(arguments)
         self._ticker: threading.Thread | None = None
         if values["export_metrics"] == "true":
@@ -211,6 +195,7 @@ class TritonPythonModel:
                 f"front model {args['model_name']}: text comes at the end of an answer only, and stop strings do not "
                 f"end it early: {model.vocabulary.reason} cannot be run on parts of it"
             )
+        self._open_endpoint(args, values, contract, settings, model)
         if model.template is not None and (fault := model.template.start()):
             pb_utils.Logger.log_warn(
                 f"front model {args['model_name']}: messages are refused, text_input works: {fault}"
@@ -235,6 +220,10 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """End the threads; a stub that leaves some running outlives its server."""
+        if self._endpoint is not None:
+            until_s = self._service.drain_until_s or time.monotonic() + trtbuild_server.drain_time_s(server_arguments())
+            self._service.drain(until_s)
+            self._endpoint.close(until_s)
         self._stopping.set()
         self._service.stop()
         if self._ticker is not None:
@@ -242,6 +231,32 @@ class TritonPythonModel:
             # Now, and the series before their families: later there is no server left to tell, and the process crashes.
             self._exporter.close()
             self._series.close()
+
+    def _open_endpoint(
+        self,
+        args: dict[str, str],
+        parameters: Mapping[str, str],
+        contract: EngineContract,
+        settings: Settings,
+        text: TextModel,
+    ) -> None:
+        """Answer OpenAI's API too, where the server's environment says so. One model of a repository entry does."""
+        if parameters["export_metrics"] != "true":  # what is written for TensorRT-LLM's clients has no such clients
+            return
+        arguments = server_arguments()
+        self._endpoint = open_endpoint(
+            os.environ,
+            identity=identity_of(args["model_name"], parameters),
+            text=text,
+            contract=contract,
+            service=self._service,
+            slots=settings.slots,
+            max_waiting=settings.max_waiting,
+            model_version=args["model_version"],
+            server=trtbuild_server.http_address(arguments),
+            metrics=trtbuild_server.metrics_address(arguments),
+            log=pb_utils.Logger.log_error,
+        )
 
     def _watch_server(self, arguments: list[str]) -> None:
         """Drain when the server is ending: Triton does not notify models of that."""
@@ -254,6 +269,8 @@ class TritonPythonModel:
                 self._service.drain(time.monotonic() + drain_s)
             else:
                 self._service.resume()
+            if self._endpoint is not None:
+                self._endpoint.drain() if is_ending else self._endpoint.resume()
 
         if address is not None:
             watch = functools.partial(trtbuild_server.watch_for_end, address, on_change, self._stopping)

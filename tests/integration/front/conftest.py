@@ -6,7 +6,10 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
+import socket
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -50,6 +53,7 @@ class RunningServer:
     url: str
     grpc: str
     metrics_url: str
+    openai: str
     record: Path
     log_path: Path
 
@@ -168,11 +172,17 @@ def serve(repository: Path, workspace: Path, record: Path, *arguments: str) -> I
     log_path = workspace / "server.log"
     spec = ServerSpec(http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics)
     command = server_command(server, repository, spec, ports, secrets=make_secrets({}))
-    child = process.start(replace(command, argv=(*command.argv, *arguments)), log_path=log_path)
+    openai_port = _free_port()
+    runtime_dir = tempfile.mkdtemp(prefix="openai-")  # on a short path: the sockets in it have a longest name
+    env = {**command.env, "TRTBUILD_OPENAI": json.dumps(
+        {"host": "127.0.0.1", "port": openai_port, "runtime_dir": runtime_dir}
+    )}  # fmt: skip
+    child = process.start(replace(command, argv=(*command.argv, *arguments), env=env), log_path=log_path)
     running = RunningServer(
         url=f"http://127.0.0.1:{ports.http}",
         grpc=f"127.0.0.1:{ports.grpc}",
         metrics_url=f"http://127.0.0.1:{ports.metrics}",
+        openai=f"http://127.0.0.1:{openai_port}",
         record=record,
         log_path=log_path,
     )
@@ -189,6 +199,13 @@ def serve(repository: Path, workspace: Path, record: Path, *arguments: str) -> I
         yield running
     finally:
         process.stop(child, grace_s=40)
+        shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 @contextlib.contextmanager

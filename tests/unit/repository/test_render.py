@@ -15,7 +15,7 @@ import pytest
 from tests.unit.repository.conftest import _parameters, _parse, _tree
 from trtbuild import repository
 from trtbuild.errors import RepositoryError
-from trtbuild.repository import ServedModel, quote_pbtxt, render_repository, write_repository
+from trtbuild.repository import Origin, ServedModel, quote_pbtxt, render_repository, write_repository
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "repository"
 ENGINE_VARIABLES: dict[str, Any] = {
@@ -24,12 +24,13 @@ ENGINE_VARIABLES: dict[str, Any] = {
 FRONT_VARIABLES: dict[str, Any] = {
     "name": "m", "template": "front", "parameters": [], "engine_inputs": {}, "engine_outputs": {},
     "upstream_inputs": {}, "decoupled": True, "tokenizer_dir": "/x", "max_input_len": "8", "engine_batch_size": 4,
-    "models": {"front": "m"},
+    "models": {"front": "m"}, "origin": {},
 }  # fmt: skip
 
 
 def test_the_front_model_knows_its_engine(make_model: Callable[..., ServedModel]) -> None:
-    _, files = render_repository([make_model(max_queue_size=7)])
+    origin = Origin(model_id="org/name", revision="a" * 40, engine_key="e" * 64, built_at=1_700_000_000)
+    _, files = render_repository([make_model(max_queue_size=7, origin=origin)])
     front = _parse(files, "chat")
     assert front.model_transaction_policy.decoupled
     assert front.max_batch_size == 0
@@ -45,6 +46,10 @@ def test_the_front_model_knows_its_engine(make_model: Callable[..., ServedModel]
         "max_seq_len": "128",
         "default_max_tokens": "16",
         "engine_knows_front": "true",
+        "model_id": "org/name",
+        "model_revision": "a" * 40,
+        "engine_key": "e" * 64,
+        "built_at": "1700000000",
         "echoes_prompt": "false",
         "export_metrics": "true",
     }

@@ -43,6 +43,7 @@ _SCALAR_INPUTS: tuple[tuple[str, str], ...] = (
     ("temperature", "TYPE_FP32"),
     ("runtime_top_k", "TYPE_INT32"),
     ("runtime_top_p", "TYPE_FP32"),
+    ("min_p", "TYPE_FP32"),
     ("len_penalty", "TYPE_FP32"),
     ("repetition_penalty", "TYPE_FP32"),
     ("presence_penalty", "TYPE_FP32"),
@@ -55,7 +56,9 @@ _SCALAR_INPUTS: tuple[tuple[str, str], ...] = (
     ("stop", "TYPE_BOOL"),
     ("streaming", "TYPE_BOOL"),
 )
-"""Optional inputs of one value. Source: TensorRT-LLM 1.x, all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt."""
+"""Optional inputs of one value. Source: TensorRT-LLM 1.x, all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt.
+
+``min_p`` is none of that backend's; TensorRT-LLM's ``SamplingParams`` call it so."""
 
 _TEMPLATE_PARAMETERS: Mapping[str, str] = {
     "cancellation_check_period_ms": "how often a request is looked at for a client that has gone (100)",

@@ -300,6 +300,7 @@ def _generation_config(request: Request) -> openvino_genai.GenerationConfig:
         config.do_sample = True
         config.temperature = options["temperature"]
         config.top_p = options["top_p"]
+        config.min_p = options.get("min_p", 0.0)
         if options["top_k"]:
             config.top_k = options["top_k"]
         config.rng_seed = (options["seed"] + request.runs - 1) % 2**64
