@@ -35,6 +35,13 @@ Source: triton-inference-server/core (model_repository_manager.cc, scheduler), s
 python_backend (python_be.cc).
 """
 
+_REFUSALS_OF_THE_ENGINE = re.compile(
+    r"the engine refused the request: "
+    r"|(input_ids|input_lengths|request_output_len|end_id|temperature|runtime_top_[kp]|min_p|min_tokens|min_length|seed"
+    r"|random_seed|(repetition|presence|frequency)_penalty|(bad|stop)_words_list)(: | has )"
+)
+"""What the engine models of this project say of a request that can never work; a gRPC stream carries the text only."""
+
 
 def end_process(reason: str) -> None:
     """End this process at once; the server's log gets the reason."""
@@ -65,6 +72,8 @@ def engine_fault(text: str) -> Exception:
     """Return the error for what the engine model, or the server in its place, says went wrong."""
     if text.startswith(_UNAVAILABLE_PREFIX):
         return OverloadError(text.removeprefix(_UNAVAILABLE_PREFIX))
+    if _REFUSALS_OF_THE_ENGINE.match(text):
+        return RequestError(text)
     return OverloadError(text) if _STATES_OF_THE_SERVER.search(text) else EngineError(text)
 
 

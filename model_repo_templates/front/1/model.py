@@ -31,7 +31,7 @@ from trtbuild_front.faults import ClientGoneError, EngineError, OverloadError, R
 from trtbuild_front.generation import Piece
 from trtbuild_front.metrics.exporter import Exporter
 from trtbuild_front.metrics.triton_series import TritonSeries
-from trtbuild_front.openai.endpoint import OpenAiEndpoint, identity_of, open_endpoint
+from trtbuild_front.openai.endpoint import OpenAiEndpoint, Served, identity_of, open_endpoint
 from trtbuild_front.parameters import are_headers_forwarded
 from trtbuild_front.request import Dialect
 from trtbuild_front.service import Service, Settings
@@ -177,29 +177,26 @@ class TritonPythonModel:
         self._watch_server(arguments)
         self._ticker: threading.Thread | None = None
         if values["export_metrics"] == "true":
-            labels = {"model": args["model_name"], "version": args["model_version"]}
-            self._series = TritonSeries()
-            self._exporter = Exporter(self._series.make, labels, settings.slots)
-            self._exporter.export(self._service.accounting.snapshot(time.monotonic()))
-            self._exporter.beat(self._service.beat_s)
-            self._ticker = threading.Thread(target=self._tick, name="metrics", daemon=True)
-            self._ticker.start()
+            self._export_metrics(args, settings.slots)
+            self._open_endpoint(args, values, contract, settings, model)
+        self._report(args["model_name"], f"engine {contract.model} at {host}:{port}", contract, settings, model)
+
+    @staticmethod
+    def _report(name: str, engine: str, contract: EngineContract, settings: Settings, model: TextModel) -> None:
+        """Log what is served, and what cannot be."""
         pb_utils.Logger.log_info(
-            f"front model {args['model_name']}: engine {contract.model} at {host}:{port}, {settings.slots} slots, "
-            f"queue limit {settings.max_waiting or 'none'}, prompt <= {contract.max_input_len} and prompt + answer <= "
-            f"{contract.max_seq_len} tokens, end ids {list(model.end_ids)}, {type(model.vocabulary).__name__}, "
+            f"front model {name}: {engine}, {settings.slots} slots, queue limit {settings.max_waiting or 'none'}, "
+            f"prompt <= {contract.max_input_len} and prompt + answer <= {contract.max_seq_len} tokens, "
+            f"end ids {list(model.end_ids)}, {type(model.vocabulary).__name__}, "
             f"chat template {'yes' if model.template else 'no'}"
         )
         if isinstance(model.vocabulary, WholeVocabulary):
             pb_utils.Logger.log_warn(
-                f"front model {args['model_name']}: text comes at the end of an answer only, and stop strings do not "
+                f"front model {name}: text comes at the end of an answer only, and stop strings do not "
                 f"end it early: {model.vocabulary.reason} cannot be run on parts of it"
             )
-        self._open_endpoint(args, values, contract, settings, model)
         if model.template is not None and (fault := model.template.start()):
-            pb_utils.Logger.log_warn(
-                f"front model {args['model_name']}: messages are refused, text_input works: {fault}"
-            )
+            pb_utils.Logger.log_warn(f"front model {name}: messages are refused, text_input works: {fault}")
 
     def execute(self, requests: list[Any]) -> None:
         """Queue the requests and return."""
@@ -232,6 +229,15 @@ class TritonPythonModel:
             self._exporter.close()
             self._series.close()
 
+    def _export_metrics(self, args: dict[str, str], slots: int) -> None:
+        self._series = TritonSeries()
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        self._exporter = Exporter(self._series.make, labels, slots)
+        self._exporter.export(self._service.accounting.snapshot(time.monotonic()))
+        self._exporter.beat(self._service.beat_s)
+        self._ticker = threading.Thread(target=self._tick, name="metrics", daemon=True)
+        self._ticker.start()
+
     def _open_endpoint(
         self,
         args: dict[str, str],
@@ -240,12 +246,9 @@ class TritonPythonModel:
         settings: Settings,
         text: TextModel,
     ) -> None:
-        """Answer OpenAI's API too, where the server's environment says so. One model of a repository entry does."""
-        if parameters["export_metrics"] != "true":  # what is written for TensorRT-LLM's clients has no such clients
-            return
+        """Answer OpenAI's API too, where the server's environment says so."""
         arguments = server_arguments()
-        self._endpoint = open_endpoint(
-            os.environ,
+        served = Served(
             identity=identity_of(args["model_name"], parameters),
             text=text,
             contract=contract,
@@ -255,8 +258,8 @@ class TritonPythonModel:
             model_version=args["model_version"],
             server=trtbuild_server.http_address(arguments),
             metrics=trtbuild_server.metrics_address(arguments),
-            log=pb_utils.Logger.log_error,
         )
+        self._endpoint = open_endpoint(os.environ, served, pb_utils.Logger.log_error)
 
     def _watch_server(self, arguments: list[str]) -> None:
         """Drain when the server is ending: Triton does not notify models of that."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from trtbuild_http.settings import EndpointSettings
@@ -74,24 +75,11 @@ class OpenAiEndpoint:
         self._watch.stop()
 
 
-def open_endpoint(
-    environment: Mapping[str, str],
-    *,
-    identity: Identity,
-    text: TextModel,
-    contract: EngineContract,
-    service: ServesAndCounts,
-    slots: int,
-    max_waiting: int,
-    model_version: str,
-    server: Address | None,
-    metrics: Address | None,
-    log: Callable[[str], None],
-) -> OpenAiEndpoint | None:
-    """Open the endpoint that the environment asks for; None where it asks for none.
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A served model, and the server around it.
 
-    Args:
-        environment: With the variable that ``trtbuild serve`` sets.
+    Attributes:
         identity: What the model is called.
         text: Its tokenizer.
         contract: What its engine takes.
@@ -101,6 +89,25 @@ def open_endpoint(
         model_version: Version of the front model.
         server: Where the server listens for HTTP; None where it does not.
         metrics: Where it offers metrics; None where it does not.
+    """
+
+    identity: Identity
+    text: TextModel
+    contract: EngineContract
+    service: ServesAndCounts
+    slots: int
+    max_waiting: int
+    model_version: str
+    server: Address | None
+    metrics: Address | None
+
+
+def open_endpoint(environment: Mapping[str, str], served: Served, log: Callable[[str], None]) -> OpenAiEndpoint | None:
+    """Open the endpoint that the environment asks for; None where it asks for none.
+
+    Args:
+        environment: With the variable that ``trtbuild serve`` sets.
+        served: What is offered.
         log: Gets errors.
 
     Returns:
@@ -114,24 +121,10 @@ def open_endpoint(
     except (ValueError, ImportError) as error:
         log(f"OpenAI endpoint: it is off: {error}")
         return None
-    watch = EngineWatch(lambda: find_fault(contract.model, server, metrics))
-    text_of_metrics = MetricsText(
-        service.accounting.snapshot,
-        lambda: service.beat_s,
-        labels={"model": identity.name, "version": model_version},
-        slots=slots,
-    )
-    api = TextApi(
-        identity,
-        text,
-        contract,
-        service,
-        most_at_once=slots + max_waiting if max_waiting else 0,
-        metrics=text_of_metrics.write,
-        engine_fault=watch.fault,
-    )
+    watch = EngineWatch(lambda: find_fault(served.contract.model, served.server, served.metrics))
+    api = _api(served, watch)
     version = _version()
-    endpoint = Endpoint(settings, api, version, log, document(version), model_version=model_version)
+    endpoint = Endpoint(settings, api, version, log, document(version), model_version=served.model_version)
     try:
         endpoint.start()
     except EndpointError as error:
@@ -139,3 +132,22 @@ def open_endpoint(
         return None
     watch.start()
     return OpenAiEndpoint(endpoint, api, watch)
+
+
+def _api(served: Served, watch: EngineWatch) -> TextApi:
+    service = served.service
+    metrics = MetricsText(
+        service.accounting.snapshot,
+        lambda: service.beat_s,
+        labels={"model": served.identity.name, "version": served.model_version},
+        slots=served.slots,
+    )
+    return TextApi(
+        served.identity,
+        served.text,
+        served.contract,
+        service,
+        most_at_once=served.slots + served.max_waiting if served.max_waiting else 0,
+        metrics=metrics.write,
+        engine_fault=watch.fault,
+    )

@@ -36,6 +36,9 @@ openvino_genai: Any = importlib.import_module("openvino_genai")
 BLOCK_TOKENS = 32
 """Tokens of one key/value block on CPUs. Source: openvino.genai, cache_orchestrator / plugin block size for CPU."""
 
+MOST_MIN_P = 0.999999
+"""1, which leaves the likeliest token alone, is refused. Source: openvino.genai, GenerationConfig::validate."""
+
 _STATS_PERIOD_S = 0.25
 
 
@@ -300,7 +303,7 @@ def _generation_config(request: Request) -> openvino_genai.GenerationConfig:
         config.do_sample = True
         config.temperature = options["temperature"]
         config.top_p = options["top_p"]
-        config.min_p = options.get("min_p", 0.0)
+        config.min_p = min(options.get("min_p", 0.0), MOST_MIN_P)
         if options["top_k"]:
             config.top_k = options["top_k"]
         config.rng_seed = (options["seed"] + request.runs - 1) % 2**64
