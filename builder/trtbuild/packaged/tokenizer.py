@@ -14,6 +14,13 @@ from trtbuild.errors import ConvertError
 _SPECIAL = 3
 """``LLAMA_TOKEN_TYPE_CONTROL``. Source: llama.cpp, include/llama.h."""
 
+_CLASS = "PreTrainedTokenizerFast"
+"""The class that takes tokenizer.json as it is. The original names GPT2Tokenizer, which transformers 5 gives
+a split of its own: numbers such as ½ get other tokens than from the file.
+
+Source: transformers 5.24, models/gpt2/tokenization_gpt2.py.
+"""
+
 _BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 _SPLITS = {"smollm": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTES]}}
@@ -54,7 +61,7 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "chat_template": template,
         "clean_up_tokenization_spaces": False,
         "model_max_length": metadata["llama.context_length"],
-        "tokenizer_class": "GPT2Tokenizer",
+        "tokenizer_class": _CLASS,
     }
     tokenizer = {
         "version": "1.0",
