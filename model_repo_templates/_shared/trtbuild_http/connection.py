@@ -7,8 +7,11 @@ is decided by its :class:`trtbuild_http.host.Host`. All methods belong to the lo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
+import socket
+import struct
 from typing import cast
 
 from trtbuild_http.errors import ApiError
@@ -19,6 +22,8 @@ from trtbuild_http.host import Host
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MOST_REQUESTS_PER_TURN = 32
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_RESET = struct.pack("ii", 1, 0)
+"""Close by a reset. Source: socket(7), SO_LINGER."""
 _NEVER = float("inf")
 
 _IDLE, _HEAD, _BODY, _RUNNING, _LINGERING, _CLOSED = range(6)
@@ -51,6 +56,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
         self._transport = cast(asyncio.Transport, transport)
+        if not self.is_internal:
+            _notice_dead_peers(transport.get_extra_info("socket"), self._host.limits.unread_time_s)
         self._await_request()
         if not self._host.add(self):
             self._refuse(ApiError(503, "too many connections are open", retry_after_s=1, code="too_many_connections"))
@@ -130,8 +137,11 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def abort(self) -> None:
-        """Close now, whatever has not been written."""
+        """Close now; what has not been written, here or in the kernel's buffer, is thrown away."""
         self._leave()
+        with contextlib.suppress(OSError):
+            connected = self._transport.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
     # The states.
@@ -286,3 +296,19 @@ class Connection(asyncio.Protocol):
             self._is_reading_paused = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()
+
+
+def _notice_dead_peers(connected: socket.socket, after_s: float) -> None:
+    """Have the kernel end a connection whose peer is gone without a word, waiting for it or writing to it.
+
+    Source: tcp(7).
+    """
+    with contextlib.suppress(OSError):  # of a peer that has gone already
+        for level, option, value in (
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(after_s * 1000)),
+        ):
+            connected.setsockopt(level, option, value)

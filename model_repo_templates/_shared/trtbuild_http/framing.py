@@ -24,8 +24,8 @@ _MOST_CHUNKS = 1 << 16
 """Of one body; each costs time, however small it is."""
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,14}")
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
-_CHUNK_SIZE_BEGUN = re.compile(rb"[0-9A-Fa-f]{1,8}\r?")
-_ABSOLUTE = re.compile(r"https?://[^/?#@]+", re.IGNORECASE)
+_CHUNK_SIZE_BEGUN = re.compile(rb"|[0-9A-Fa-f]{1,8}\r?")
+_ABSOLUTE = re.compile(r"https?://[^/?#@]+(?=[/?]|$)", re.IGNORECASE)
 _ONLY_ONCE = frozenset({"host", "content-length", "transfer-encoding", "content-type", "authorization", "expect"})
 
 
@@ -196,7 +196,7 @@ class RequestReader:
         data = self._input
         end = data.find(b"\r\n", 0, _LONGEST_SIZE_LINE)
         line = bytes(data[: end if end >= 0 else _LONGEST_SIZE_LINE])
-        if line and not (_CHUNK_SIZE if end >= 0 else _CHUNK_SIZE_BEGUN).fullmatch(line):
+        if not (_CHUNK_SIZE if end >= 0 else _CHUNK_SIZE_BEGUN).fullmatch(line):
             raise ApiError(400, "a chunk's size must be 1 to 8 hexadecimal digits and CRLF; extensions are not taken")
         if end < 0:
             return False
@@ -226,6 +226,7 @@ def _head_of(parser: Any, events: _HeadEvents, limits: Limits) -> Head:
         raise ApiError(400, "the request has no Host header")
     if headers.get("expect", "100-continue").lower() != "100-continue":
         raise ApiError(417, "the only expectation that is met is 100-continue")
+    wishes = {token.strip(" \t") for token in headers.get("connection", "").lower().split(",")}
     method = parser.get_method().decode("latin-1")
     path, query = _split_target(method, events.url)
     return Head(
@@ -234,7 +235,7 @@ def _head_of(parser: Any, events: _HeadEvents, limits: Limits) -> Head:
         query=query,
         headers=headers,
         is_http10=is_http10,
-        keeps_alive=parser.should_keep_alive(),
+        keeps_alive="close" not in wishes and (not is_http10 or "keep-alive" in wishes),
         length=_length_of(headers, is_http10),
     )
 

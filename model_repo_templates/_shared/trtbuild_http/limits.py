@@ -22,6 +22,7 @@ class Limits:
         idle_time_s: How long a connection may stay open between requests.
         unread_time_s: How long a client may read nothing of what waits for it.
         linger_time_s: How long input is thrown away after a refusal, so that the client can read the answer.
+        sweep_s: How often these times are looked at, for all connections at once.
     """
 
     max_header_bytes: int = 32 << 10
@@ -36,3 +37,4 @@ class Limits:
     idle_time_s: float = 75.0
     unread_time_s: float = 60.0
     linger_time_s: float = 2.0
+    sweep_s: float = 1.0

@@ -17,7 +17,6 @@ from trtbuild_http.framing import Head
 from trtbuild_http.limits import Limits
 from trtbuild_http.optional import uvloop
 
-_SWEEP_S = 1.0
 _OTHER_FILES = 256
 """File descriptors that this process needs for other things than connections."""
 _STOP_S = 2.0
@@ -122,7 +121,8 @@ class Server:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.call_later(_SWEEP_S, self._sweep)
+        self.loop.set_exception_handler(self._on_fault)
+        self.loop.call_later(self.limits.sweep_s, self._sweep)
         try:
             self.loop.run_forever()
         finally:
@@ -130,10 +130,14 @@ class Server:
             self.loop.close()
 
     def _sweep(self) -> None:
-        self.loop.call_later(_SWEEP_S, self._sweep)
+        self.loop.call_later(self.limits.sweep_s, self._sweep)
         now = self.loop.time()
         for connection in tuple(self._connections):
             connection.sweep(now)
+
+    def _on_fault(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Note what a connection raised; the loop has closed it."""
+        self._log(f"a connection failed, please report this: {context.get('exception') or context['message']!r}")
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

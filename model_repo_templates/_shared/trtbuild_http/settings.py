@@ -58,7 +58,7 @@ class EndpointSettings:
         for name, value in document.items():
             kind = known[name]
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise ValueError(f"{ENVIRONMENT_NAME}: {name} must be a {kind.__name__}, got {value!r}")
+                raise ValueError(f"{ENVIRONMENT_NAME}: {name} must be {_WORDS[kind]}, got {value!r}")
         origins = tuple(origin.rstrip("/") for origin in _strings(document, "allowed_origins"))
         return cls(**{**document, "allowed_origins": origins, "models": _strings(document, "models")})._checked()
 
@@ -73,6 +73,7 @@ class EndpointSettings:
 
 
 _TYPES: Mapping[Any, type] = {"str": str, "int": int, "tuple[str, ...]": list}
+_WORDS = {str: "a string", int: "an integer", list: "a list"}
 
 
 def _strings(document: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ _FILE = re.compile(r"(?P<name>[^/]+)@(?P<version>\d+)\.(?P<pid>\d+)\.sock")
 _YOUNG_S = 0.1
 """A directory that changed this recently is read again: two changes within one tick of its clock look like one."""
 
+_ASK_AGAIN_S = 5.0
+
 
 @dataclass(frozen=True)
 class Socket:
@@ -109,6 +111,7 @@ class Siblings:
         self._sockets: tuple[Socket, ...] = ()
         self._own_socket: Socket | None = None
         self._known: dict[Socket, Sibling] = {}
+        self._asked: dict[Socket, tuple[asyncio.Task[None], float]] = {}
 
     def sockets(self) -> tuple[Socket, ...]:
         """Return the sockets of the other models, the newest version first."""
@@ -134,11 +137,26 @@ class Siblings:
     async def known(self) -> list[Sibling]:
         """Return the models that describe themselves, the newest version first."""
         sockets = self.sockets()
-        unknown = [each for each in sockets if each not in self._known]
-        if unknown:
-            await asyncio.gather(*(self._describe(each) for each in unknown))
+        if unknown := [each for each in sockets if each not in self._known]:
+            await asyncio.gather(*filter(None, map(self._description_of, unknown)))
         self._known = {each: self._known[each] for each in sockets if each in self._known}
+        self._asked = {each: self._asked[each] for each in sockets if each in self._asked}
         return list(self._known.values())
+
+    def _description_of(self, one: Socket) -> asyncio.Task[None] | None:
+        """Return the task that asks a sibling what it is; None if it was asked of late and gave no answer.
+
+        One that stands still must not make all requests of the others wait for it, again and again.
+        """
+        now = asyncio.get_running_loop().time()
+        task, asked_at = self._asked.get(one, (None, 0.0))
+        if task is not None and not task.done():
+            return task
+        if task is not None and now - asked_at < _ASK_AGAIN_S:
+            return None
+        task = asyncio.get_running_loop().create_task(self._describe(one))
+        self._asked[one] = task, now
+        return task
 
     def forget(self, gone: Socket) -> None:
         """Remove the file of a model that nobody answers for."""
