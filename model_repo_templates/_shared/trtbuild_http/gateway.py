@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from trtbuild_http.pages import Pages
 from trtbuild_http.router import Router
 from trtbuild_http.server import Server
 from trtbuild_http.settings import ENVIRONMENT_NAME, EndpointSettings
-from trtbuild_http.siblings import Siblings, check_directory, listen
+from trtbuild_http.siblings import Siblings, listen, open_directory
 
 __all__ = [
     "ENVIRONMENT_NAME",
@@ -64,6 +65,7 @@ class Endpoint:
         self._owner: PortOwner | None = None
         self._internal: asyncio.AbstractServer | None = None
         self._socket_path: Path | None = None
+        self._directory = -1
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -79,7 +81,7 @@ class Endpoint:
         if httptools is None:
             raise EndpointError("the OpenAI endpoint needs httptools: pip install httptools, or pass --openai-port 0")
         settings = self._settings
-        check_directory(settings.runtime_dir)
+        self._directory = open_directory(settings.runtime_dir)
         listening, self._socket_path = listen(settings.runtime_dir, self._api.name, self._model_version)
         siblings = Siblings(settings.runtime_dir, self._socket_path, self._log)
         router = self._router = Router(
@@ -131,3 +133,6 @@ class Endpoint:
                 self._socket_path.unlink()
         if self._internal is not None:
             self._internal.close()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1

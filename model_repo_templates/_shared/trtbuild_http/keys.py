@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import stat
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ _LOOK_S = 1.0
 _YOUNG_S = 2.0
 """A file that changed this recently is read again: two changes within one tick of its clock look like one."""
 _MOST_BYTES = 1 << 20
+_KEY = re.compile(rb"[\x21-\x7e]+")
 
 
 class KeyFile:
@@ -81,6 +83,9 @@ class KeyFile:
             raise ValueError(f"it has {status.st_size} bytes, expected at most {_MOST_BYTES}")
         lines = [line.strip() for line in self._path.read_bytes().splitlines()]
         keys = [line for line in lines if line and not line.startswith(b"#")]
+        for number, line in enumerate(lines, 1):
+            if line in keys and not _KEY.fullmatch(line):
+                raise ValueError(f"line {number} is no key: a key is printable ASCII without spaces")
         if not keys:
             raise ValueError("it holds no key; write one a line")
         self._digests = tuple(dict.fromkeys(hashlib.sha256(key).digest() for key in keys))

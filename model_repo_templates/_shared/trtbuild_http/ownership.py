@@ -105,7 +105,10 @@ class PortOwner:
                 f"tried again all the time. End the other process, or pass another --openai-port"
             )
         else:
-            self._log(f"{where} cannot be bound, and is tried again all the time: {error}. Check --host, --openai-port")
+            self._log(
+                f"{where} cannot be bound, and is tried again all the time: {error}. "
+                f"Check --openai-host and --openai-port"
+            )
 
 
 def _listen(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:

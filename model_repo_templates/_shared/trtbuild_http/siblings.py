@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -54,21 +55,34 @@ class Sibling:
     routes: frozenset[str]
 
 
-def check_directory(directory: str) -> None:
-    """Make sure that nobody else can put a socket into the directory.
+def open_directory(directory: str) -> int:
+    """Return a descriptor of the private directory, which is made if need be and kept from being cleaned away.
 
     Raises:
-        EndpointError: Others can, or it is not there.
+        EndpointError: It cannot be used, or others could put a socket into it.
     """
     try:
-        status = Path(directory).stat()
+        with contextlib.suppress(FileExistsError):
+            Path(directory).mkdir(mode=0o700)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise EndpointError(f"the endpoint's runtime_dir cannot be used: {error}") from None
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise EndpointError(
-            f"the endpoint's runtime_dir {directory} must be a directory of this user (uid {os.geteuid()}) with mode "
-            f"0700, got uid {status.st_uid} and mode {stat.S_IMODE(status.st_mode):04o}"
-        )
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise EndpointError(
+                f"the endpoint's runtime_dir {directory} must belong to this user (uid {os.geteuid()}) and have mode "
+                f"0700, got uid {status.st_uid} and mode {stat.S_IMODE(status.st_mode):04o}"
+            )
+        # `trtbuild serve` removes such directories of ended servers: those that nobody has locked.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise EndpointError(f"the endpoint's runtime_dir {directory} is being removed: {error}") from None
+    except EndpointError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def listen(directory: str, name: str, version: str) -> tuple[socket.socket, Path]:

@@ -17,6 +17,7 @@ from trtbuild_http.gateway import Endpoint, EndpointSettings, Exchange, Limits
 
 CHAT = "/v1/chat/completions"
 PATIENCE_S = 20.0
+HOST = "127.0.0.1"
 
 
 class Model:
@@ -180,8 +181,8 @@ class Running:
         directory.chmod(0o700)
         self.model = model or Model()
         self.log: list[str] = []
-        given = EndpointSettings(host="127.0.0.1", port=port, runtime_dir=str(directory), **settings)
-        self.endpoint = Endpoint(given, self.model, version, self.log.append, b'{"openapi": "3.1.0"}', limits=limits)
+        given = EndpointSettings(host=HOST, port=port, runtime_dir=str(directory), **settings)
+        self.endpoint = Endpoint(given, self.model, version, self.log.append, b'{"openapi": "3.1.0"}', model_version=version, limits=limits)
         self.endpoint.start()
         if is_awaited:
             wait_until(lambda: self.endpoint.address is not None)

@@ -14,6 +14,11 @@ from tests.unit.http.kit import CHAT, Running, request
 KEYED = [("GET", "/v1/models"), ("GET", "/v1/models/chat"), ("GET", "/metrics"), ("POST", CHAT), ("GET", "/nothing")]
 OPEN = [("GET", "/health"), ("GET", "/health/ready"), ("GET", "/version"), ("GET", "/openapi.json"), ("OPTIONS", CHAT)]
 
+WRONG = [
+    *("", "Bearer", "Bearer ", "Bearer sk-third", "Bearer sk-firs", "Basic sk-first", "sk-first"),
+    *("Bearer # of the tests", "Bearer #sk-old", "Bearer sk-first,sk-second", "Bearer caf\xe9"),
+]
+
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
@@ -26,8 +31,7 @@ def key_file(tmp_path: Path) -> Path:
 def test_these_need_a_key(start: Callable[..., Running], key_file: Path, method: str, path: str) -> None:
     running = start(api_key_file=str(key_file))
     document = {} if method == "POST" else None
-    for wrong in ("", "Bearer", "Bearer ", "Bearer sk-third", "Bearer sk-firs", "Basic sk-first", "sk-first",
-                  "Bearer # of the tests", "Bearer #sk-old", "Bearer sk-first,sk-second", "Bearer caf\xe9"):  # fmt: skip
+    for wrong in WRONG:
         answer = running.ask(path, document, method=method, authorization=wrong)
         assert answer.status == 401, wrong
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -115,7 +119,9 @@ def test_a_mounted_secret_that_is_swapped_is_read_again(tmp_path: Path) -> None:
     assert _allows(keys, clock, "sk-2") == 200
 
 
-@pytest.mark.parametrize("way", ["missing", "empty", "comments", "directory", "fifo", "huge", "dangling"])
+@pytest.mark.parametrize(
+    "way", ["missing", "empty", "comments", "directory", "fifo", "huge", "dangling", "space", "binary"]
+)
 def test_a_file_that_cannot_be_used_opens_nothing_until_it_can(key_file: Path, way: str) -> None:
     log: list[str] = []
     clock = Clock()
@@ -130,6 +136,8 @@ def test_a_file_that_cannot_be_used_opens_nothing_until_it_can(key_file: Path, w
         os.mkfifo(key_file)
     elif way == "huge":
         key_file.write_bytes(b"sk-first\n" * 200_000)
+    elif way in {"space", "binary"}:
+        key_file.write_bytes(b"sk-first\nsk-sec" + (b" ret\n" if way == "space" else b"\xff\n"))
     elif way == "dangling":
         key_file.symlink_to("nowhere")
     for key in ("sk-first", ""):
@@ -137,6 +145,8 @@ def test_a_file_that_cannot_be_used_opens_nothing_until_it_can(key_file: Path, w
     assert len(log) == 1
     assert str(key_file) in log[0]
     assert "every request is refused" in log[0]
+    assert "sk-" not in log[0]
+    assert ("line 2 is no key" in log[0]) == (way in {"space", "binary"})
     if way == "directory":
         key_file.rmdir()
     else:
@@ -147,9 +157,7 @@ def test_a_file_that_cannot_be_used_opens_nothing_until_it_can(key_file: Path, w
     assert "in order again" in log[1]
 
 
-def test_an_endpoint_without_readable_keys_is_closed_and_not_ready(
-    start: Callable[..., Running], tmp_path: Path
-) -> None:
+def test_without_readable_keys_it_is_closed_and_not_ready(start: Callable[..., Running], tmp_path: Path) -> None:
     running = start(api_key_file=str(tmp_path / "none"))
     answer = running.ask("/v1/models", authorization="Bearer ")
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
