@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         """End the running answer with ``error`` and close."""
         if self._exchange is not None:
             self.end_keep_alive()
-            self._exchange.fail(error)
+            self._exchange.abandon(error)
             self._write_answer()
         if self._state < _LINGERING:
             self.close()

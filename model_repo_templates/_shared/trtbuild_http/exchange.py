@@ -104,7 +104,7 @@ class Exchange:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the client has closed, or was cut because it reads too slowly."""
+        """Whether nobody waits any more: the client has closed, was cut as it reads too slowly, or the server stops."""
         return self._is_gone
 
     @property
@@ -133,6 +133,17 @@ class Exchange:
                 self._events += (b"data: ", error.body(), b"\n\n")
                 self._phase = _OVER
                 self._post()
+
+    def abandon(self, error: ApiError) -> None:
+        """Fail, and tell whoever works on the answer that nobody waits for it any more."""
+        with self._lock:
+            callbacks, self._gone_callbacks = self._gone_callbacks, []
+            was_over = self._phase == _OVER
+        self.fail(error)
+        if not was_over:
+            self._is_gone = True
+            for callback in callbacks:
+                callback()
 
     def start_events(self) -> None:
         """Begin a stream of server-sent events."""

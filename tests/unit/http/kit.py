@@ -182,7 +182,9 @@ class Running:
         self.model = model or Model()
         self.log: list[str] = []
         given = EndpointSettings(host=HOST, port=port, runtime_dir=str(directory), **settings)
-        self.endpoint = Endpoint(given, self.model, version, self.log.append, b'{"openapi": "3.1.0"}', model_version=version, limits=limits)
+        self.endpoint = Endpoint(
+            given, self.model, version, self.log.append, b'{"openapi": "3.1.0"}', model_version=version, limits=limits
+        )
         self.endpoint.start()
         if is_awaited:
             wait_until(lambda: self.endpoint.address is not None)
