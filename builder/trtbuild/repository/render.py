@@ -260,11 +260,13 @@ def render_directory(template: str, name: str, variables: Mapping[str, JsonValue
 def _shared_files(name: str, files: Files) -> Files:
     """Return what a model's Python files import from ``_shared``, and what that imports, beside the model's own.
 
+    A package is copied with all its files, such as tables and web pages; only Python files import.
+
     Copied, so that a repository is whole wherever it is carried, and each model loads what it was written with.
     """
     shared = TEMPLATES / _SHARED
     found: Files = {}
-    unread = list(files.values())
+    unread = [data for path, data in files.items() if path.endswith(".py")]
     seen: set[bytes] = set()
     while unread:
         for name_of_part in sorted(set(_SHARED_IMPORT.findall(unread.pop())) - seen):
@@ -275,5 +277,6 @@ def _shared_files(name: str, files: Files) -> Files:
                 target = f"{name}/1/{path.relative_to(shared).as_posix()}"
                 if target not in found:
                     found[target] = path.read_bytes()
-                    unread.append(found[target])
+                    if path.suffix == ".py":
+                        unread.append(found[target])
     return found

@@ -7,13 +7,11 @@ is decided by its :class:`trtbuild_http.host.Host`. All methods belong to the lo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import secrets
-import socket
-import struct
 from typing import cast
 
+from trtbuild_http import sockets
 from trtbuild_http.errors import ApiError
 from trtbuild_http.exchange import Exchange, Form, HttpRequest
 from trtbuild_http.framing import Head, RequestReader, body_too_large
@@ -22,8 +20,6 @@ from trtbuild_http.host import Host
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MOST_REQUESTS_PER_TURN = 32
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_RESET = struct.pack("ii", 1, 0)
-"""Close by a reset. Source: socket(7), SO_LINGER."""
 _NEVER = float("inf")
 
 _IDLE, _HEAD, _BODY, _RUNNING, _LINGERING, _CLOSED = range(6)
@@ -57,7 +53,7 @@ class Connection(asyncio.Protocol):
         """Begin to wait for a request."""
         self._transport = cast(asyncio.Transport, transport)
         if not self.is_internal:
-            _notice_dead_peers(transport.get_extra_info("socket"), self._host.limits.unread_time_s)
+            sockets.notice_dead_peers(transport.get_extra_info("socket"), self._host.limits.unread_time_s)
         self._await_request()
         if not self._host.add(self):
             self._refuse(ApiError(503, "too many connections are open", retry_after_s=1, code="too_many_connections"))
@@ -139,9 +135,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close now; what has not been written, here or in the kernel's buffer, is thrown away."""
         self._leave()
-        with contextlib.suppress(OSError):
-            connected = self._transport.get_extra_info("socket")
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sockets.reset_on_close(self._transport.get_extra_info("socket"))
         self._transport.abort()
 
     # The states.
@@ -296,19 +290,3 @@ class Connection(asyncio.Protocol):
             self._is_reading_paused = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()
-
-
-def _notice_dead_peers(connected: socket.socket, after_s: float) -> None:
-    """Have the kernel end a connection whose peer is gone without a word, waiting for it or writing to it.
-
-    Source: tcp(7).
-    """
-    with contextlib.suppress(OSError):  # of a peer that has gone already
-        for level, option, value in (
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(after_s * 1000)),
-        ):
-            connected.setsockopt(level, option, value)

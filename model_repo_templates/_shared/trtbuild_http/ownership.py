@@ -6,13 +6,14 @@ The kernel frees the lock however the process ends, so nothing is left to clean 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import fcntl
 import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+from trtbuild_http import sockets
 
 _POLL_S = 0.2
 """How often a process that does not have the port asks for it."""
@@ -79,17 +80,17 @@ class PortOwner:
     async def _bind(self) -> None:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        sockets: list[socket.socket] = []
+        made: list[socket.socket] = []
         try:
             for family, kind, protocol, _, address in dict.fromkeys(found):
-                sockets.append(_listen(family, kind, protocol, address))
+                made.append(sockets.listen(family, kind, protocol, address))
         except OSError:
-            for each in sockets:
+            for each in made:
                 each.close()
             raise
-        for each in sockets:
+        for each in made:
             self._servers.append(await self._serve(each))
-        name = sockets[0].getsockname()
+        name = made[0].getsockname()
         self.address = name[0], name[1]
         self._log(f"listening at http://{_printable(self._host)}:{name[1]}")
 
@@ -109,22 +110,6 @@ class PortOwner:
                 f"{where} cannot be bound, and is tried again all the time: {error}. "
                 f"Check --openai-host and --openai-port"
             )
-
-
-def _listen(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
-    made = socket.socket(family, kind, protocol)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            with contextlib.suppress(OSError):  # where the kernel can, :: means IPv4 too
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address[0] == "::" else 1)
-        made.bind(address)
-        made.listen(1024)
-        made.setblocking(False)
-    except OSError:
-        made.close()
-        raise
-    return made
 
 
 def _printable(host: str) -> str:

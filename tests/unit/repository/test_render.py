@@ -16,6 +16,9 @@ from tests.unit.repository.conftest import _parameters, _parse, _tree
 from trtbuild import repository
 from trtbuild.errors import RepositoryError
 from trtbuild.repository import Origin, ServedModel, quote_pbtxt, render_repository, write_repository
+from trtbuild.repository.files import files_below
+from trtbuild.repository.render import TEMPLATES as TEMPLATES_DIRECTORY
+from trtbuild.repository.render import render_directory
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "repository"
 ENGINE_VARIABLES: dict[str, Any] = {
@@ -225,3 +228,34 @@ def test_golden_configurations(
 )
 def test_quoting(value: str, quoted: str) -> None:
     assert quote_pbtxt(value) == quoted
+
+
+def test_a_shared_package_is_copied_with_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "_shared" / "trtbuild_web"
+    (package / "page" / "parts").mkdir(parents=True)
+    (package / "__pycache__").mkdir()
+    contents = {
+        "__init__.py": b"",
+        "page/index.html": b"<!doctype html>\n",
+        "page/parts/icon.png": b"\x89PNG\r\n\x1a\n\0\xff",
+        "page/app.js": b"import trtbuild_nowhere from './x.js'\n",  # no Python, so nothing to look for
+    }
+    for path, data in contents.items():
+        (package / path).write_bytes(data)
+    (package / "__pycache__" / "x.pyc").write_bytes(b"left behind")
+    monkeypatch.setattr("trtbuild.repository.render.TEMPLATES", tmp_path)
+    (tmp_path / "web" / "1").mkdir(parents=True)
+    (tmp_path / "web" / "config.pbtxt.j2").write_text("name: {{ name | pbtxt }}\n")
+    (tmp_path / "web" / "1" / "model.py").write_text("from trtbuild_web import page\n")
+    files = render_directory("web", "m", {"name": "m"})
+    copied = {path.removeprefix("m/1/trtbuild_web/"): data for path, data in files.items() if "trtbuild_web" in path}
+    assert copied == contents
+
+
+def test_the_front_model_brings_the_whole_endpoint(make_model: Callable[..., ServedModel]) -> None:
+    _, files = render_repository([make_model()])
+    package = TEMPLATES_DIRECTORY / "_shared" / "trtbuild_http"
+    expected = {path.relative_to(package).as_posix(): path.read_bytes() for path in files_below(package)}
+    assert {"gateway.py", "framing.py"} <= expected.keys()
+    prefix = "chat/1/trtbuild_http/"
+    assert {path.removeprefix(prefix): data for path, data in files.items() if path.startswith(prefix)} == expected
