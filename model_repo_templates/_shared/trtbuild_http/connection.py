@@ -113,6 +113,11 @@ class Connection(asyncio.Protocol):
             else:
                 self.close()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._exchange is not None
+
     def end_keep_alive(self) -> None:
         """Close after the running answer."""
         if self._exchange is not None:

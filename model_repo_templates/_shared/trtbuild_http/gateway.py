@@ -120,10 +120,15 @@ class Endpoint:
         if self._router is not None:
             self._router.is_draining = False
 
-    def stop(self) -> None:
-        """Give the port to another model of the server, end what runs, and end the thread."""
-        if self._server is not None:
-            self._server.stop(self._release)
+    def stop(self, grace_s: float = 0.0) -> None:
+        """Give the port to another model of the server, end what runs, and end the thread. Safe to call again.
+
+        Args:
+            grace_s: How long what runs may go on; requests that come meanwhile are refused.
+        """
+        if self._router is not None and self._server is not None:
+            self._router.is_draining = True
+            self._server.stop(self._release, grace_s)
 
     def _release(self) -> None:
         if self._owner is not None:

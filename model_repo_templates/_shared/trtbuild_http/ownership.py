@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trtbuild_http import sockets
 
-_POLL_S = 0.2
+_POLL_S = 0.1
 """How often a process that does not have the port asks for it."""
 _QUIET_S = 1.0
 """An ended owner's socket may close a moment after its lock is free; only what lasts longer is worth a line."""

@@ -20,6 +20,7 @@ from trtbuild_http.optional import uvloop
 _OTHER_FILES = 256
 """File descriptors that this process needs for other things than connections."""
 _STOP_S = 2.0
+_LOOK_S = 0.02
 
 
 class Application(Protocol):
@@ -85,12 +86,12 @@ class Server:
         for connection in self._connections:
             connection.end_keep_alive()
 
-    def stop(self, last: Callable[[], None]) -> None:
-        """Call ``last`` in the loop's thread, end what runs, and wait for the thread. Safe to call again."""
+    def stop(self, last: Callable[[], None], grace_s: float) -> None:
+        """Call ``last`` in the loop's thread, let what runs finish, end the rest, and wait for the thread."""
         if not self._thread.is_alive():
             return
-        asyncio.run_coroutine_threadsafe(self._end(last), self.loop)
-        self._thread.join(2 * _STOP_S)
+        asyncio.run_coroutine_threadsafe(self._end(last, grace_s), self.loop)
+        self._thread.join(grace_s + 2 * _STOP_S)
 
     # What connections call.
 
@@ -144,9 +145,13 @@ class Server:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log(f"a task of the endpoint failed, please report this: {error!r}")
 
-    async def _end(self, last: Callable[[], None]) -> None:
+    async def _end(self, last: Callable[[], None], grace_s: float) -> None:
         try:
             last()
+            self.end_keep_alive()
+            end = self.loop.time() + grace_s
+            while self.loop.time() < end and any(each.is_busy for each in self._connections):
+                await asyncio.sleep(_LOOK_S)
             error = ApiError(503, "the server is stopping", code="stopping", retry_after_s=5)
             for connection in tuple(self._connections):
                 connection.stop(error)
@@ -154,7 +159,7 @@ class Server:
                 task.cancel()
             end = self.loop.time() + _STOP_S
             while self._connections and self.loop.time() < end:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(_LOOK_S)
             for connection in tuple(self._connections):
                 connection.abort()
             await asyncio.sleep(0)

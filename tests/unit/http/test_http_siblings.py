@@ -272,6 +272,16 @@ class TestDraining:
         running.endpoint.drain()
         running.endpoint.resume()
 
+    def test_what_runs_may_have_time_to_finish(self, start: Callable[..., Running]) -> None:
+        running = start()
+        with running.connect() as streaming, running.connect() as endless:
+            streaming.send(post({"events": 30, "gap_s": 0.01}))
+            endless.send(post({"never": True}))
+            wait_until(lambda: len(running.model.exchanges) == 2)
+            running.endpoint.stop(grace_s=1.0)
+            assert streaming.read().events()[-1] == "[DONE]"
+            assert endless.read().json()["error"]["code"] == "stopping"
+
     def test_a_client_that_reads_nothing_does_not_hold_the_end_up(self, start: Callable[..., Running]) -> None:
         running = start()
 
