@@ -126,6 +126,7 @@ class TritonPythonModel:
     def end(self, job: Job, how: str) -> None:
         self.running.remove(job)
         entry = {"how": how, "tokens": job.count, "inputs": job.inputs, "arrival_ns": job.arrival_ns}
+        entry["id"] = job.request_id
         entry |= {"scheduled_ns": job.scheduled_ns, "last_ns": job.last_ns, "prompt": job.prompt[:64]}
         print(json.dumps(entry), file=self.record, flush=True)
 
