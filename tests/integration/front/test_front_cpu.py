@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.integration.front.conftest import RunningServer, serve_cpu
+from tests.integration.front.test_front_layout import _ask
 
 pytest.importorskip("openvino_genai", reason="the cpu engine (openvino-genai) is not installed")
 pytestmark = pytest.mark.integration
@@ -49,6 +51,42 @@ def test_the_other_layout_s_models_say_the_same(server: RunningServer) -> None:
         body = {"text_input": PROMPT, "max_tokens": 12, "exclude_input_in_output": True}
         status, text = server.post(f"{model}/generate", body)
         assert (status, json.loads(text)["text_output"]) == (200, whole)
+
+
+@pytest.mark.parametrize("stream", [pytest.param(True, id="stream"), pytest.param(False, id="whole")])
+def test_triton_s_own_openai_frontend_gets_what_it_asks_for(server: RunningServer, stream: bool) -> None:
+    """What it sends to a model that is not vLLM's, with its schema's defaults; it adds the counts of a stream up.
+
+    Source: triton-inference-server/server, python/openai/openai_frontend/engine/utils/triton.py
+    (_create_trtllm_generate_request, _get_usage_from_response) and schemas/openai.py.
+    """
+    results = _ask(
+        server, "tensorrt_llm_bls", wants_all=True, text_input=PROMPT, stream=stream, max_tokens=9, stop_words=["§"],
+        top_p=1.0, frequency_penalty=0.0, presence_penalty=0.0, temperature=1.0, exclude_input_in_output=True,
+        return_num_input_tokens=True, return_num_output_tokens=True,
+    )  # fmt: skip
+    with_text = [result for result in results if result.as_numpy("text_output") is not None]
+    assert all(result.as_numpy("text_output").size == 1 for result in with_text)
+    assert len(results) <= 2 or stream
+    counts = [result.as_numpy("num_output_tokens") for result in results]
+    assert sum(int(each.reshape(-1)[0]) for each in counts if each is not None) == 9
+    inputs = [result.as_numpy("num_input_tokens") for result in results]
+    [count] = [each for each in inputs if each is not None]
+    assert (
+        count.dtype == np.int32
+        and count.reshape(-1)[0] == server.generate(text_input=PROMPT, max_tokens=1)["prompt_tokens"]
+    )
+
+
+def test_the_front_model_counts_under_upstream_s_names_too(server: RunningServer) -> None:
+    wanted = {"return_num_input_tokens": True, "return_num_output_tokens": True}
+    answer = server.generate(text_input=PROMPT, max_tokens=7, **wanted)
+    assert (answer["num_input_tokens"], answer["num_output_tokens"]) == (answer["prompt_tokens"], 7)
+    assert "num_output_tokens" not in server.generate(text_input=PROMPT, max_tokens=7)
+    assert (
+        server.generate(text_input=PROMPT, max_tokens=9, top_p=0.9, temperature=1.5, min_p=1.0, seed=5)["text_output"]
+        == server.generate(text_input=PROMPT, max_tokens=9)["text_output"]
+    )
 
 
 def test_thirty_two_clients_at_once_get_the_same_text(server: RunningServer) -> None:

@@ -47,7 +47,7 @@ def _echo(prompt: str, tokens: int) -> str:
     return kinds.byte_level().decode([ids[at % len(ids)] for at in range(tokens)])
 
 
-def _ask(server: RunningServer, model: str, **inputs: Any) -> list[Any]:
+def _ask(server: RunningServer, model: str, *, wants_all: bool = False, **inputs: Any) -> list[Any]:
     """Send one request as a client of TensorRT-LLM's templates does (shape [1, 1]); return all answers."""
     answers: queue.Queue[Any] = queue.Queue()
     client = grpc_client.InferenceServerClient(server.grpc)
@@ -59,7 +59,7 @@ def _ask(server: RunningServer, model: str, **inputs: Any) -> list[Any]:
         tensor = grpc_client.InferInput(name, [1, len(values)], datatype)
         tensor.set_data_from_numpy(np.array([values], dtype))
         tensors.append(tensor)
-    wanted = [grpc_client.InferRequestedOutput("text_output")]
+    wanted = None if wants_all else [grpc_client.InferRequestedOutput("text_output")]
     client.async_stream_infer(model, tensors, outputs=wanted, enable_empty_final_response=True)
     results = []
     while True:

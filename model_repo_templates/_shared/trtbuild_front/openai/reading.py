@@ -126,11 +126,11 @@ def _refuse_unserved(body: Mapping[str, Any], table: Mapping[str, fields.Refusal
 def _prompts(prompt: Any) -> list[GenerationRequest]:
     if isinstance(prompt, str):
         return [GenerationRequest(text=prompt)]
-    if isinstance(prompt[0], int):
-        return [GenerationRequest(token_ids=tuple(prompt))]
+    if isinstance(prompt[0], (int, float)):
+        return [GenerationRequest(token_ids=tuple(map(int, prompt)))]
     if isinstance(prompt[0], str):
         return [GenerationRequest(text=text) for text in prompt]
-    return [GenerationRequest(token_ids=tuple(ids)) for ids in prompt]
+    return [GenerationRequest(token_ids=tuple(map(int, ids))) for ids in prompt]
 
 
 def _get(body: Mapping[str, Any], name: str, default: Any) -> Any:

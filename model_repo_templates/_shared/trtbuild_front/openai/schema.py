@@ -115,12 +115,8 @@ def _check_items(name: str, value: list[Any], schema: Schema) -> None:
     items = schema.get("items")
     if items is None:
         return
-    if items == {"type": "integer", "minimum": 0}:  # prompts in tokens may be long
-        bad = next((number for number, item in enumerate(value) if type(item) is not int or item < 0), None)
-        if bad is None:
-            return
-        value, name = value[bad : bad + 1], f"{name}[{bad}]"
-        check(name, value[0], items)
+    is_tokens = items == {"type": "integer", "minimum": 0}
+    if is_tokens and all(type(item) is int and item >= 0 for item in value):  # prompts in tokens may be long
         return
     for number, item in enumerate(value):
         check(f"{name}[{number}]", item, items)

@@ -73,7 +73,7 @@ class TokenRoutes:
             ApiError: The request is wrong.
         """
         check_body(body, fields.DETOKENIZE, ("tokens",))
-        tokens = body["tokens"]
+        tokens = list(map(int, body["tokens"]))
         outside = next((number for number in tokens if number >= self._text.vocab_size), None)
         if outside is not None:
             most = self._text.vocab_size - 1
