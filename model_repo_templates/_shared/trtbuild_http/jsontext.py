@@ -7,6 +7,8 @@ from typing import Any
 
 from trtbuild_http.optional import orjson
 
+_LINE_ENDS = tuple((char.encode(), b"\\u%04x" % ord(char)) for char in "\x85\u2028\u2029")
+
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
@@ -36,3 +38,19 @@ def dumps(value: Any) -> bytes:
         text: bytes = orjson.dumps(value)
         return text
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+def dumps_text(text: str) -> bytes:
+    """Return ``text`` as a JSON string for an event: what is written once per token.
+
+    Clients that cut a stream into lines with Python's ``splitlines`` take three characters for line ends that JSON need
+    not escape, so they are escaped.
+    """
+    if orjson is not None:
+        data: bytes = orjson.dumps(text)
+    else:
+        data = str(json.encoder.encode_basestring(text)).encode("utf-8")
+    if not text.isascii():
+        for raw, escaped in _LINE_ENDS:
+            data = data.replace(raw, escaped)
+    return data

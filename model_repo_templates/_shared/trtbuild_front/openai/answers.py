@@ -7,7 +7,6 @@ refusals, from the thread of the endpoint.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from trtbuild_front.faults import ClientGoneError
@@ -36,11 +35,9 @@ class Submits(Protocol):
 class Answers:
     """All answers to one request."""
 
-    def __init__(
-        self, exchange: Exchange, wanted: Wanted, shape: Shape, service: Submits, on_over: Callable[[Answers], None]
-    ) -> None:
+    def __init__(self, exchange: Exchange, wanted: Wanted, shape: Shape, service: Submits) -> None:
         self.exchange = exchange
-        self._wanted, self._shape, self._service, self._on_over = wanted, shape, service, on_over
+        self._wanted, self._shape, self._service = wanted, shape, service
         self._lock = threading.Lock()
         self._generations: list[Generation] = []
         self._last: dict[int, Piece] = {}
@@ -102,7 +99,6 @@ class Answers:
             generations, self._generations = self._generations, []
         for generation in generations:
             self._service.cancel(generation)
-        self._on_over(self)
 
 
 class _Answer:

@@ -5,7 +5,6 @@ It decides which path is answered by what. How answers are made is decided in ``
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,7 +34,6 @@ Read = Callable[[Mapping[str, Any], ModelFacts, str], Wanted]
 
 _STUCK_S = 30.0
 """As ``trtbuild health`` has it."""
-_POLL_S = 0.05
 
 
 class Serves(Submits, Protocol):
@@ -123,8 +121,6 @@ class TextApi:
             "/tokenize": _refusing(tokens.tokenize),
             "/detokenize": _refusing(tokens.detokenize),
         }
-        self._open: set[Answers] = set()
-        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -162,12 +158,6 @@ class TextApi:
         still_s = time.time() - self._service.beat_s
         return f"the serving thread has stood still for {still_s:.0f} s" if still_s > _STUCK_S else ""
 
-    def wait_until_idle(self, until_s: float) -> bool:
-        """Wait until every request is answered; False if that is not so when the monotonic clock says ``until_s``."""
-        while self._open and time.monotonic() < until_s:
-            time.sleep(_POLL_S)
-        return not self._open
-
     def _answer(self, exchange: Exchange, body: dict[str, Any], kind: Kind, read: Read) -> None:
         try:
             wanted = read(body, self._facts, exchange.request.request_id)
@@ -182,14 +172,7 @@ class TextApi:
             top=wanted.top_log_probs,
             includes_usage=wanted.includes_usage and wanted.streams,
         )
-        answers = Answers(exchange, wanted, shape, self._service, self._forget)
-        with self._lock:
-            self._open.add(answers)
-        answers.begin()
-
-    def _forget(self, answers: Answers) -> None:
-        with self._lock:
-            self._open.discard(answers)
+        Answers(exchange, wanted, shape, self._service).begin()
 
 
 class _Refusal:

@@ -6,6 +6,7 @@ It decides what is put together, and that a model without an endpoint serves Tri
 from __future__ import annotations
 
 import importlib.metadata
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from trtbuild_front.engine import EngineContract
     from trtbuild_front.metrics.accounting import Accounting
     from trtbuild_front.text.model import TextModel
+
+
+_LAST_WORDS_S = 1.0
+"""For telling those whose time is up why."""
 
 
 class ServesAndCounts(Serves, Protocol):
@@ -53,8 +58,8 @@ def identity_of(name: str, parameters: Mapping[str, str]) -> Identity:
 class OpenAiEndpoint:
     """An endpoint that is open."""
 
-    def __init__(self, endpoint: Endpoint, api: TextApi, watch: EngineWatch) -> None:
-        self._endpoint, self._api, self._watch = endpoint, api, watch
+    def __init__(self, endpoint: Endpoint, watch: EngineWatch) -> None:
+        self._endpoint, self._watch = endpoint, watch
 
     def drain(self) -> None:
         """Refuse new requests; those that run go on."""
@@ -69,9 +74,7 @@ class OpenAiEndpoint:
 
         The server unloads a model once it has no requests of the server's own protocols, and knows nothing of these.
         """
-        self._endpoint.drain()
-        self._api.wait_until_idle(until_s)
-        self._endpoint.stop()
+        self._endpoint.stop(max(0.0, until_s - time.monotonic()) + _LAST_WORDS_S)
         self._watch.stop()
 
 
@@ -122,16 +125,17 @@ def open_endpoint(environment: Mapping[str, str], served: Served, log: Callable[
         log(f"OpenAI endpoint: it is off: {error}")
         return None
     watch = EngineWatch(lambda: find_fault(served.contract.model, served.server, served.metrics))
-    api = _api(served, watch)
     version = _version()
-    endpoint = Endpoint(settings, api, version, log, document(version), model_version=served.model_version)
+    endpoint = Endpoint(
+        settings, _api(served, watch), version, log, document(version), model_version=served.model_version
+    )
     try:
         endpoint.start()
     except EndpointError as error:
         log(f"OpenAI endpoint: it is off: {error}")
         return None
     watch.start()
-    return OpenAiEndpoint(endpoint, api, watch)
+    return OpenAiEndpoint(endpoint, watch)
 
 
 def _api(served: Served, watch: EngineWatch) -> TextApi:

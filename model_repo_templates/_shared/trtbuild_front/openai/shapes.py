@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trtbuild_http.jsontext import dumps
+from trtbuild_http.jsontext import dumps, dumps_text
 
 from trtbuild_front.generation import Piece
 from trtbuild_front.openai.spelling import Spell, chat_log_probs, completion_log_probs
@@ -89,11 +89,11 @@ class Shape:
     def text_event(self, head: bytes, piece: Piece) -> bytes:
         """Return the event with a piece's text; ``head`` is the answer's :meth:`text_head`."""
         if self._spell is None:
-            return head + dumps(piece.text) + self._text_tail
+            return head + dumps_text(piece.text) + self._text_tail
         log_probs = dumps(self._log_probs(piece))
         return (
             head
-            + dumps(piece.text)
+            + dumps_text(piece.text)
             + self._close
             + b',"logprobs":'
             + log_probs
