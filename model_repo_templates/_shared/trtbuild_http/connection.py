@@ -73,8 +73,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         del exc
-        self._leave()
         self._host.remove(self)
+        self._leave()
 
     def pause_writing(self) -> None:
         """Answer no further request before the client has read more."""

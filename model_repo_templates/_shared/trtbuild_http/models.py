@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from trtbuild_http import exposition, jsontext
@@ -102,7 +102,7 @@ class Models:
         self._choose(document, path, [])
         self._api.routes[path](exchange, document)
 
-    async def handle(self, exchange: Exchange, call: Callable[[Callable[[], None]], None]) -> None:
+    async def handle(self, exchange: Exchange) -> None:
         """Have the model answer that a request names.
 
         Raises:
@@ -128,7 +128,10 @@ class Models:
         if name != self._api.name:
             message = f"the process that serves model {name!r} has ended; it is started again, retry"
             raise ApiError(503, message, code="model_process_ended", retry_after_s=2)
-        call(lambda: self.handle_own(exchange))
+        handler = self._api.routes.get(path)
+        if handler is None:
+            raise _not_offered(name, path)
+        handler(exchange, document)
 
     def _choose(self, document: Mapping[str, Any], path: str, siblings: list[Sibling]) -> str:
         """Return the name of the model that a request means."""

@@ -122,7 +122,7 @@ class Router:
             if self._models.are_alone:
                 self._models.handle_alone(exchange)
             else:
-                self._answer_later(exchange, self._models.handle(exchange, self._caller(exchange)))
+                self._answer_later(exchange, self._models.handle(exchange))
         elif method in _READING and path in self._readers:
             self._readers[path](exchange)
         elif method in _READING and path in self._pages:
@@ -140,9 +140,6 @@ class Router:
             reader(exchange)
         else:
             self._models.handle_own(exchange)
-
-    def _caller(self, exchange: Exchange) -> Callable[[Callable[[], None]], None]:
-        return lambda work: self._guard(exchange, work)
 
     def _is_read(self, path: str) -> bool:
         """Return whether a path is one of those that are read with GET."""

@@ -154,7 +154,10 @@ class Server:
                 await asyncio.sleep(_LOOK_S)
             error = ApiError(503, "the server is stopping", code="stopping", retry_after_s=5)
             for connection in tuple(self._connections):
-                connection.stop(error)
+                try:
+                    connection.stop(error)
+                except Exception as fault:  # noqa: BLE001 - a model's callback fails; the others are ended all the same
+                    self._log(f"a request could not be ended in order, please report this: {fault!r}")
             for task in tuple(self._tasks):
                 task.cancel()
             end = self.loop.time() + _STOP_S

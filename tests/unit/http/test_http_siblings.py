@@ -16,7 +16,7 @@ from trtbuild_http.exposition import merge
 from trtbuild_http.gateway import Exchange, Limits
 from trtbuild_http.siblings import listen
 
-from tests.unit.http.kit import CHAT, Model, Running, post, request, wait_until
+from tests.unit.http.kit import CHAT, Client, Model, Running, post, request, wait_until
 
 EMBED = "/v1/embeddings"
 
@@ -202,6 +202,22 @@ def test_two_servers_on_one_port_say_so(
     assert second.ask("/health").status == 200
 
 
+HOSTS = ["localhost", "0.0.0.0", "127.0.0.1", *(["::"] if socket.has_dualstack_ipv6() else [])]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_hosts_of_any_kind_are_bound(start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setattr("tests.unit.http.kit.HOST", host)
+    running = start()
+    loopbacks = {"::": ("127.0.0.1", "::1"), "localhost": (running.address[0],)}.get(host, ("127.0.0.1",))
+    for loopback in loopbacks:
+        with Client((loopback, running.address[1])) as client:
+            client.send(request("GET", "/health"))
+            assert client.read().status == 200
+    shown = f"[{host}]" if ":" in host else host
+    assert running.log == [f"OpenAI endpoint: listening at http://{shown}:{running.address[1]}"]
+
+
 def test_an_address_that_is_not_here_is_reported(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +297,21 @@ class TestDraining:
             running.endpoint.stop(grace_s=1.0)
             assert streaming.read().events()[-1] == "[DONE]"
             assert endless.read().json()["error"]["code"] == "stopping"
+
+    def test_a_callback_that_fails_does_not_keep_others_from_ending(self, start: Callable[..., Running]) -> None:
+        running = start()
+        with running.connect() as one, running.connect() as two:
+            for client in (one, two):
+                client.send(post({"never": True}))
+            wait_until(lambda: len(running.model.exchanges) == 2)
+            for exchange in running.model.exchanges:
+                exchange.on_gone(lambda: 1 / 0)
+            one.socket.close()
+            wait_until(lambda: len(running.log) == 2)
+            assert "ZeroDivisionError" in running.log[-1]
+            running.endpoint.stop()
+            assert two.read().json()["error"]["code"] == "stopping"
+            assert "could not be ended in order" in running.log[-1]
 
     def test_a_client_that_reads_nothing_does_not_hold_the_end_up(self, start: Callable[..., Running]) -> None:
         running = start()
