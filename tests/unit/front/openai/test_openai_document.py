@@ -88,3 +88,12 @@ def test_requests_that_are_served_are_valid(make_desk: Callable[..., Desk]) -> N
     _check("ChatRequest", {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "seed": 3})
     with pytest.raises(jsonschema.ValidationError):
         _check("ChatRequest", {"messages": []})
+
+
+def test_the_manual_names_every_field_and_every_path() -> None:
+    text = (Path(__file__).resolve().parents[4] / "docs" / "openai.md").read_text()
+    known = {*fields.CHAT, *fields.COMPLETION, *fields.TOKENIZE, *fields.DETOKENIZE}
+    refused = {*fields.REFUSED_IN_CHATS, *fields.REFUSED_IN_COMPLETIONS}
+    missing = {name for name in known | refused if f"`{name}`" not in text}
+    assert not missing
+    assert not [path for path in DOCUMENT["paths"] if path.replace("{model}", "{id}") not in text]
