@@ -146,6 +146,8 @@ class Connection(asyncio.Protocol):
     # The states.
 
     def _await_request(self) -> None:
+        if not self.is_internal:
+            self._host.waiting[self] = None
         self._state = _IDLE
         self._deadline = self._host.loop.time() + self._host.limits.idle_time_s
 
@@ -204,8 +206,8 @@ class Connection(asyncio.Protocol):
         self._head = None
         self._exchange = exchange
         self._body_bytes = len(body)
-        self._state = _RUNNING
-        self._deadline = _NEVER
+        self._state, self._deadline = _RUNNING, _NEVER
+        self._host.waiting.pop(self, None)
         return exchange
 
     def _make_exchange(self, head: Head | None, body: bytes = b"") -> Exchange:
@@ -253,6 +255,7 @@ class Connection(asyncio.Protocol):
         exchange.fail(error)
         self._transport.write(exchange.take()[0])
         self._state = _LINGERING
+        self._host.waiting.pop(self, None)
         self._deadline = self._host.loop.time() + self._host.limits.linger_time_s
         self._reader = RequestReader(self._host.limits)
         self._count_bytes()
@@ -261,8 +264,8 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
 
     def _leave(self) -> None:
-        self._state = _CLOSED
-        self._deadline = _NEVER
+        self._state, self._deadline = _CLOSED, _NEVER
+        self._host.waiting.pop(self, None)
         exchange, self._exchange = self._exchange, None
         self._reader = RequestReader(self._host.limits)
         self._body_bytes = 0

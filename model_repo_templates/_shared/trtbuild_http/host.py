@@ -21,6 +21,8 @@ class Host(Protocol):
     loop: asyncio.AbstractEventLoop
     held_bytes: int
     """Of requests, over all connections."""
+    waiting: dict[Connection, None]
+    """Connections without a running request, the longest first; one of them is closed where there are too many."""
 
     def add(self, connection: Connection) -> bool:
         """Take a connection in; False if there are too many."""

@@ -16,7 +16,7 @@ class Limits:
         max_bodies_bytes: What all connections together may have sent and not yet got an answer to.
         max_pipelined_bytes: Of requests that wait behind a running one; then no more is read from the connection.
         max_unread_bytes: Of a stream that its client does not read; then the client is cut.
-        max_connections: At once; the next one is answered 503.
+        max_connections: At once; for the next one, the one that has asked for nothing longest is closed.
         header_time_s: From the first byte of a request to the end of its headers.
         body_time_s: From there to the end of its body.
         idle_time_s: How long a connection may stay open between requests.

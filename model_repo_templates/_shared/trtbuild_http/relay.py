@@ -119,10 +119,12 @@ async def ask(socket_path: str, path: str) -> tuple[int, bytes]:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_unix_connection(lambda: _Client(request, receiver), socket_path)
     try:
-        return await asyncio.wait_for(receiver.answer, _ASK_TIME_S)
-    except TimeoutError:
-        raise TimeoutError(errno.ETIMEDOUT, f"no answer to {path} within {_ASK_TIME_S:g} s") from None
+        await asyncio.wait({receiver.answer}, timeout=_ASK_TIME_S)
+        if not receiver.answer.done():  # not wait_for, whose error is another class in Python 3.10
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer to {path} within {_ASK_TIME_S:g} s")
+        return receiver.answer.result()
     finally:
+        receiver.answer.cancel()
         transport.abort()
 
 

@@ -43,6 +43,7 @@ class Server:
         self.limits = limits
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop() if uvloop else asyncio.new_event_loop()
         self.held_bytes = 0
+        self.waiting: dict[Connection, None] = {}
         self.screen = application.screen
         self.prepare = application.prepare
         self.handle = application.handle
@@ -101,11 +102,17 @@ class Server:
         if connection.is_internal:
             return True
         self._external += 1
-        return self._external <= self._most_connections
+        if self._external > self._most_connections:
+            longest = next(iter(self.waiting))
+            if longest is connection:
+                return False  # all others are being answered
+            longest.close()
+        return True
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
+        self.waiting.pop(connection, None)
         self._external -= not connection.is_internal
 
     def post(self, connection: Connection) -> None:

@@ -265,19 +265,35 @@ def test_only_the_first_answer_counts_and_headers_cannot_be_split() -> None:
     assert called == [1]
 
 
-def test_too_many_connections_are_told_so(start: Callable[..., Running]) -> None:
+def test_where_all_connections_are_busy_the_next_is_refused(start: Callable[..., Running]) -> None:
     running = start(limits=Limits(max_connections=2))
     with running.connect() as one, running.connect() as two:
         for client in (one, two):
-            client.send(request("GET", "/health"))
-            assert client.read().status == 200
+            client.send(post({"events": 2, "hold_after": 0}))
+        wait_until(lambda: len(running.model.exchanges) == 2)
         with running.connect() as third:
             answer = third.read()
             assert (answer.status, answer.headers["retry-after"]) == (503, "1")
             assert third.is_closed()
-        one.send(request("GET", "/health"))
-        assert one.read().status == 200
+        running.model.release.set()
+        assert one.read().events()[-1] == two.read().events()[-1] == "[DONE]"
     wait_until(lambda: running.ask("/health").status == 200)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /health", request("POST", CHAT, b"", content_length="10")])
+def test_connections_that_ask_for_nothing_make_room(start: Callable[..., Running], begun: bytes) -> None:
+    """Otherwise whoever opens enough of them keeps everybody else out, the probes of a pod included."""
+    running = start(limits=Limits(max_connections=3))
+    with running.connect() as busy, running.connect() as first, running.connect() as second:
+        busy.send(post({"events": 2, "hold_after": 0}))
+        for client in (first, second):
+            client.send(begun)
+        wait_until(lambda: len(running.model.exchanges) == 1)
+        for _ in range(20):
+            assert running.ask("/health").status == 200
+        assert first.is_closed()
+        running.model.release.set()
+        assert busy.read().events()[-1] == "[DONE]"
 
 
 def test_too_many_bytes_of_bodies_are_refused(start: Callable[..., Running]) -> None:
