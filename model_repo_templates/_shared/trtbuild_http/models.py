@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trtbuild_http import exposition, jsontext
@@ -97,7 +97,7 @@ class Models:
         """
         path = exchange.request.path
         if path not in self._api.routes:
-            raise unknown_path(path)
+            raise unknown_path(path, self._api.routes)
         document = read_object(exchange.request.body)
         self._choose(document, path, [])
         self._api.routes[path](exchange, document)
@@ -111,7 +111,7 @@ class Models:
         path = exchange.request.path
         siblings = await self._siblings.known()
         if path not in self._api.routes and not any(path in each.routes for each in siblings):
-            raise unknown_path(path)
+            raise unknown_path(path, {*self._api.routes, *(offered for each in siblings for offered in each.routes)})
         document = read_object(exchange.request.body)
         name = self._choose(document, path, siblings)
         for each in siblings:
@@ -181,9 +181,12 @@ def unknown_model(wanted: str, names: list[str]) -> ApiError:
     )
 
 
-def unknown_path(path: str) -> ApiError:
-    """Return the refusal of a request for a path that does not exist."""
-    return ApiError(404, f"nothing is at {path[:200]!r}; see /openapi.json for what is", code="path_not_found")
+def unknown_path(path: str, offered: Iterable[str] = ()) -> ApiError:
+    """Return the refusal of a request for a path that does not exist; ``offered`` are those that models answer at."""
+    message = f"nothing is at {path[:200]!r}; see /openapi.json for what is"
+    if paths := ", ".join(sorted(offered)):
+        message = f"no model of this server offers {path[:200]!r}; they offer {paths}"
+    return ApiError(404, message, code="path_not_found")
 
 
 def _not_offered(name: str, path: str) -> ApiError:

@@ -151,6 +151,14 @@ def test_streams_that_cannot_finish_hear_why(tmp_path: Path, front_tokenizer: Pa
                 assert each.text() and "drain timeout" in each.error
 
 
+def test_it_streams_where_triton_s_protocols_do_not(tmp_path: Path, front_tokenizer: Path) -> None:
+    with _serve(tmp_path, front_tokenizer, 0.01, decoupled=False) as running:
+        found = stream(running.openai, COMPLETIONS, prompt="a b c", max_tokens=20)
+        assert (found.finish_reason(), found.is_done) == ("length", True) and len(found.events) > 3
+        said = running.generate(text_input="a b c", max_tokens=20)["text_output"]
+        assert found.text() == said
+
+
 def test_new_requests_are_refused_while_it_ends(tmp_path: Path, front_tokenizer: Path) -> None:
     with _serve(tmp_path, front_tokenizer, 0.02, "--exit-timeout-secs=30") as running:
         pid = server_pid(running.url.rpartition(":")[2])

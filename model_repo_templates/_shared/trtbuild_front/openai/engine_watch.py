@@ -19,6 +19,8 @@ _INTEREST_S = 60.0
 """How long after a question the state is kept up to date."""
 _TIMEOUT_S = 2.0
 _MOST_BYTES = 8 << 20
+_READY = frozenset({200, 401, 403})
+"""Ready; or the operator keeps everybody from asking (``--http-restricted-api``), so nothing is known against it."""
 
 
 def _get(address: Address, path: str) -> tuple[int, str]:
@@ -40,7 +42,7 @@ def find_fault(engine: str, server: Address | None, metrics: Address | None) -> 
         metrics: Where it offers metrics; None where it does not.
     """
     try:
-        if server is not None and _get(server, f"/v2/models/{engine}/ready")[0] != 200:
+        if server is not None and _get(server, f"/v2/models/{engine}/ready")[0] not in _READY:
             return f"the engine model {engine!r} is not ready"
     except (OSError, http.client.HTTPException):
         return "the server does not take requests yet, or no more"

@@ -32,12 +32,17 @@ _NAMES = {
 }
 """What a field of OpenAI's requests is called further down."""
 
+_WORDS = {"send text_input": "use /v1/completions", "this model takes text_input only": "use /v1/completions"}
+"""Advice for clients of Triton's protocols, and the same for clients of this API."""
+
 
 def as_api_error(fault: Exception) -> ApiError:
     """Return the error that a client of this API gets."""
     if isinstance(fault, ApiError):
         return fault
     message = str(fault)
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
     if isinstance(fault, RequestError):
         found = _PARAM.match(message)
         if found is None:

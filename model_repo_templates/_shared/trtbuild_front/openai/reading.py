@@ -5,11 +5,12 @@ It decides defaults and which combinations make sense. What a single field may h
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from trtbuild_http.jsontext import dumps
 
 from trtbuild_front.generation_request import SAMPLING, GenerationRequest
 from trtbuild_front.openai import fields
@@ -114,7 +115,7 @@ def conversation(body: Mapping[str, Any]) -> tuple[str, str]:
         options["add_generation_prompt"] = False
     if not options.get("tools"):
         options.pop("tools", None)
-    return json.dumps(body["messages"]), json.dumps(options)
+    return dumps(body["messages"]).decode(), dumps(options).decode()
 
 
 def _refuse_unserved(body: Mapping[str, Any], table: Mapping[str, fields.Refusal]) -> None:

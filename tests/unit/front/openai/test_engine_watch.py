@@ -50,6 +50,7 @@ UP = 'trtbuild_engine_up{model="tensorrt_llm",version="1"}'
         pytest.param(200, f"a 1\n{UP} 0.000000\nb 2\n", "the engine process has ended", id="down"),
         pytest.param(200, f"{UP} 0\n", "the engine process has ended", id="down-as-0"),
         pytest.param(200, UP.replace("tensorrt_llm", "other") + " 0\n", "", id="another-model"),
+        pytest.param(403, f"{UP} 1\n", "", id="nobody-may-ask"),
         pytest.param(400, f"{UP} 1\n", "the engine model 'tensorrt_llm' is not ready", id="not-ready"),
     ],
 )

@@ -298,6 +298,14 @@ def test_a_server_that_ends_says_503(desk: Desk) -> None:
     assert running.events()[-1] == "[DONE]", "what runs goes on"
 
 
+def test_a_model_without_a_chat_template_says_what_to_use(make_tokenizer_dir: Callable[..., Path]) -> None:
+    desk = Desk(make_tokenizer_dir(tokenizer_config={"eos_token": "</s>"}))
+    status, body = desk.ask(CHAT).answer()
+    assert (status, body["error"]["param"]) == (400, "messages")
+    assert "use /v1/completions" in body["error"]["message"] and "text_input" not in body["error"]["message"]
+    desk.stage.service.stop()
+
+
 def test_stop_tokens_and_banned_tokens(desk: Desk) -> None:
     stop = desk.tokens("q")[0]
     client = desk.ask(stop_token_ids=[stop], ignore_eos=True, max_tokens=20)
