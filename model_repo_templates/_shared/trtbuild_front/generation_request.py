@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trtbuild_front.faults import RequestError
+from trtbuild_front.shared_prompt import SharedPrompt
 
 LARGEST = 2**31 - 1
 """The engine counts in 32 bits."""
@@ -50,6 +51,7 @@ class GenerationRequest:
             and not to what a chat template wrote.
         skips_special_tokens: Whether special tokens are left out of the text.
         wants_tokens: Whether pieces are to say which tokens their text is made of.
+        shared: The prompt, where other requests have the same.
         client_id: How the client calls the request; part of the id that the engine model sees.
     """
 
@@ -74,6 +76,7 @@ class GenerationRequest:
     adds_special_tokens: bool | None = None
     skips_special_tokens: bool = True
     wants_tokens: bool = False
+    shared: SharedPrompt | None = field(default=None, compare=False)
     client_id: str = ""
 
 

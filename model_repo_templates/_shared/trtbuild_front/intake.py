@@ -7,6 +7,7 @@ other than refusals.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
@@ -79,7 +80,9 @@ class Intake:
             size = check_size(request, self._text, self._contract)
             generation = Generation(ticket=ticket, request=request, reply=reply, account=account)
             requests.by_ticket[ticket] = generation
-            if request.messages is not None:
+            if request.shared is not None and not request.shared.take():
+                request.shared.when_known(lambda ids: self._take_tokens(generation, ids))
+            elif request.messages is not None:
                 self._have_rendered(lambda: self._render(generation))
             else:
                 self._lanes.tokenize(size, lambda: self._prepare(generation))
@@ -145,14 +148,23 @@ class Intake:
             self._requests.fail_soon(generation, error, "the request could not be prepared")
             self._wake()
 
+    def _take_tokens(self, generation: Generation, ids: tuple[int, ...]) -> None:
+        """Prepare a request whose prompt another one has had tokenized."""
+        generation.request = replace(generation.request, token_ids=ids)
+        self._lanes.tokenize(0, lambda: self._prepare(generation))
+
     def _prepare(self, generation: Generation, rendered: str | None = None) -> None:
         """Tokenize, in a thread of the lanes."""
         if generation.is_over:
             return
         try:
-            generation.prompt = prepare(
-                generation.request, self._text, self._contract, self._default_max_tokens, rendered
-            )
+            request = generation.request
+            shared = request.shared
+            if shared is not None and request.token_ids is None:
+                ids = tuple(tokens_of(request, self._text, self._contract, rendered))
+                generation.request = request = replace(request, token_ids=ids)
+                shared.publish(ids)
+            generation.prompt = prepare(request, self._text, self._contract, self._default_max_tokens, rendered)
             generation.writer = Writer(generation.request, generation.prompt, self._text)
             self._requests.admission.line_up(generation.ticket, generation)
         except BaseException as error:  # noqa: BLE001 - MemoryError and the panics of tokenizers, too: nothing else catches them

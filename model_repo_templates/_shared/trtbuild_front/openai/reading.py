@@ -13,8 +13,10 @@ from typing import Any
 from trtbuild_http.jsontext import dumps
 
 from trtbuild_front.generation_request import SAMPLING, GenerationRequest
+from trtbuild_front.limits import MAX_WORDS_BYTES
 from trtbuild_front.openai import fields
 from trtbuild_front.openai.schema import check_body, refuse, shown
+from trtbuild_front.shared_prompt import SharedPrompt
 
 _SEEDS = 2**64
 _CLIENT_ID_LENGTH = 64
@@ -166,8 +168,8 @@ def _wanted(
     common: dict[str, Any] = {
         "stream": streams,
         "min_tokens": _integer(body, "min_tokens") or 0,
-        "stop_words": _stops(body),
-        "bad_words": tuple(word for word in _get(body, "bad_words", ()) if word),
+        "stop_words": _words(body, "stop"),
+        "bad_words": _words(body, "bad_words"),
         "end_id": -1 if body.get("ignore_eos") else None,
         "stop_token_ids": tuple(int(number) for number in _get(body, "stop_token_ids", ())),
         "token_bias": _bias(body),
@@ -177,11 +179,11 @@ def _wanted(
         "adds_special_tokens": body.get("add_special_tokens"),
         "client_id": _UNUSUAL.sub("_", request_id)[:_CLIENT_ID_LENGTH],
     }
-    requests = [
-        replace(prompt, **common, sampling=_with_seed(sampling, number))
-        for prompt in prompts
-        for number in range(per_prompt)
-    ]
+    requests = []
+    for prompt in prompts:
+        is_shared = per_prompt > 1 and prompt.token_ids is None
+        request = replace(prompt, **common, shared=SharedPrompt() if is_shared else None)
+        requests += [replace(request, sampling=_with_seed(sampling, number)) for number in range(per_prompt)]
     return Wanted(
         requests=tuple(requests),
         per_prompt=per_prompt,
@@ -192,9 +194,13 @@ def _wanted(
     )
 
 
-def _stops(body: Mapping[str, Any]) -> tuple[str, ...]:
-    stop = _get(body, "stop", ())
-    return tuple(word for word in ((stop,) if isinstance(stop, str) else stop) if word)
+def _words(body: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    found = _get(body, name, ())
+    words = tuple(word for word in ((found,) if isinstance(found, str) else found) if word)
+    total = sum(len(word.encode()) for word in words)
+    if total > MAX_WORDS_BYTES:
+        raise refuse(name, f"{name}: expected at most {MAX_WORDS_BYTES} bytes in all strings together, got {total}")
+    return words
 
 
 def _bias(body: Mapping[str, Any]) -> dict[int, float]:

@@ -29,7 +29,7 @@ _SHOWN = 40
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
 
 
 _TYPES: Mapping[str, Callable[[Any], bool]] = {

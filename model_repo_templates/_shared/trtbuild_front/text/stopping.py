@@ -8,6 +8,7 @@ Source: Aho and Corasick, "Efficient string matching: an aid to bibliographic se
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Sequence
 
@@ -31,7 +32,9 @@ class _Node:
         self.found = 0
 
 
-def _compile(stops: Sequence[str]) -> _Node:
+@functools.lru_cache(maxsize=8)
+def _compile(stops: tuple[str, ...]) -> _Node:
+    """Return the root of the automaton; nothing changes it, so answers with the same stop strings share it."""
     root = _Node(0)
     for stop in stops:
         node = root
@@ -65,7 +68,7 @@ class StopStrings:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._root = _compile([stop for stop in stops if stop])
+        self._root = _compile(tuple(stop for stop in stops if stop))
         self._node = self._root
         self._held = ""
         self.is_stopped = False

@@ -197,6 +197,22 @@ def test_several_answers(desk: Desk) -> None:
     assert desk.outcomes()["ok"] == 4
 
 
+def test_a_prompt_of_several_answers_is_prepared_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred answers cost one rendering, and one place among those that wait for it."""
+    rendered, text = [], desk.stage.text
+    assert text.template is not None
+    render = text.template.render
+    monkeypatch.setattr(text.template, "render", lambda *args: rendered.append(args) or render(*args))
+    client = desk.ask(CHAT, n=4, max_tokens=1)
+    for call in range(1, 5):
+        desk.say(call, desk.tokens("q")[:1])
+    _, body = client.answer()
+    assert [choice["message"]["content"] for choice in body["choices"]] == ["q"] * 4
+    assert len(rendered) == 1
+    assert desk.ask(CHAT, n=4, messages=[{"role": "user", "content": [{"type": "x"}]}]).answer()[0] == 400
+    desk.stage.until(lambda: sum(desk.outcomes().values()) == 8, "whoever waited for the prompt is over, too")
+
+
 def test_several_answers_in_one_stream(desk: Desk) -> None:
     client = desk.ask(CHAT, n=2, stream=True, max_tokens=2)
     for call in (1, 2):

@@ -211,6 +211,8 @@ def test_tools_are_shown_and_not_called(choice: Any) -> None:
         pytest.param({"logit_bias": {"x": 1}}, "logit_bias", id="bias-of-no-token"),
         pytest.param({"logit_bias": {"99999999999": 1}}, "logit_bias", id="bias-of-a-huge-token"),
         pytest.param({"prompt": None}, "prompt", id="no-prompt"),
+        pytest.param({"stop": ["x" * 1000] * 17}, "stop", id="stops-of-17-kB"),
+        pytest.param({"bad_words": ["é" * 1000] * 9}, "bad_words", id="bad-words-of-18-kB"),
     ],
 )
 def test_what_makes_no_sense(body: dict[str, Any], param: str) -> None:

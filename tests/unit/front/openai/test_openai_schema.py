@@ -75,6 +75,8 @@ def test_null_is_the_same_as_absent_and_unknown_fields_are_ignored() -> None:
         pytest.param("stop", 3, "expected a string of at most 1024 characters or an array of 0 to 256 items", id="any"),
         pytest.param("logit_bias", {"5": 200}, "logit_bias.5: expected a number from -100 to 100, got 200", id="map"),
         pytest.param("seed", 10**40, "seed: expected a whole number from -9223372036854775808", id="huge"),
+        pytest.param("seed", 10**400, "seed: expected a whole number from -9223372036854775808", id="huger"),
+        pytest.param("temperature", 10**400, "temperature: expected a number from 0 to 1000", id="huge-number"),
         pytest.param("stream_options", {"include_usage": "y"}, "stream_options.include_usage: expected", id="inner"),
         pytest.param("tool_choice", "any", "tool_choice: expected 'none' or 'auto' or 'required'", id="enum"),
         pytest.param("response_format", {}, "response_format: expected a field 'type', got none", id="required"),
