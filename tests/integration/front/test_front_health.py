@@ -195,4 +195,10 @@ def test_an_engine_model_whose_thread_fails_answers_and_ends(repository: Path, t
         assert "UNAVAILABLE: the engine model failed: KeyError('key')" in json.loads(text)["error"]
         running.eventually(lambda: "a model process is dead" in live(running), "the probe sees it")
         assert "Traceback" in running.log_path.read_text()
-        assert not of_repository(copy).keys() & {pid for pid, argv in argvs().items() if "engine_worker.py" in argv[1]}
+        running.eventually(
+            lambda: (
+                not of_repository(copy).keys()
+                & {pid for pid, argv in argvs().items() if "engine_worker.py" in " ".join(argv[1:2])}
+            ),
+            "its engine process ends",
+        )

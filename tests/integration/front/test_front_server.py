@@ -102,7 +102,7 @@ def test_the_prompt_is_echoed_on_request(server: RunningServer) -> None:
         pytest.param({"text_input": "x" * 500}, 400, "this engine takes at most 256", id="too-long"),
         pytest.param({"max_tokens": 3}, 400, "expected text_input or messages, got neither", id="no-prompt"),
         pytest.param({"text_input": "a", "top_p": 3.0}, 400, "top_p: expected a number > 0 and <= 1", id="top_p"),
-        pytest.param({"text_input": "a", "top_k": 3}, 400, "runtime_top_k: the engine model", id="not-the-engine-s"),
+        pytest.param({"text_input": "a", "min_p": 0.3}, 400, "min_p: the engine model", id="not-the-engine-s"),
         pytest.param({"text_input": "a", "beam_width": 2}, 400, "no beam search", id="beam"),
         pytest.param({"messages": "[]"}, 400, "messages: expected a JSON list", id="messages"),
         pytest.param({"text_input": "<bad>"}, 400, "the stand-in engine refuses this prompt", id="engine"),
