@@ -32,6 +32,7 @@ RESERVED_MEANINGS = {
     "TRTBUILD_IMAGE": "name and digest of the container image, recorded in the manifests of engines built in it",
     "TRTBUILD_LOG_FORMAT": "`auto`, `human`, `text` or `json`, when `--log-format` is not given",
     "TRTBUILD_LOG_LEVEL": "`debug`, `info`, `warning` or `error`, when `--log-level` is not given",
+    "TRTBUILD_OPENAI": "set by `serve` for front models: the settings of the OpenAI port, as JSON; empty: none",
     "TRTBUILD_PYTHON": "set by `serve` for model processes: the interpreter that has the engine's packages",
     "TRTBUILD_TRTLLM_EXAMPLES": "directory of TensorRT-LLM's own `examples`, of the installed version, where it is not "
     "`/app/examples`",

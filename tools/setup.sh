@@ -69,7 +69,7 @@ if [ "$what" != demo ]; then
 fi
 
 extras=cpu
-[ "$what" = demo ] || extras=cpu,clients,shared,test,dev
+[ "$what" = demo ] || extras=cpu,openai,clients,shared,test,dev
 stamp="$venv/.trtbuild-$what"
 if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv" || fail "could not make the virtual environment $venv" "apt-get install python$version-venv"

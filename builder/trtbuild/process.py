@@ -55,9 +55,10 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
 
-    def shell(self) -> str:
-        """Return the command as one line that can be pasted into a shell, without the environment."""
-        return shlex.join(self.argv)
+    def shell(self, *variables: str) -> str:
+        """Return the command as one line that can be pasted into a shell, with no other variables than these."""
+        settings = [f"{name}={self.env[name]}" for name in variables if self.env.get(name)]
+        return shlex.join([*(["env", *settings] if settings else []), *self.argv])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ def test_nothing_is_installed_among_the_packages_of_the_base(path: Path) -> None
     installs = re.findall(r"[^&]*\bpip\b[^&]* install [^&]*", text)
     assert installs
     for command in installs:
-        assert re.search(r"--python /opt/trtbuild/|--target /build|/opt/(build|triton-cli)/bin/", command), command
+        assert re.search(r"--python /opt/trtbuild/|--target /(build|opt/trtbuild-front/)|/opt/(build|triton-cli)/bin/", command), command
 
 
 @pytest.mark.parametrize("path", CONTAINERFILES, ids=[p.name for p in CONTAINERFILES])
@@ -103,7 +103,13 @@ def _project() -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("lock", "extra"),
-    [("requirements-server.txt", None), ("requirements-cpu.txt", "cpu"), ("requirements-client.txt", "clients")],
+    [
+        ("requirements-server.txt", None),
+        ("requirements-cpu.txt", "cpu"),
+        ("requirements-cpu.txt", "openai"),
+        ("requirements-client.txt", "clients"),
+        ("requirements-front.txt", "openai"),
+    ],
 )
 def test_locks_cover_every_dependency_at_an_allowed_version(lock: str, extra: str | None) -> None:
     text = (ROOT / "containerfiles" / lock).read_text()
@@ -112,7 +118,10 @@ def test_locks_cover_every_dependency_at_an_allowed_version(lock: str, extra: st
         for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
     }
     project = _project()
-    wanted = [*project["dependencies"], *(project["optional-dependencies"][extra] if extra else [])]
+    own = (
+        [] if lock == "requirements-front.txt" else project["dependencies"]
+    )  # for NVIDIA's interpreter: the extra alone
+    wanted = [*own, *(project["optional-dependencies"][extra] if extra else [])]
     assert wanted
     for requirement in map(Requirement, wanted):
         name = requirement.name.lower().replace("_", "-")
@@ -121,6 +130,16 @@ def test_locks_cover_every_dependency_at_an_allowed_version(lock: str, extra: st
             f"{requirement} but {locked[name]} in {lock}"
         )
     assert text.count("--hash=sha256:") >= len(locked)
+
+
+def test_the_packages_of_the_models_interpreter_replace_nothing_of_nvidias() -> None:
+    lock = (ROOT / "containerfiles" / "requirements-front.txt").read_text()
+    locked = re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)
+    server = (ROOT / "containerfiles" / "server.containerfile").read_text()
+    assert sorted(locked) == sorted(Requirement(text).name for text in _project()["optional-dependencies"]["openai"])
+    target = re.search(r"--no-deps --require-hashes --target (\S+) \\\n +-r /tmp/wheels/requirements-front.txt", server)
+    assert target
+    assert f"echo {target[1]} " in server, "a .pth file, whose directory Python puts after its own"
 
 
 def test_the_version_is_said_once() -> None:

@@ -12,7 +12,7 @@ from trtbuild.spec import OPTIONS_BY_NAME, Spec, closest, parse_spec
 
 RESERVED = (
     "TRTBUILD_CONFIG", "TRTBUILD_ENGINE_SECRET", "TRTBUILD_GRPC_ENDPOINT", "TRTBUILD_IMAGE", "TRTBUILD_LOG_FORMAT",
-    "TRTBUILD_LOG_LEVEL", "TRTBUILD_PYTHON", "TRTBUILD_TRTLLM_EXAMPLES",
+    "TRTBUILD_LOG_LEVEL", "TRTBUILD_OPENAI", "TRTBUILD_PYTHON", "TRTBUILD_TRTLLM_EXAMPLES",
 )  # fmt: skip
 """Variables with our prefix that are not options of an engine."""
 

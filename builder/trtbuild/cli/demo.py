@@ -91,17 +91,19 @@ def _requests(prompts: tuple[str, ...], chat: str | None, max_tokens: int, defau
 def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> None:
     from trtbuild import pipeline, process
     from trtbuild.cli.health import server_url
-    from trtbuild.cli.serve import serving_command
+    from trtbuild.cli.serve import refuse_early, runtime_directory, serving_command
     from trtbuild.serve import health
     from trtbuild.serve.background import log_excerpt, new_log
 
     sink = log.get()
     spec = read_spec(flags, None)
+    refuse_early(spec, is_real=True)
     ctx = make_context(spec)
     done = pipeline.provision(spec, ctx)
     how = "was in the store" if done.was_hit else f"was built in {log.format_duration(done.elapsed_s)}"
     sink.info("demo", f"engine {done.plan.key.short} for {done.plan.sku} {how}")
-    command, ports = serving_command(spec, ctx, done)
+    runtime = runtime_directory(spec)
+    command, ports = serving_command(spec, ctx, done, runtime.path if runtime else None)
     url = server_url(spec, ports.http)
     log_path = new_log(ctx.store.part("logs"), f"demo-{os.getpid()}")
     with sink.stage("launch"):
@@ -115,7 +117,11 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
             _stream(url, done.served_name, request)
         left = health.drain(server_url(spec, ports.metrics), timeout_s=5.0, settle_s=0.0)
         sink.info("demo", f"the server's own metrics say: {left:g} requests in flight")
-        _say_next(Running(url=url, name=done.served_name, metrics_port=ports.metrics, pid=child.pid), spec, keep)
+        openai_url = server_url(spec, ports.openai, spec.server.openai_host) if ports.openai else ""
+        running = Running(
+            url=url, name=done.served_name, metrics_port=ports.metrics, pid=child.pid, openai_url=openai_url
+        )
+        _say_next(running, spec, keep)
         if not keep:
             log_path.unlink(missing_ok=True)
     except LaunchError as error:
@@ -124,6 +130,8 @@ def _run(flags: dict[str, Any], requests: list[dict[str, Any]], keep: bool) -> N
     finally:
         if not keep:
             process.stop(child)
+        if runtime:
+            runtime.leave() if keep else runtime.remove()
         lease.release()
 
 
@@ -159,12 +167,14 @@ class Running:
         name: Name of the served model.
         metrics_port: Port of Triton's metrics.
         pid: The server's process.
+        openai_url: Where the OpenAI API and the chat page are; empty when they are turned off.
     """
 
     url: str
     name: str
     metrics_port: int
     pid: int
+    openai_url: str
 
 
 def _say_next(running: Running, spec: Spec, keep: bool) -> None:
@@ -185,6 +195,19 @@ def _while_it_runs(running: Running) -> Iterator[tuple[str, str]]:
     yield "its metrics:", f"curl -s 127.0.0.1:{running.metrics_port}/metrics | grep trtbuild_"
     yield "stream text:", f"curl -N {running.url}/v2/models/{running.name}/generate_stream -d '{body}'"
     yield "chat with it:", f"{_beside('trtclient')} chat {running.url} {running.name}"
+    if running.openai_url:
+        yield "OpenAI's API:", chat_command(running.openai_url, running.name)
+        yield "chat page:", f"{running.openai_url}/"
+
+
+def chat_command(openai_url: str, name: str) -> str:
+    """Return a command line that asks the model a question through the OpenAI API."""
+    import json
+
+    messages = [{"role": "user", "content": "What is a list?"}]
+    body = json.dumps({"model": name, "messages": messages, "max_tokens": 48})
+    words = ["curl", "-s", f"{openai_url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", body]
+    return shlex.join(words)
 
 
 def _afterwards(spec: Spec) -> Iterator[tuple[str, str]]:

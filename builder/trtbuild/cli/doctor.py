@@ -37,6 +37,7 @@ def doctor(ctx: click.Context, store: Path | None, output: str, log_format: str,
     checks = backend_checks(host)
     server = server_check()
     version, risk = server_risk(host.versions)
+    openai = openai_check()
     directories = {
         "store": store or default_store(os.environ),
         "HF cache": Path(os.environ.get("TRTBUILD_HF_CACHE") or default_hf_cache(os.environ)),
@@ -47,10 +48,11 @@ def doctor(ctx: click.Context, store: Path | None, output: str, log_format: str,
             "host": asdict(host) | {"versions": dict(host.versions), "tools": dict(host.tools)},
             "backends": {name: {"works": ok, "reason": reason} for name, ok, reason in checks},
             "server": {"works": server[0], "reason": server[1], "version": version or None, "risk": risk or None},
+            "openai": {"works": openai[0], "reason": openai[1]},
             "directories": {n: {"path": str(p), "writable": ok, "reason": why} for n, (p, ok, why) in rooms.items()},
         })  # fmt: skip
     else:
-        click.echo("\n".join(doctor_lines(host, checks, server, rooms, risk)))
+        click.echo("\n".join(doctor_lines(host, checks, server, rooms, risk, openai)))
     if not any(ok for _, ok, _ in checks) or not server[0]:
         raise HostError(
             "this machine cannot build and serve", hint="pip install 'trtbuild[cpu]', or run in NVIDIA's Triton image"
@@ -144,6 +146,24 @@ def server_check() -> tuple[bool, str]:
     )
 
 
+def openai_check() -> tuple[bool, str]:
+    """Return whether a server here can have an OpenAI port, and with which packages or why not."""
+    from trtbuild.serve import openai
+    from trtbuild.serve import server as servers
+
+    search_path = os.environ.get("PATH", os.defpath)
+    try:
+        python = servers.model_python(servers.find_server(search_path), search_path)
+    except TrtBuildError:
+        return False, "there is no server"
+    found = openai.installed_packages(python)
+    if openai.PARSER not in found:
+        return False, f"{python} cannot import {openai.PARSER}: install it there, or serve --openai-port 0"
+    absent = [name for name in openai.ACCELERATORS if name not in found]
+    without = f"; {' and '.join(absent)}, which make it faster, are not there" if absent else ""
+    return True, ", ".join(f"{name} {version}" for name, version in found.items()) + without
+
+
 def server_risk(versions: Mapping[str, str]) -> tuple[str, str]:
     """Return the release of the server that was found, and its known vulnerabilities; both may be ""."""
     from trtbuild import catalog
@@ -191,6 +211,7 @@ def doctor_lines(
     server: tuple[bool, str],
     rooms: Mapping[str, tuple[Path, bool, str]],
     risk: str = "",
+    openai: tuple[bool, str] | None = None,
 ) -> list[str]:
     """Return the report as people read it."""
     lines = [
@@ -214,6 +235,8 @@ def doctor_lines(
     for name, ok, reason in checks:
         lines.append(f"{'yes' if ok else 'no ':<4}{name:<14}{reason}")
     lines.append(f"{'yes' if server[0] else 'no ':<4}{'tritonserver':<14}{server[1]}")
+    if openai is not None:
+        lines.append(f"{'yes' if openai[0] else 'no ':<4}{'OpenAI port':<14}{openai[1]}")
     if risk:
         lines.append(f"{'!':<4}{'tritonserver':<14}{risk}")
     return lines

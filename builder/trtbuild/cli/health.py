@@ -83,7 +83,11 @@ def drain(config: Path | None, output: str, log_format: str, log_level: str, tim
     click.echo(f"{left:g}" if output == "text" else f'{{"in_flight": {left:g}}}')
 
 
-def server_url(spec: Spec, port: int) -> str:
-    """Return the URL of this machine's own server; a wildcard listen address is asked on loopback."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(spec.server.host, spec.server.host)  # noqa: S104
+def server_url(spec: Spec, port: int, listens_on: str | None = None) -> str:
+    """Return the URL of this machine's own server; a wildcard listen address is asked on loopback.
+
+    ``listens_on`` is the address of a port that has one of its own.
+    """
+    address = listens_on or spec.server.host
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

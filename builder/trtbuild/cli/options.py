@@ -131,6 +131,8 @@ def _click_option(option: Option, *, is_hidden: bool) -> Callable[[F], F]:
             *flags, option.name, metavar=words, help=text, shell_complete=complete, hidden=is_hidden,
             multiple=option.kind == "choices",
         )  # fmt: skip
+    if option.kind == "words":
+        return click.option(*flags, option.name, multiple=True, metavar="WORD", help=text, hidden=is_hidden)
     return click.option(*flags, option.name, metavar=option.kind.upper(), help=text, hidden=is_hidden)
 
 

@@ -19,6 +19,7 @@ from trtbuild.spec import Spec
 if TYPE_CHECKING:
     from trtbuild.pipeline import Context, Provisioned
     from trtbuild.process import Command
+    from trtbuild.serve.openai import RuntimeDirectory
     from trtbuild.serve.ports import Ports
 
 
@@ -48,25 +49,49 @@ def serve(
     spec = read_spec(flags, config)
     from trtbuild import pipeline
     from trtbuild.repository import pin_to_repository
-    from trtbuild.serve.ports import choose_ports, refuse_equal_ports
+    from trtbuild.serve import openai
+    from trtbuild.serve.ports import asked_ports
 
-    refuse_equal_ports(spec.server)
-    if not dry_run:
-        choose_ports(spec.server)  # a taken port is reported now, not after an hour of building
+    refuse_early(spec, is_real=not dry_run)
     ctx = make_context(spec)
     done = pipeline.provision(pin_to_repository(spec, ctx.store.root), ctx)
-    command, ports = serving_command(spec, ctx, done, is_real=not dry_run)
+    shown = openai.shown_runtime_directory(os.environ, asked_ports(spec.server).openai)
     if dry_run:
-        click.echo(command.shell())
+        command, _ = serving_command(spec, ctx, done, shown, is_real=False)
+        click.echo(command.shell(openai.VARIABLE))
         return
     with log.get().stage("launch"):
         if wait:
+            _, ports = serving_command(spec, ctx, done, shown)
             _serve_in_background(spec, ctx, ports, timeout_s=timeout, output=output)
         else:
-            _become_server(command, spec, ctx, done, ports)
+            _become_server(spec, ctx, done)
 
 
-def serving_command(spec: Spec, ctx: Context, done: Provisioned, *, is_real: bool = True) -> tuple[Command, Ports]:
+def refuse_early(spec: Spec, *, is_real: bool) -> None:
+    """Refuse what no server could listen with: now, not after an hour of building.
+
+    Raises:
+        LaunchError: A port is taken.
+        HostError: There is no server, or a package that it needs is not installed.
+        SpecError: Settings that contradict each other, or no usable key.
+    """
+    from trtbuild.serve import openai
+    from trtbuild.serve.ports import choose_ports, refuse_equal_ports
+    from trtbuild.serve.server import find_server, model_python
+
+    refuse_equal_ports(spec.server)
+    openai.refuse_bad_settings(spec.server)
+    if is_real:
+        search_path = os.environ.get("PATH", os.defpath)
+        python = model_python(find_server(search_path), search_path)
+        tuple(openai.check_start(spec.server, python))  # what it warns of is said when the server starts
+        choose_ports(spec.server)
+
+
+def serving_command(
+    spec: Spec, ctx: Context, done: Provisioned, runtime_dir: Path | None, *, is_real: bool = True
+) -> tuple[Command, Ports]:
     """Return the command that serves what was provided, and the ports it will listen on."""
     from trtbuild.serve.start import prepare
 
@@ -74,8 +99,17 @@ def serving_command(spec: Spec, ctx: Context, done: Provisioned, *, is_real: boo
     with contextlib.suppress(SpecError):  # no home directory
         directories.append(default_store(os.environ) / "servers")
     return prepare(
-        spec.server, done.repository, done.info, ctx.host, directories=directories, environ=os.environ, is_real=is_real
-    )
+        spec.server, done.repository, done.info, ctx.host, directories=directories, environ=os.environ,
+        runtime_dir=runtime_dir, is_real=is_real,
+    )  # fmt: skip
+
+
+def runtime_directory(spec: Spec) -> RuntimeDirectory | None:
+    """Make the directory in which the models of a server meet; None without an OpenAI port."""
+    from trtbuild.serve import openai
+    from trtbuild.serve.ports import is_openai_on
+
+    return openai.make_runtime_directory(os.environ) if is_openai_on(spec.server) else None
 
 
 def _serve_in_background(spec: Spec, ctx: Context, ports: Ports, *, timeout_s: float, output: str) -> None:
@@ -85,24 +119,46 @@ def _serve_in_background(spec: Spec, ctx: Context, ports: Ports, *, timeout_s: f
     url = server_url(spec, ports.http)
     log_path = new_log(ctx.store.part("logs"), f"serve-{os.getpid()}")
     pid = start_and_wait(serve_command(click.get_current_context().obj, ports), log_path, url, timeout_s)
+    if line := openai_line(spec, ports):
+        log.get().info("serve", line)
     if output == "json":
         metrics_url = server_url(spec, ports.metrics)
-        echo_json({"pid": pid, "url": url, "grpc_port": ports.grpc, "metrics_url": metrics_url, "log": str(log_path)})
+        openai_url = None if ports.openai is None else server_url(spec, ports.openai, spec.server.openai_host)
+        echo_json({
+            "pid": pid, "url": url, "grpc_port": ports.grpc, "metrics_url": metrics_url, "openai_url": openai_url,
+            "log": str(log_path),
+        })  # fmt: skip
     else:
         click.echo(str(pid))
 
 
-def _become_server(command: Command, spec: Spec, ctx: Context, done: Provisioned, ports: Ports) -> None:
+def _become_server(spec: Spec, ctx: Context, done: Provisioned) -> None:
     """Check this machine, hold the engine and replace this process by the server."""
     from trtbuild import process
     from trtbuild.serve.launch import remove_stale_regions
     from trtbuild.serve.start import check_machine
 
-    check_machine(ctx.host, done.info, done.entry.key.fields)
-    url = server_url(spec, ports.http)
-    log.get().info("serve", f"serving {done.served_name!r} at {url} (gRPC {ports.grpc}, metrics {ports.metrics})")
-    if stale := remove_stale_regions(ports.http):
-        log.get().info("serve", f"removed {len(stale)} shared-memory regions of a server that was killed")
-    lease = ctx.store.lease(done.entry)
-    lease.keep_over_exec()
-    process.replace(command)
+    with contextlib.ExitStack() as undo:
+        if runtime := runtime_directory(spec):
+            undo.callback(runtime.remove)
+        command, ports = serving_command(spec, ctx, done, runtime.path if runtime else None)
+        check_machine(ctx.host, done.info, done.entry.key.fields)
+        url = server_url(spec, ports.http)
+        log.get().info("serve", f"serving {done.served_name!r} at {url} (gRPC {ports.grpc}, metrics {ports.metrics})")
+        if line := openai_line(spec, ports):
+            log.get().info("serve", line)
+        if stale := remove_stale_regions(ports.http):
+            log.get().info("serve", f"removed {len(stale)} shared-memory regions of a server that was killed")
+        lease = ctx.store.lease(done.entry)
+        lease.keep_over_exec()
+        if runtime:
+            runtime.keep_over_exec()
+        process.replace(command)
+
+
+def openai_line(spec: Spec, ports: Ports) -> str:
+    """Return where the OpenAI port will answer, for people; empty without one."""
+    if ports.openai is None:
+        return ""
+    url = server_url(spec, ports.openai, spec.server.openai_host)
+    return f"OpenAI API at {url}/v1, chat page at {url}/"

@@ -95,10 +95,15 @@ def restrictions(spec: ServerSpec, value: str) -> tuple[str, ...]:
 
 
 def foreign_addresses(spec: ServerSpec) -> tuple[str, ...]:
-    """Return the addresses that the server will listen on and others than this machine can reach."""
+    """Return the addresses that Triton will listen on and others than this machine can reach."""
     arguments = server_arguments(spec)
     named = [spec.host, *(arguments[name] for name in ("http-address", "grpc-address") if name in arguments)]
-    return tuple(dict.fromkeys(address for address in named if not address.startswith(_LOOPBACK)))
+    return tuple(dict.fromkeys(address for address in named if not is_loopback(address)))
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether only this machine can reach what listens on an address."""
+    return address.startswith(_LOOPBACK)
 
 
 def exposure_warnings(spec: ServerSpec, version: str, *, is_wheel: bool) -> Iterator[str]:

@@ -29,6 +29,7 @@ def serve_command(words: Sequence[str], ports: Ports) -> Command:
     command that waits.
     """
     chosen = {"http-port": ports.http, "grpc-port": ports.grpc, "metrics-port": ports.metrics}
+    chosen["openai-port"] = ports.openai or 0
     numbers = [word for name, port in chosen.items() for word in (f"--{name}", str(port))]
     return Command(argv=(sys.executable, "-m", "trtbuild", *(word for word in words if word != "--wait"), *numbers))
 

@@ -34,6 +34,7 @@ def server_command(
     ports: Ports,
     *,
     secrets: Secrets,
+    openai: Mapping[str, str] | None = None,
     world_size: int = 1,
     engine_models: Sequence[str] = ("tensorrt_llm",),
     mpirun: str | None = None,
@@ -44,7 +45,7 @@ def server_command(
 
     One rank: tritonserver itself. Several: mpirun, one tritonserver per rank; ranks above 0 serve nothing, load only
     the engine models, and get a shared-memory prefix of their own. APIs that clients do not need are closed, and the
-    models' own secret travels in the environment (see ``access``).
+    models' own secret travels in the environment (see ``access``), as do the settings of the OpenAI port (``openai``).
 
     Source: TensorRT-LLM ``triton_backend/scripts/launch_triton_server.py`` (leader mode); ``tritonserver --help``.
 
@@ -63,7 +64,7 @@ def server_command(
     extra = [f"--{name}={value}" for name, value in own_arguments.items()]
     silent_extra = [f"--{name}={value}" for name, value in own_arguments.items() if name not in access.RESTRICTIONS]
     prefix = f"--backend-config=python,shm-region-prefix-name={SHM_PREFIX}{ports.http}r"
-    env = {**server.env, access.ENGINE_SECRET: secrets.engine}
+    env = {**server.env, access.ENGINE_SECRET: secrets.engine, **(openai or {})}
     if world_size == 1 or spec.orchestrator:
         env |= {"TRTLLM_ORCHESTRATOR": "1"} if spec.orchestrator else {}
         return Command(argv=(*common, *listen, f"{prefix}0_", *extra), env=env)

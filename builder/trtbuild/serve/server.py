@@ -62,6 +62,17 @@ def find_server(search_path: str) -> Server:
     )
 
 
+def model_python(server: Server, search_path: str) -> Path:
+    """Return the interpreter whose packages the server's Python models have.
+
+    It is the ``python3`` on PATH, where :func:`prepare_server` puts this interpreter first for the server of the wheel;
+    in NVIDIA's image it is the image's own.
+    Source: triton-inference-server/python_backend, README, "Using Custom Python Execution Environments" and pb_stub.cc.
+    """
+    found = None if server.kind == "wheel" else shutil.which("python3", path=search_path)
+    return Path(found or sys.executable)
+
+
 def server_version(server: Server, versions: Mapping[str, str]) -> str:
     """Return the release (``25.07``) or the version (``2.59.1``) of a server, "" when it is unknown.
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from trtbuild.console import log
 from trtbuild.plan import EngineInfo
 from trtbuild.process import Command
-from trtbuild.serve import access, wheel_backend
+from trtbuild.serve import access, openai, wheel_backend
 from trtbuild.serve.launch import server_command
-from trtbuild.serve.ports import Ports, choose_ports
+from trtbuild.serve.ports import Ports, asked_ports, choose_ports
 from trtbuild.serve.preflight import Limits, preflight, refuse
-from trtbuild.serve.server import find_server, prepare_server, server_version
+from trtbuild.serve.server import find_server, model_python, prepare_server, server_version
 from trtbuild.spec import HostInfo, JsonValue, ServerSpec
 
 
@@ -62,6 +62,7 @@ def prepare(
     *,
     directories: Sequence[Path],
     environ: Mapping[str, str],
+    runtime_dir: Path | None = None,
     is_real: bool = True,
 ) -> tuple[Command, Ports]:
     """Return the command that serves a repository, and the ports it will listen on.
@@ -78,6 +79,7 @@ def prepare(
             where others cannot write. A store may be shared by a group, or read-only (a ReadOnlyMany claim); the
             repository was written here, so the directory that holds it is the last resort.
         environ: The environment of this process.
+        runtime_dir: Where the models of the server meet; None: no OpenAI port.
         is_real: The server will be started.
     """
     search_path = environ.get("PATH", os.defpath)
@@ -87,6 +89,7 @@ def prepare(
         for text in (
             *access.exposure_warnings(spec, version, is_wheel=found.kind == "wheel"),
             *access.endpoint_warnings(spec, environ),
+            *openai.check_start(spec, model_python(found, search_path)),
         ):
             log.get().warning("exposure", text)
     server = prepare_server(
@@ -95,14 +98,14 @@ def prepare(
         search_path=search_path,
         library_path=environ.get("LD_LIBRARY_PATH", ""),
     )
-    asked = Ports(http=spec.http_port, grpc=spec.grpc_port, metrics=spec.metrics_port)
-    ports = choose_ports(spec) if is_real else asked
+    ports = choose_ports(spec) if is_real else asked_ports(spec)
     command = server_command(
         server,
         repository,
         spec,
         ports,
         secrets=access.make_secrets(environ),
+        openai=openai.environment(spec, ports, runtime_dir),
         world_size=info.world_size,
         mpirun=shutil.which("mpirun", path=search_path),
         has_gpus=bool(host.gpus),

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
 Section = Literal["model", "engine", "repository", "store", "server"]
-Kind = Literal["str", "int", "float", "bool", "path", "bytes", "choice", "choices", "pairs"]
+Kind = Literal["str", "int", "float", "bool", "path", "bytes", "choice", "choices", "words", "pairs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,8 @@ class Option:
     Attributes:
         name: Snake-case name, as in engine.yaml.
         kind: How text becomes a value; ``bytes`` takes ``20GiB``; ``choices`` is a list (repeatable on the command
-            line, with commas in a variable); ``pairs`` is a mapping (``name=value`` on the command line, repeatable).
+            line, with commas in a variable), ``words`` one without ``choices``; ``pairs`` is a mapping (``name=value``
+            on the command line, repeatable).
         default: Value when none is given; None means "decided by the plan".
         help: One line for ``--help`` and the reference.
         section: Which frozen value the option ends up in.

@@ -65,10 +65,12 @@ def _parse_pairs(value: object) -> dict[str, str]:
     return dict(sorted(pairs.items()))
 
 
-def _parse_choices(option: Option, value: object) -> tuple[str, ...]:
-    """Return the words of a list, each once, in the order of the option's choices."""
+def _parse_words(option: Option, value: object) -> tuple[str, ...]:
+    """Return the words of a list, each once, in their order, or in that of the option's choices where it has any."""
     parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
-    words = [str(part).strip() for part in parts if str(part).strip()]
+    words = tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+    if option.kind == "words":
+        return words
     for word in words:
         if word not in option.choices:
             raise ValueError(
@@ -85,8 +87,8 @@ def parse_value(option: Option, value: object) -> Any:
     """
     if option.kind == "pairs":
         return _parse_pairs(value)
-    if option.kind == "choices" and not isinstance(value, dict):
-        return _parse_choices(option, value)
+    if option.kind in {"choices", "words"} and not isinstance(value, dict):
+        return _parse_words(option, value)
     if isinstance(value, (list, dict)):
         raise ValueError(f"expected one value, got {value!r}")
     if option.kind == "bool":

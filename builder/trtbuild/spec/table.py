@@ -28,10 +28,11 @@ def _options(section: Section, value: type) -> Iterator[Option]:
         hint = _without_none(hints[field.name])
         choices = field.metadata["choices"] or (get_args(hint) if get_origin(hint) is Literal else ())
         said: Kind | None = field.metadata["kind"] or ("choice" if choices and hint is str else None)
+        container: Kind | None = "words" if get_origin(hint) is tuple and not choices else None
         yield Option(
             name=field.name,
             section=field.metadata["section"] or section,
-            kind=said or _KINDS.get(hint) or _CONTAINERS[_origin(hint)],
+            kind=said or container or _KINDS.get(hint) or _CONTAINERS[_origin(hint)],
             default=None if field.default in (MISSING, ()) else field.default,
             choices=choices,
             **field.metadata["option"],

@@ -151,6 +151,22 @@ class ServerSpec:
     http_port: int = option("HTTP port (0: choose).", default=8000, minimum=0, maximum=65535)
     grpc_port: int = option("gRPC port (0: choose).", default=8001, minimum=0, maximum=65535)
     metrics_port: int = option("Metrics port (0: choose).", default=8002, minimum=0, maximum=65535)
+    openai_port: int | None = option(
+        "Port of the OpenAI-compatible API and its chat page (0: off). Default: 8080; chosen with --http-port 0.",
+        default=None,
+        minimum=0,
+        maximum=65535,
+    )
+    openai_host: str | None = option("Address of the OpenAI port. Default: that of --host.", default=None)
+    api_key_file: Path | None = option(
+        "File of the keys, one a line, of which clients of the OpenAI port must send one; read again when it changes.",
+        default=None,
+    )
+    openai_allowed_origin: tuple[str, ...] = option(
+        "Origin of web pages that may use the OpenAI port from a browser, or *; repeatable. The chat page always may.",
+        default=(),
+    )
+    openai_max_body: int = option("Largest request that the OpenAI port accepts.", default=8 << 20, kind="bytes")
     log_verbose: int = option("Triton's verbose log level.", default=0, minimum=0)
     drain_timeout: int = option(
         "Seconds the server goes on after SIGTERM: what runs may finish, what waits or is new is refused.",

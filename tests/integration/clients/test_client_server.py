@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     done = subprocess.run(
         [sys.executable, "-m", "trtbuild", "serve", str(EXAMPLE), "--backend", "cpu", "--served-name", "talk", "--wait",
          "--max-batch-size", "4", "--max-queue-size", "4", "--http-port", str(ports.http), "--grpc-port",
-         str(ports.grpc), "--metrics-port", str(ports.metrics), "--format", "json"],
+         str(ports.grpc), "--metrics-port", str(ports.metrics), "--openai-port", str(ports.openai), "--format", "json"],
         env={**kept, "TRTBUILD_STORE": str(directory / "store"), "HF_HOME": str(directory / "hf")},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip

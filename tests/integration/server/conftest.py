@@ -38,6 +38,7 @@ class Served:
     url: str
     grpc: str
     metrics_url: str
+    openai_url: str | None
     log: Path
     store: Path
     said: str
@@ -118,6 +119,7 @@ def run_serve(
         url=document["url"],
         grpc=f"127.0.0.1:{document['grpc_port']}",
         metrics_url=document["metrics_url"],
+        openai_url=document["openai_url"],
         log=Path(document["log"]),
         store=store,
         said=done.stderr,

@@ -345,7 +345,7 @@ def test_serving_beyond_this_machine_is_warned_of(serve: Serve) -> None:
 def test_without_a_secret_in_the_environment_the_engine_model_is_open(closed: Served, tmp_path: Path) -> None:
     """A tritonserver that is started by hand on the repository has none, and works."""
     environment = closed.environment()
-    del environment["TRTBUILD_ENGINE_SECRET"]
+    del environment["TRTBUILD_ENGINE_SECRET"], environment["TRTBUILD_OPENAI"]
     ports = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
     chosen = {"--http-port": ports.http, "--grpc-port": ports.grpc, "--metrics-port": ports.metrics}
     words = [word for word in closed.argv() if word and word.partition("=")[0] not in chosen]

@@ -32,9 +32,15 @@ def test_errors_further_up_are_shown_before_the_last_lines() -> None:
 
 
 def test_the_background_process_is_the_same_command_with_its_ports() -> None:
-    command = serve_command(["serve", "m", "--wait", "--http-port", "0"], Ports(http=1, grpc=2, metrics=3))
+    command = serve_command(["serve", "m", "--wait", "--http-port", "0"], Ports(http=1, grpc=2, metrics=3, openai=4))
     assert command.argv[:3] == (sys.executable, "-m", "trtbuild")
-    assert " ".join(command.argv[3:]) == "serve m --http-port 0 --http-port 1 --grpc-port 2 --metrics-port 3"
+    chosen = "--http-port 1 --grpc-port 2 --metrics-port 3 --openai-port 4"
+    assert " ".join(command.argv[3:]) == f"serve m --http-port 0 {chosen}"
+
+
+def test_the_background_process_has_no_openai_port_where_none_was_asked_for() -> None:
+    command = serve_command(["serve", "m"], Ports(http=1, grpc=2, metrics=3, openai=None))
+    assert command.argv[-2:] == ("--openai-port", "0")
 
 
 def test_a_server_that_ends_is_explained_with_its_log(tmp_path: Path) -> None:

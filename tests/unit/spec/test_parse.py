@@ -89,7 +89,7 @@ def test_every_option_reaches_its_frozen_value() -> None:
         "bytes": 4096,
         "pairs": {"a": "b"},
     }
-    samples["choices"] = ["trace"]
+    samples["choices"] = samples["words"] = ["trace"]
     values = {o.name: (o.choices[-1] if o.kind == "choice" else samples[o.kind]) for o in OPTIONS}
     spec = parse_spec(values)
     for option in OPTIONS:
@@ -103,7 +103,7 @@ def test_defaults_of_the_table_and_of_the_values_agree() -> None:
         if option.name == "model":
             continue
         section = {"model": spec.engine, "engine": spec.engine}.get(option.section) or getattr(spec, option.section)
-        expected = {"pairs": {}, "choices": ()}.get(option.kind, option.default)
+        expected = {"pairs": {}, "choices": (), "words": ()}.get(option.kind, option.default)
         assert getattr(section, option.name) == expected, option.name
 
 
