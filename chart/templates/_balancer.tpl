@@ -1,6 +1,6 @@
 {{/*
 Static configuration of Envoy: the least busy pod for every request (LEAST_REQUEST), pods found by a look-up of the headless Service.
-HTTP and gRPC are two listeners and two clusters; each counts its own requests.
+The OpenAI API, HTTP and gRPC are a listener and a cluster each, which counts its own requests.
 */}}
 
 {{/* (dict "name" "http" "port" 8000 "codec" "AUTO") */}}
@@ -44,7 +44,9 @@ HTTP and gRPC are two listeners and two clusters; each counts its own requests.
                           host_selection_retry_max_attempts: 10
 {{- end }}
 
-{{/* (dict "name" "http" "port" 8000 "protocol" "http_protocol_options" "address" host) */}}
+{{/*
+(dict "name" "http" "port" 8000 "protocol" "http_protocol_options" "address" host "health" (dict "port" 8000 "path" "/v2/health/ready"))
+*/}}
 {{- define "trtbuild.envoyCluster" -}}
 - name: {{ .name }}
   cluster_type:
@@ -81,14 +83,14 @@ HTTP and gRPC are two listeners and two clusters; each counts its own requests.
       unhealthy_threshold: 2
       healthy_threshold: 1
       no_traffic_interval: 5s
-      http_health_check: { path: /v2/health/ready }
+      http_health_check: { path: {{ .health.path }} }
   load_assignment:
     cluster_name: {{ .name }}
     endpoints:
       - lb_endpoints:
           - endpoint:
               address: { socket_address: { address: {{ .address }}, port_value: {{ .port }} } }
-              health_check_config: { port_value: 8000 }
+              health_check_config: { port_value: {{ .health.port }} }
 {{- end }}
 
 {{- define "trtbuild.envoyConfig" -}}
@@ -97,6 +99,9 @@ admin:
   address: { socket_address: { address: 127.0.0.1, port_value: 9901 } }
 static_resources:
   listeners:
+    {{- with int .Values.openai.port }}
+    {{- include "trtbuild.envoyListener" (dict "name" "openai" "port" . "codec" "AUTO") | nindent 4 }}
+    {{- end }}
     {{- include "trtbuild.envoyListener" (dict "name" "http" "port" 8000 "codec" "AUTO") | nindent 4 }}
     {{- include "trtbuild.envoyListener" (dict "name" "grpc" "port" 8001 "codec" "HTTP2") | nindent 4 }}
     # Readiness and Prometheus statistics, without the rest of the admin interface.
@@ -122,8 +127,12 @@ static_resources:
                         - match: { path: /stats/prometheus }
                           route: { cluster: admin }
   clusters:
-    {{- include "trtbuild.envoyCluster" (dict "name" "http" "port" 8000 "protocol" "http_protocol_options" "address" $pods) | nindent 4 }}
-    {{- include "trtbuild.envoyCluster" (dict "name" "grpc" "port" 8001 "protocol" "http2_protocol_options" "address" $pods) | nindent 4 }}
+    {{- $triton := dict "port" 8000 "path" "/v2/health/ready" }}
+    {{- with int .Values.openai.port }}
+    {{- include "trtbuild.envoyCluster" (dict "name" "openai" "port" . "protocol" "http_protocol_options" "address" $pods "health" (dict "port" . "path" "/health/ready")) | nindent 4 }}
+    {{- end }}
+    {{- include "trtbuild.envoyCluster" (dict "name" "http" "port" 8000 "protocol" "http_protocol_options" "address" $pods "health" $triton) | nindent 4 }}
+    {{- include "trtbuild.envoyCluster" (dict "name" "grpc" "port" 8001 "protocol" "http2_protocol_options" "address" $pods "health" $triton) | nindent 4 }}
     - name: admin
       type: STATIC
       load_assignment:

@@ -56,6 +56,16 @@
 {{- $_ := set $config $option (int64 $value) }}
 {{- end }}
 {{- end }}
+{{- $_ := set $config "openai_port" (int $sku.openai.port) }}
+{{- if int $sku.openai.port }}
+{{- $_ := set $config "openai_max_body" $sku.openai.maxBodySize }}
+{{- if $sku.openai.allowedOrigins }}
+{{- $_ := set $config "openai_allowed_origin" $sku.openai.allowedOrigins }}
+{{- end }}
+{{- if $sku.openai.keySecret.name }}
+{{- $_ := set $config "api_key_file" "/var/run/secrets/trtbuild/keys" }}
+{{- end }}
+{{- end }}
 {{- if $sku.server.openApis }}
 {{- $_ := set $config "open_api" $sku.server.openApis }}
 {{- end }}

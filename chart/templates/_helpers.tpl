@@ -135,7 +135,7 @@ nothing: the API server reads it as the quantity 0.
 
 {{/*
 Everything about one SKU as JSON: (list $ "a100"). The sections marked (per SKU) in values.yaml with the SKU's own on top, and:
-name, fullname, gpus (per pod), servedName, image.
+name, fullname, gpus (per pod), servedName, image, openai (the same for all: one Service has one port).
 */}}
 {{- define "trtbuild.sku" -}}
 {{- $root := index . 0 }}
@@ -153,6 +153,7 @@ name, fullname, gpus (per pod), servedName, image.
 {{- $tag := $sku.image.tag | default $root.Chart.AppVersion }}
 {{- $reference := ternary (printf "%s@%s" $sku.image.repository $sku.image.digest) (printf "%s:%s" $sku.image.repository $tag) (not (empty $sku.image.digest)) }}
 {{- $_ := set $sku "name" $name }}
+{{- $_ := set $sku "openai" $root.Values.openai }}
 {{- $_ := set $sku "fullname" (include "trtbuild.object" (list $root (printf "-%s" $name))) }}
 {{- $_ := set $sku "gpus" $gpus }}
 {{- $_ := set $sku "servedName" ($sku.model.servedName | default ($sku.model.name | default "" | trimSuffix "/" | splitList "/" | last)) }}

@@ -83,6 +83,21 @@ capabilities:
 {{- end }}
 {{- end }}
 
+{{/* "true" when clients of the OpenAI port must send a key: the SKU. */}}
+{{- define "trtbuild.hasKeys" -}}
+{{- if and (int .openai.port) .openai.keySecret.name }}true{{ end }}
+{{- end }}
+
+{{/* The volume of those keys: the SKU. A file, not a variable: it changes with the Secret, and no child process inherits it. */}}
+{{- define "trtbuild.keysVolume" -}}
+secret:
+  secretName: {{ .openai.keySecret.name | quote }}
+  defaultMode: 0440
+  items:
+    - key: {{ .openai.keySecret.key | quote }}
+      path: keys
+{{- end }}
+
 {{/* (dict "root" $ "sku" sku) */}}
 {{- define "trtbuild.volumes" -}}
 - name: config
@@ -111,6 +126,10 @@ capabilities:
     items:
       - key: {{ $.sku.model.tokenSecret.key | quote }}
         path: token
+{{- end }}
+{{- if include "trtbuild.hasKeys" .sku }}
+- name: keys
+  {{- include "trtbuild.keysVolume" .sku | nindent 2 }}
 {{- end }}
 {{- with .root.Values.hub.caBundle.configMap }}
 - name: ca
@@ -244,6 +263,10 @@ capabilities:
   env:
     {{- include "trtbuild.env" . | nindent 4 }}
   ports:
+    {{- with int .sku.openai.port }}
+    - name: openai
+      containerPort: {{ . }}
+    {{- end }}
     - name: http
       containerPort: 8000
     - name: grpc
@@ -283,6 +306,11 @@ capabilities:
   terminationMessagePolicy: FallbackToLogsOnError
   volumeMounts:
     {{- include "trtbuild.volumeMounts" . | nindent 4 }}
+    {{- if include "trtbuild.hasKeys" .sku }}
+    - name: keys
+      mountPath: /var/run/secrets/trtbuild
+      readOnly: true
+    {{- end }}
 {{- end }}
 
 {{/* Affinity with the SKU's products in every alternative of the user's own node affinity. */}}

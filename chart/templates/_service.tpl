@@ -1,5 +1,6 @@
 {{/* Ports of a Service over server pods. */}}
 {{- define "trtbuild.podPorts" -}}
+{{- include "trtbuild.openaiPort" . }}
 - name: http
   port: 8000
   targetPort: http
@@ -12,6 +13,21 @@
   port: 8002
   targetPort: metrics
   appProtocol: http
+{{- end }}
+
+{{/* The port of a Service for the OpenAI API, where there is one. */}}
+{{- define "trtbuild.openaiPort" -}}
+{{- with int .Values.openai.port }}
+- name: openai
+  port: {{ . }}
+  targetPort: openai
+  appProtocol: http
+{{- end }}
+{{- end }}
+
+{{/* Number of a port that an Ingress or HTTPRoute leads to: (list $ "openai"). */}}
+{{- define "trtbuild.routePort" -}}
+{{- ternary (int (index . 0).Values.openai.port) 8000 (eq (index . 1) "openai") }}
 {{- end }}
 
 {{/* Labels of the one Service that a ServiceMonitor reads: the one that selects the server pods. */}}

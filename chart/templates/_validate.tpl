@@ -39,6 +39,7 @@
 {{- fail (printf "skus.%s.gpu.products is empty while the release has %d GPU SKUs, so its pods could land on any GPU: list the values of the node label %s (kubectl get nodes -L %s)" .name (len $gpuSkus) .gpu.productLabel .gpu.productLabel) }}
 {{- end }}
 {{- end }}
+{{- include "trtbuild.validateOpenai" . }}
 {{- include "trtbuild.validateTraffic" . }}
 {{- end }}
 
@@ -235,6 +236,24 @@ cut demand off (files/rules).
   "cpu" (list 1 1000)) $scaling.metric }}
 {{- if or (lt $target (float64 (index $range 0))) (gt $target (float64 (index $range 1))) }}
 {{- fail (printf "%s: autoscaling.target %v is no %s per pod, which goes from %v to %v; the default is %s (autoscaling.target null)" $at $target $scaling.metric (index $range 0) (index $range 1) (include "trtbuild.target" (dict "metric" $scaling.metric "target" nil))) }}
+{{- end }}
+{{- end }}
+
+{{- define "trtbuild.validateOpenai" -}}
+{{- $port := int .Values.openai.port }}
+{{- $taken := dict "8000" "Triton's HTTP port" "8001" "Triton's gRPC port" "8002" "Triton's metrics port" "9901" "Envoy's admin port" "9902" "Envoy's statistics port" }}
+{{- with get $taken (toString $port) }}
+{{- fail (printf "openai.port is %d, %s; use another, e.g. 8080, or 0 for none" $port .) }}
+{{- end }}
+{{- if not $port }}
+{{- if .Values.openai.keySecret.name }}
+{{- fail "openai.keySecret.name is set, but openai.port is 0, and Triton's own ports know no keys; set openai.port 8080, or remove the Secret's name" }}
+{{- end }}
+{{- range $name, $route := dict "ingress" .Values.ingress "httpRoute" .Values.httpRoute }}
+{{- if and $route.enabled (eq $route.port "openai") }}
+{{- fail (printf "%s.port is openai, but openai.port is 0; set openai.port 8080, or %s.port http for Triton's own HTTP" $name $name) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 
