@@ -96,13 +96,13 @@ def test_network_policy_opens_exactly_what_is_served() -> None:
     spec = render(THREE).one("NetworkPolicy")["spec"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     requests, metrics = spec["ingress"]
-    assert ports(requests) == [(8000, "TCP"), (8001, "TCP")]
+    assert ports(requests) == [(8080, "TCP"), (8000, "TCP"), (8001, "TCP")]
     assert requests["from"] == [{"podSelector": {}}]
     assert ports(metrics) == [(8002, "TCP"), (9902, "TCP")]
     assert metrics["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     names, hub, pods = spec["egress"]
     assert (ports(names), ports(hub)) == ([(53, "UDP"), (53, "TCP")], [(443, "TCP")])
-    assert ports(pods) == [(8000, "TCP"), (8001, "TCP")]
+    assert ports(pods) == [(8080, "TCP"), (8000, "TCP"), (8001, "TCP")]
     assert "to" not in names
 
 

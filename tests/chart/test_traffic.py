@@ -63,7 +63,7 @@ def test_route_weights_follow_capacity() -> None:
 
 def test_route_to_the_one_service_with_prefix() -> None:
     [rule] = render(merge(ONE, ROUTE, {"httpRoute": {"pathPrefix": "/llm"}})).one("HTTPRoute")["spec"]["rules"]
-    assert rule["backendRefs"] == [{"name": "llama-trtbuild", "port": 8000}]
+    assert rule["backendRefs"] == [{"name": "llama-trtbuild", "port": 8080}]
     assert rule["filters"][0]["urlRewrite"]["path"]["replacePrefixMatch"] == "/"
     assert rule["matches"][0]["path"] == {"type": "PathPrefix", "value": "/llm"}
 
@@ -88,7 +88,7 @@ def test_network_policy_lets_in_who_must() -> None:
     spec = render(merge(ONE, {"networkPolicy": policy})).one("NetworkPolicy")["spec"]
     requests, metrics = spec["ingress"]
     assert requests["from"] == [{"podSelector": {}}, client]
-    assert [port["port"] for port in requests["ports"]] == [8000, 8001]
+    assert [port["port"] for port in requests["ports"]] == [8080, 8000, 8001]
     assert metrics["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "observability"}
     assert {"ports": [{"port": 443, "protocol": "TCP"}]} in spec["egress"]
     assert egress in spec["egress"]

@@ -76,7 +76,9 @@ def test_nothing_is_installed_among_the_packages_of_the_base(path: Path) -> None
     installs = re.findall(r"[^&]*\bpip\b[^&]* install [^&]*", text)
     assert installs
     for command in installs:
-        assert re.search(r"--python /opt/trtbuild/|--target /(build|opt/trtbuild-front/)|/opt/(build|triton-cli)/bin/", command), command
+        assert re.search(
+            r"--python /opt/trtbuild/|--target /(build|opt/trtbuild-front/)|/opt/(build|triton-cli)/bin/", command
+        ), command
 
 
 @pytest.mark.parametrize("path", CONTAINERFILES, ids=[p.name for p in CONTAINERFILES])

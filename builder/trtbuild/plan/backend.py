@@ -15,6 +15,7 @@ READ_FOR_EVERY_BACKEND = frozenset(
         "model", "revision", "backend", "allow_pickle", "trust_remote_code",
         "served_name", "repository", "layout", "decoupled", "add_to_repository", "max_queue_size",
         "host", "http_port", "grpc_port", "metrics_port", "log_verbose", "drain_timeout", "open_api", "server_arg",
+        "openai_port", "openai_host", "api_key_file", "openai_allowed_origin", "openai_max_body",
     }
 )  # fmt: skip
 """Options that mean the same whatever builds the engine: what is fetched, how it is presented, where a server listens.

@@ -62,8 +62,8 @@ def test_a_kept_demo_ends_with_commands_that_work(store: Path) -> None:
     pid = int(re.findall(r"Still serving \(PID (\d+)\)", done.stdout)[0])
     try:
         assert "in the store" in done.stderr
-        steps = dict(re.findall(r"^  ([a-z ]+): +(.*)$", done.stdout, re.MULTILINE))
-        assert list(steps)[-1] == "chat with it"
+        steps = dict(re.findall(r"^  ([A-Za-z' ]+): +(.*)$", done.stdout, re.MULTILINE))
+        assert list(steps)[-1] == "chat page"
         assert steps["stop it"] == f"kill {pid}"
         url = steps["chat with it"].split()[-2]
         body = {"text_input": "One, two, three, four,", "max_tokens": 3}
@@ -74,6 +74,10 @@ def test_a_kept_demo_ends_with_commands_that_work(store: Path) -> None:
         assert "text_output" in streamed.stdout
         metrics = subprocess.run(steps["its metrics"], shell=True, capture_output=True, text=True, timeout=60)
         assert "trtbuild_requests_running" in metrics.stdout
+        answered = subprocess.run(steps["OpenAI's API"], shell=True, capture_output=True, text=True, timeout=60)
+        assert json.loads(answered.stdout)["choices"][0]["message"]["content"]
+        with urllib.request.urlopen(steps["chat page"].rstrip("/") + "/v1/models", timeout=60) as response:
+            assert [model["id"] for model in json.load(response)["data"]] == ["smollm2"]
     finally:
         os.kill(pid, signal.SIGTERM)
     assert not left_running(str(store))

@@ -16,9 +16,10 @@ from trtbuild.pipeline import served_model
 from trtbuild.plan import EngineInfo
 from trtbuild.registry import NAMES
 from trtbuild.repository import render_repository
+from trtbuild.serve import openai
 from trtbuild.serve.access import Secrets
 from trtbuild.serve.launch import server_command
-from trtbuild.serve.ports import Ports
+from trtbuild.serve.ports import asked_ports
 from trtbuild.serve.server import Server
 from trtbuild.spec import OPTIONS, Option, Spec, parse_spec
 
@@ -52,6 +53,11 @@ OTHER: dict[str, Any] = {
     "drain_timeout": 60,
     "open_api": ["trace"],
     "server_arg": {"log-info": "false"},
+    "openai_port": 9003,
+    "openai_host": "127.0.0.2",
+    "api_key_file": "/srv/keys.txt",
+    "openai_allowed_origin": ["https://chat.example"],
+    "openai_max_body": "1MiB",
 }
 """Another value of every option that is no switch; the two below have one by backend."""
 OTHER_PAIRS = {
@@ -102,9 +108,11 @@ def outcome(base: Request, spec: Spec, directory: Path) -> Outcome:
     (directory / "tokenizer").mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer" / "tokenizer.json").write_text("{}")
     _, files = render_repository([served_model(spec, backend, info, directory)])
-    ports = Ports(http=spec.server.http_port, grpc=spec.server.grpc_port, metrics=spec.server.metrics_port)
+    ports = asked_ports(spec.server)
     server = Server(path=Path("/opt/tritonserver"), kind="native", env={})
-    command = server_command(server, Path("/r"), spec.server, ports, secrets=Secrets(api="a", engine="e"))
+    settings = openai.environment(spec.server, ports, Path("/run/endpoint"))
+    secrets = Secrets(api="a", engine="e")
+    command = server_command(server, Path("/r"), spec.server, ports, secrets=secrets, openai=settings)
     return Outcome(plan.key.digest, files, (command.argv, command.env))
 
 

@@ -16,7 +16,15 @@ from trtbuild.registry import BACKENDS, NAMES, find_backend
 from trtbuild.spec import OPTIONS, Option, Spec, parse_spec
 
 READABLE = [option for option in OPTIONS if option.section != "store"]
-SAID: dict[str, Any] = {"int": 64, "float": 0.5, "str": "said", "path": "/said", "pairs": {"a": "b"}}
+SAID: dict[str, Any] = {
+    "int": 64,
+    "float": 0.5,
+    "str": "said",
+    "path": "/said",
+    "pairs": {"a": "b"},
+    "bytes": "64Mi",
+    "words": ["said"],
+}
 PACKAGE = Path(backends.__file__).parent
 
 
