@@ -122,9 +122,10 @@ class Proxy:
     http_port: int
     grpc_port: int
     stats_port: int
+    openai_port: int
 
-    def connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=DEADLINE_S)
+    def connection(self, port: int | None = None) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", port or self.http_port, timeout=DEADLINE_S)
 
     def post(self, path: str) -> tuple[int, bytes]:
         connection = self.connection()
@@ -144,15 +145,17 @@ class Proxy:
             connection.close()
 
 
-def local_config(http_ports: list[int], grpc_backend: int, ports: list[int]) -> dict[str, Any]:
+def local_config(http_ports: list[int], grpc_backend: int, ports: dict[str, int]) -> dict[str, Any]:
     """Return the rendered configuration with addresses and ports of this machine, and nothing else changed."""
     text = render(ci_values("three-skus")).one("ConfigMap", "llama-trtbuild-envoy")["data"]["envoy.yaml"]
     config = yaml.safe_load(text)
-    config["admin"]["address"]["socket_address"]["port_value"] = ports[3]
+    config["admin"]["address"]["socket_address"]["port_value"] = ports["admin"]
     resources = config["static_resources"]
-    for listener, port in zip(resources["listeners"], ports, strict=False):
-        listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": port}
-    for cluster, backends in zip(resources["clusters"], (http_ports, [grpc_backend], [ports[3]]), strict=True):
+    for listener in resources["listeners"]:
+        listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": ports[listener["name"]]}
+    behind = {"openai": http_ports, "http": http_ports, "grpc": [grpc_backend], "admin": [ports["admin"]]}
+    for cluster in resources["clusters"]:
+        backends = behind.pop(cluster["name"])
         [locality] = cluster["load_assignment"]["endpoints"]
         [template] = locality["lb_endpoints"]
         locality["lb_endpoints"] = []
@@ -165,6 +168,7 @@ def local_config(http_ports: list[int], grpc_backend: int, ports: list[int]) -> 
         # Late answers on a busy machine must not take a stand-in out: no test here is about that.
         for check in cluster.get("health_checks", []):
             check["unhealthy_threshold"] = 1000
+    assert not behind
     assert isinstance(config, dict)
     return config
 
@@ -178,14 +182,15 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
     grpc_backend = server.add_insecure_port("127.0.0.1:0")
     server.start()
     chosen = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
-    admin = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0)).http
-    ports = [chosen.http, chosen.grpc, chosen.metrics, admin]
+    others = choose_ports(ServerSpec(http_port=0, grpc_port=0, metrics_port=0))
+    ports = {"http": chosen.http, "grpc": chosen.grpc, "stats": chosen.metrics}
+    ports |= {"admin": others.http, "openai": others.grpc}
     path = tmp_path / "envoy.yaml"
     path.write_text(yaml.safe_dump(local_config([item.port for item in backends], grpc_backend, ports)))
     command = [str(ENVOY), "-c", str(path), "--concurrency", "1", "--log-level", "warn", "--use-dynamic-base-id"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
-    running = Proxy(backends, gate, *ports[:3])
+    running = Proxy(backends, gate, ports["http"], ports["grpc"], ports["stats"], ports["openai"])
     try:
         wait_until_ready(running, process, tmp_path / "log")
         yield running
@@ -213,9 +218,10 @@ def wait_until_ready(proxy: Proxy, process: subprocess.Popen[bytes], log: Path) 
     pytest.fail(f"Envoy was not ready: {log.read_text()[-2000:]}")
 
 
-def test_stream_passes_while_it_is_generated(proxy: Proxy) -> None:
-    connection = proxy.connection()
-    connection.request("POST", "/v2/models/m/generate_stream", b"{}")
+@pytest.mark.parametrize("path", ["/v2/models/m/generate_stream", "/v1/chat/completions"])
+def test_stream_passes_while_it_is_generated(proxy: Proxy, path: str) -> None:
+    connection = proxy.connection(proxy.openai_port if path.startswith("/v1") else proxy.http_port)
+    connection.request("POST", path, b"{}")
     answer = connection.getresponse()
     assert answer.read(5) == b"first"
     assert not any(backend.gate.is_set() for backend in proxy.backends)
