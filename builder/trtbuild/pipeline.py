@@ -19,7 +19,15 @@ from trtbuild.fetch.cache import RepoCache
 from trtbuild.plan import Backend, BuildPlan, EngineInfo
 from trtbuild.plan.provenance import provenance, serving_values
 from trtbuild.repository import Origin, ServedModel, provide_repository, served_name_of
-from trtbuild.resolve import ModelSource, check_files, fetch_model, missing_bytes, pin_calibration, resolve_model
+from trtbuild.resolve import (
+    ModelSource,
+    check_files,
+    complete_files,
+    fetch_model,
+    missing_bytes,
+    pin_calibration,
+    resolve_model,
+)
 from trtbuild.spec import EngineSpec, HostInfo, Spec
 from trtbuild.store import Entry, Store
 from trtbuild.store.build_failure import explain_build_failure
@@ -92,6 +100,17 @@ def make_plan(spec: Spec, ctx: Context) -> tuple[Backend, BuildPlan]:
             log.get().warning("plan_warning", warning)
         log.get().bind(key=plan.key.short)
     return backend, plan
+
+
+def check_build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> None:
+    """Refuse what the build of an engine that is not in the store would refuse, as far as files are on this machine.
+
+    Raises:
+        TrtBuildError: A tool is missing, or the model's files cannot be built from.
+    """
+    backend.check(plan)
+    if (directory := complete_files(plan.model, spec.engine, ctx.models)) is not None:
+        backend.check_model(plan, directory)
 
 
 def provision(spec: Spec, ctx: Context) -> Provisioned:
@@ -219,7 +238,7 @@ def _say_nearest(plan: BuildPlan, store: Store) -> None:
 
 def _build(spec: Spec, plan: BuildPlan, backend: Backend, ctx: Context) -> Entry:
     sink, durations = log.get(), {}
-    backend.check(plan)
+    check_build(spec, plan, backend, ctx)
     needs = _build_needs(spec.engine, plan, ctx)
     _make_room(spec, plan, ctx, needs)
     estimate_s = ctx.store.estimate(plan.key)

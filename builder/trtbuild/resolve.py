@@ -19,7 +19,7 @@ from trtbuild.errors import SpecError
 from trtbuild.fetch import Hub, Resolved
 from trtbuild.fetch.cache import RepoCache
 from trtbuild.model.checkpoint import Weights, resolve_weights
-from trtbuild.model.files import choose_weights
+from trtbuild.model.files import choose_weights, is_pickled
 from trtbuild.plan import ResolvedModel
 from trtbuild.spec import EngineSpec
 
@@ -63,9 +63,8 @@ def resolve_model(spec: EngineSpec, source: ModelSource) -> ResolvedModel:
         config = fetch.read_config(resolved, hub=source.hub, cache=source.cache)
         listed = repo.read_tree(resolved.commit)
         resolved = replace(resolved, files=listed)
-        info = _with_listing(
-            ModelInfo.from_hf_config(model_id, config), {file.path: file.size for file in listed or ()}
-        )
+        sizes = None if listed is None else {file.path: file.size for file in listed}
+        info = _with_listing(ModelInfo.from_hf_config(model_id, config), sizes)
     alias = spec.model if known and spec.model != model_id else None
     return ResolvedModel(
         model_id=model_id, revision=resolved.commit, source="hub", info=info, alias=alias, files=resolved.files
@@ -89,7 +88,7 @@ def _resolve_directory(directory: Path, memo: Path) -> ResolvedModel:
             hint="name a directory as huggingface_hub or save_pretrained writes it",
         )
     model_id = f"local/{directory.name}"
-    sizes = {path.name: path.stat().st_size for path in directory.glob("*.safetensors") if path.is_file()}
+    sizes = {path.name: path.stat().st_size for path in directory.iterdir() if path.is_file()}
     return ResolvedModel(
         model_id=model_id,
         revision=fetch.hash_directory(directory, memo=memo),
@@ -111,8 +110,16 @@ def _resolve_package(known: ModelInfo, spec: EngineSpec, source: ModelSource) ->
     return replace(_resolve_directory(directory, source.memo), model_id=known.model_id, alias=known.name)
 
 
-def _with_listing(info: ModelInfo, sizes: Mapping[str, int]) -> ModelInfo:
-    """Return a model with the bytes of its weight files where config.json does not tell how many there are."""
+def _with_listing(info: ModelInfo, sizes: Mapping[str, int] | None) -> ModelInfo:
+    """Return a model with what its files' listing says: their format, and where config.json does not, their bytes.
+
+    Args:
+        info: What config.json says.
+        sizes: Bytes of each file by name; None where nobody has listed them.
+    """
+    if sizes is None:
+        return info
+    info = replace(info, safetensors=not is_pickled(sizes))
     return info if info.are_sizes_known else replace(info, listed_bytes=fetch.weight_bytes(sizes))
 
 
@@ -141,10 +148,8 @@ def check_files(model: ResolvedModel, spec: EngineSpec) -> None:
         FetchError: The weights contradict themselves or config.json, or there is no tokenizer that the server can read.
     """
     if model.directory is not None:
-        fetch.local_snapshot(model.directory, allow_pickle=spec.allow_pickle)
-        fetch.check_tokenizer(model.directory)
-        _check_weights(model.directory, spec)
-        _warn_of_template(model.directory)
+        _, weights = _check_directory(model.directory, spec)
+        _warn_of(weights, model.directory)
         return
     if model.files is not None:
         names = [file.path for file in model.files]
@@ -168,6 +173,15 @@ def missing_bytes(model: ResolvedModel, spec: EngineSpec, source: ModelSource) -
     )
 
 
+def complete_files(model: ResolvedModel, spec: EngineSpec, source: ModelSource) -> Path | None:
+    """Return the directory with the model's files where all of them are on this disk, else None; no network is used."""
+    if model.directory is not None:
+        return model.directory
+    if missing_bytes(model, spec, source) != 0:
+        return None
+    return RepoCache(source.cache, model.model_id).snapshot(model.revision)
+
+
 def fetch_model(model: ResolvedModel, spec: EngineSpec, source: ModelSource, work_dir: Path) -> Path:
     """Return a directory with the model's files, complete and checked, downloading what is missing.
 
@@ -175,37 +189,37 @@ def fetch_model(model: ResolvedModel, spec: EngineSpec, source: ModelSource, wor
         FetchError: They cannot be had, or contradict themselves.
     """
     if model.directory is not None:
-        snapshot = fetch.local_snapshot(model.directory, allow_pickle=spec.allow_pickle)
-        fetch.check_tokenizer(snapshot)
+        snapshot, weights = _check_directory(model.directory, spec)
     else:
         snapshot = fetch.snapshot(
             _listing(model), cache=source.cache, hub=source.hub, allow_pickle=spec.allow_pickle,
             allow_code=spec.trust_remote_code, check=fetch.check_tokenizer,
         )  # fmt: skip
-        _check_weights(snapshot, spec)
-        _warn_of_template(snapshot)
-    return _without_other_weights(snapshot, spec, work_dir)
+        weights = _resolve_weights(snapshot, spec)
+        _warn_of(weights, snapshot)
+    return _without_other_weights(snapshot, weights, work_dir)
+
+
+def _check_directory(directory: Path, spec: EngineSpec) -> tuple[Path, Weights]:
+    snapshot = fetch.local_snapshot(directory, allow_pickle=spec.allow_pickle)
+    fetch.check_tokenizer(snapshot)
+    return snapshot, _resolve_weights(snapshot, spec)
 
 
 def _listing(model: ResolvedModel) -> Resolved:
     return Resolved(model_id=model.model_id, revision=model.revision, commit=model.revision, files=model.files)
 
 
-def _check_weights(directory: Path, spec: EngineSpec) -> Weights:
-    """Return the weights as transformers would load them, after saying what is left out of them."""
-    weights = resolve_weights(directory, fetch.load_config(directory), allow_pickle=spec.allow_pickle)
-    for warning in weights.warnings():
-        log.get().warning("weights", warning)
-    return weights
+def _resolve_weights(directory: Path, spec: EngineSpec) -> Weights:
+    return resolve_weights(directory, fetch.load_config(directory), allow_pickle=spec.allow_pickle)
 
 
-def _without_other_weights(snapshot: Path, spec: EngineSpec, work_dir: Path) -> Path:
+def _without_other_weights(snapshot: Path, weights: Weights, work_dir: Path) -> Path:
     """Return a directory without the weights that transformers would not load: TensorRT-LLM's loaders read them all.
 
     Source: TensorRT-LLM 1.2, models/model_weights_loader.py and _torch/models/checkpoints/hf/weight_loader.py, which
     take every ``*.safetensors`` of a directory.
     """
-    weights = resolve_weights(snapshot, fetch.load_config(snapshot), allow_pickle=spec.allow_pickle)
     if not weights.left_out_files:
         return snapshot
     view = work_dir / "model"
@@ -218,7 +232,9 @@ def _without_other_weights(snapshot: Path, spec: EngineSpec, work_dir: Path) -> 
     return view
 
 
-def _warn_of_template(directory: Path) -> None:
-    """Say before the build what the server would say after it: a chat template that does not compile."""
+def _warn_of(weights: Weights, directory: Path) -> None:
+    """Say what is left out of the weights, and of a chat template that does not compile what the server would say."""
+    for warning in weights.warnings():
+        log.get().warning("weights", warning)
     if fault := fetch.template_fault(directory):
         log.get().warning("chat_template", f"{fault}; the server will refuse messages and take text_input only")

@@ -30,6 +30,9 @@ HEADER_LIMIT_BYTES = 16 << 20
 METADATA_LIMIT_BYTES = 128 << 20
 """Largest tokenizer or other file that is not weights; published ones have up to 35 MB."""
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that git-lfs left in the place of a large one."""
+
 SIZE_LIMIT = (1 << 31) - 1
 """Largest size: engines count in 32 bits, and products of sizes stay within what arithmetic with fractions can hold."""
 

@@ -93,6 +93,9 @@ class TinyBackend:
     def check_serving(self, plan: BuildPlan, spec: RepositorySpec) -> None:
         pass
 
+    def check_model(self, plan: BuildPlan, snapshot: Path) -> None:
+        pass
+
     def check(self, plan: BuildPlan) -> None:
         self.checked += 1
 

@@ -15,6 +15,7 @@ import pytest
 from tests.data.odd_models import shapes
 from tests.data.odd_tokenizers.variants import tokenizer_json
 from tests.unit.backends.cpu.test_cpu_plan import HOST
+from trtbuild.cli import run
 from trtbuild.errors import TrtBuildError
 from trtbuild.fetch import Hub
 from trtbuild.pipeline import Context, make_plan
@@ -50,6 +51,52 @@ def test_a_plan_refuses_what_a_build_refuses(name: str, tmp_path: Path, ctx: Con
     with pytest.raises(TrtBuildError, match=shapes.SHAPES[name].refused) as caught:
         plan(directory, ctx, name)
     assert caught.value.hint
+
+
+FOR_A_PRODUCT = {
+    "index names the wrong shard": "it is in",
+    "untied without a head": "lm_head.weight",
+    "one file of a strange name": "weights.safetensors",
+    "a missing norm": "model.norm.weight",
+}
+
+
+@pytest.mark.parametrize("words", [["--gpu", "h100"], ["--gpu", "all"], ["--gpu", "h100", "--backend", "llmapi"]])
+@pytest.mark.parametrize("name", FOR_A_PRODUCT)
+def test_a_plan_for_a_product_looks_at_the_files_too(
+    name: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--store", str(tmp_path / "store"), "--hf-cache", str(tmp_path / "hub"), *words]
+    assert run(["plan", str(write(name, tmp_path / "bad")), *words]) == 4
+    assert FOR_A_PRODUCT[name] in capsys.readouterr().err
+    good = write("two shards", tmp_path / "good")
+    assert run(["plan", str(good), *words]) == 0
+    (good / "tokenizer.json").write_text("{")
+    assert run(["plan", str(good), *words]) == 4
+    assert "is not a tokenizer that can be served" in capsys.readouterr().err
+
+
+def test_a_plan_for_a_product_says_the_key_of_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--store", str(tmp_path / "store"), "--gpu", "h100", "--format", "json"]
+    assert run(["plan", str(write("two shards", tmp_path / "model")), *words]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["revision"].startswith("tree-")
+    assert document["key"]
+
+
+def test_a_plan_for_a_product_refuses_files_that_its_backend_would_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write("two shards", tmp_path / "model")
+    words = ["plan", str(model), "--store", str(tmp_path / "store"), "--gpu", "h100"]
+    (model / "modeling_x.py").write_text("")
+    _set(auto_map={"AutoModel": "modeling_x.X"})(model)
+    assert run(words) == 5
+    assert "ships Python code that conversion would run: modeling_x.py" in capsys.readouterr().err
+    assert run([*words, "--trust-remote-code"]) == 0
+    (model / "hf_quant_config.json").write_text("{}")
+    assert run([*words, "--backend", "llmapi"]) == 5
+    assert "hf_quant_config.json cannot be read" in capsys.readouterr().err
 
 
 def _set(**values: object) -> Callable[[Path], object]:

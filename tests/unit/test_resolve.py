@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trtbuild import catalog, fetch
+from tests.data.odd_models.shapes import write_shape
+from tests.data.odd_tokenizers.variants import tokenizer_json
+from trtbuild import catalog, fetch, resolve
 from trtbuild.errors import FetchError
 from trtbuild.fetch import Hub
 from trtbuild.fetch.cache import RepoCache
@@ -103,3 +105,35 @@ def test_the_listing_is_no_part_of_what_a_model_is(source: ModelSource) -> None:
     model = resolve_model(EngineSpec(model=MODEL, revision="smaller"), source)
     assert replace(model, files=None) == model
     assert "RemoteFile" not in repr(model)
+
+
+def test_weights_are_resolved_once_for_a_build(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+    real = resolve.resolve_weights
+    monkeypatch.setattr(resolve, "resolve_weights", lambda path, *a, **k: seen.append(path) or real(path, *a, **k))
+    monkeypatch.setattr(resolve.fetch, "template_fault", lambda _: "")
+    directory = source.memo.parent / "named"
+    write_shape("single beside a whole other set", directory)
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
+    spec = EngineSpec(model=str(directory))
+    model = resolve_model(spec, source)
+    found = resolve.fetch_model(model, spec, source, source.memo.parent)
+    assert seen == [directory]
+    assert found != directory, "the other set is left out"
+    assert [path.name for path in found.glob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_the_format_of_safetensors_is_read_in_one_file() -> None:
+    package = Path(catalog.__file__).parents[1]
+    readers = [path for path in package.rglob("*.py") if "data_offsets" in path.read_text()]
+    assert readers == [package / "model" / "headers.py"]
+
+
+def test_a_directory_of_pickles_is_known_as_such(source: ModelSource) -> None:
+    directory = source.memo.parent / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    (directory / "pytorch_model.bin").write_bytes(b"w")
+    assert not resolve_model(EngineSpec(model=str(directory)), source).info.safetensors
+    (directory / "model.safetensors").write_bytes(b"w")
+    assert resolve_model(EngineSpec(model=str(directory)), source).info.safetensors

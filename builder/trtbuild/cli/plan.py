@@ -15,8 +15,8 @@ from trtbuild.console.tables import echo_folded
 from trtbuild.errors import SpecError
 
 if TYPE_CHECKING:
-    from trtbuild.catalog import GpuSku, ModelInfo
-    from trtbuild.plan import BuildPlan
+    from trtbuild.catalog import GpuSku
+    from trtbuild.plan import BuildPlan, ResolvedModel
     from trtbuild.spec import EngineSpec, HostInfo, Spec
 
 VALUES_OPTIONS = (
@@ -64,11 +64,14 @@ def plan(
     from trtbuild.host import inspect_host
 
     if not gpu and (here or spec.engine.backend != "auto" or inspect_host(os.environ).gpus):
-        from trtbuild.pipeline import make_plan
+        from trtbuild.pipeline import check_build, make_plan
 
         if trtllm_version:
             raise click.UsageError(f"{VERSION_FLAG} is for --gpu SKU; this machine has the version that is installed")
-        _, made = make_plan(spec, make_context(spec))
+        ctx = make_context(spec)
+        backend, made = make_plan(spec, ctx)
+        if not ctx.store.explain(made.key).is_hit:
+            check_build(spec, made, backend, ctx)
         _show(made, output)
         return
     _show_table(spec, trtllm_version, output)
@@ -94,16 +97,20 @@ def _show(made: BuildPlan, output: str) -> None:
             echo_folded(line, indent=indent)
 
 
-def _model_info(spec: Spec) -> ModelInfo:
-    """Return what is known of the model: from the catalog without network, else from the revision's config.json."""
+def _resolve(spec: Spec) -> ResolvedModel:
+    """Return the model: of the catalog without network, else pinned and its files looked at as a build does."""
     from trtbuild import catalog
+    from trtbuild.cli.views.plan import UNRESOLVED
+    from trtbuild.plan import ResolvedModel
 
     known = catalog.find_model(spec.engine.model)
     if known is not None and spec.engine.revision == "main":
-        return known
-    from trtbuild.resolve import resolve_model
+        return ResolvedModel(model_id=known.model_id, revision=UNRESOLVED, source="hub", info=known)
+    from trtbuild.resolve import check_files, resolve_model
 
-    return resolve_model(spec.engine, make_context(spec).models).info
+    model = resolve_model(spec.engine, make_context(spec).models)
+    check_files(model, spec.engine)
+    return model
 
 
 def _release(version: str | None) -> str:
@@ -126,7 +133,7 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
     from trtbuild.plan.survey import COLUMNS, survey
 
     backends.refuse_unread(backends.get(_best_for_gpus()), spec)
-    model, release = _model_info(spec), catalog.trtllm(_release(version))
+    model, release = _resolve(spec).info, catalog.trtllm(_release(version))
     if unsafe := catalog.image_warning(release):
         log.get().warning("plan_warning", unsafe)
     batch, seq, _, tokens = choose_limits(spec.engine, model)
@@ -150,7 +157,6 @@ def _show_table(spec: Spec, version: str | None, output: str) -> None:
 def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, values: bool) -> None:
     from trtbuild import backends, catalog
     from trtbuild.cli.views.plan import UNRESOLVED
-    from trtbuild.plan import ResolvedModel
 
     sku = catalog.find_sku(gpu)
     if sku is None:
@@ -158,11 +164,16 @@ def _show_for_sku(spec: Spec, gpu: str, version: str | None, output: str, *, val
         raise SpecError(
             f"unknown GPU product {gpu!r}; near: {near}", hint="trtbuild plan MODEL --gpu all lists every product"
         )
-    info = _model_info(spec)
-    model = ResolvedModel(model_id=info.model_id, revision=UNRESOLVED, source="hub", info=info)
+    model = _resolve(spec)
     engine = replace(spec.engine, backend=_best_for_gpus()) if spec.engine.backend == "auto" else spec.engine
     host = imagined_host(sku, engine, _release(version))
-    made = backends.make_plan(backends.get(engine.backend), replace(spec, engine=engine), model, host)
+    backend = backends.get(engine.backend)
+    made = backends.make_plan(backend, replace(spec, engine=engine), model, host)
+    if model.revision != UNRESOLVED:
+        from trtbuild.resolve import complete_files
+
+        if (directory := complete_files(model, engine, make_context(spec).models)) is not None:
+            backend.check_model(made, directory)
     if unsafe := catalog.image_warning(catalog.trtllm(_release(version))):
         log.get().warning("plan_warning", unsafe)
     if values:

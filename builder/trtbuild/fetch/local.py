@@ -1,7 +1,7 @@
 """Models in a local directory: is it a usable checkpoint, and which exact bytes is it?
 
-Decides what identifies a directory (names and contents, never dates or its own path) and what is refused before a
-build: missing shards, truncated safetensors, pointers of git-lfs.
+Decides what identifies a directory (names and contents, never dates or its own path) and what is refused by names
+alone: missing files, links that lead out. Whether the weights are whole, ``trtbuild.model`` decides.
 """
 
 from __future__ import annotations
@@ -13,31 +13,28 @@ import json
 import os
 import secrets
 import stat
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from trtbuild.console import log
 from trtbuild.errors import FetchError
-from trtbuild.fetch.metadata import check_metadata, load_config, read_index
-from trtbuild.fetch.select import select, shards
-from trtbuild.untrusted import HEADER_LIMIT_BYTES, outward_links, parse, read
+from trtbuild.fetch.metadata import check_metadata, load_config
+from trtbuild.fetch.select import select
+from trtbuild.untrusted import outward_links, read
 
 _IGNORED = {"__pycache__"}
 _MEMO_FORMAT = 1
 _MEMO_ENTRIES = 10_000
 _MEMO_LIMIT_BYTES = 16 << 20
 _RACY_NS = 2_000_000_000
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def local_snapshot(path: Path, *, allow_pickle: bool = False) -> Path:
-    """Return the absolute path of a local model after checking that it can be built from.
+    """Return the absolute path of a local model after checking its files by their names, and the small ones whole.
 
     Raises:
-        FetchError: It is no model directory, or it is incomplete or damaged.
+        FetchError: It is no model directory, a file is missing, or one leads out of it.
     """
     directory = path.expanduser().absolute()
     if not directory.is_dir():
@@ -48,13 +45,7 @@ def local_snapshot(path: Path, *, allow_pickle: bool = False) -> Path:
     load_config(directory)
     names = [entry.name for entry in directory.iterdir() if entry.is_file()]
     selection = select(names, model_id=str(path), allow_pickle=allow_pickle, allow_code=False)
-    weights = selection.weights
-    if selection.index:
-        text = read_index(directory / selection.index)
-        weights = shards(text, names, index=selection.index, model_id=str(path))
     check_metadata(directory, selection.first)
-    for name in weights:
-        _check_weights(directory / name)
     if links := outward_links(directory):
         raise FetchError(
             f"{directory}: {links[0]}: the link leads out of the model, whose files are kept with its engine",
@@ -169,44 +160,6 @@ def _write_memo(memo: Path, hashes: dict[str, str]) -> None:
         log.get().debug("memo-not-written", f"{memo} was not written: {error}")
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def _check_weights(path: Path) -> None:
-    """Refuse a weight file that is a git-lfs pointer or shorter than its own header says."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            start = stream.read(len(_LFS_POINTER))
-            if start == _LFS_POINTER:
-                raise FetchError(
-                    f"{path} is a git-lfs pointer, not the weights", hint=f"run: git -C {path.parent} lfs pull"
-                )
-            if path.suffix != ".safetensors":
-                return
-            stream.seek(0)
-            expected = _promised_size(stream)
-    except OSError as error:
-        raise _unreadable(error) from error
-    except (ValueError, KeyError, IndexError, TypeError, struct.error, AttributeError) as error:
-        raise FetchError(f"{path} is not a safetensors file: {error}", hint="download or copy it again") from error
-    if size != expected:
-        raise FetchError(
-            f"{path} has {size} bytes, and its header promises {expected}: it was cut or damaged",
-            hint="download or copy it again",
-        )
-
-
-def _promised_size(stream: BinaryIO) -> int:
-    """Return the length that a safetensors header describes.
-
-    Source: safetensors format: u64 header length, JSON header, then tensors at ``data_offsets`` behind it.
-    """
-    (length,) = struct.unpack("<Q", stream.read(8))
-    if length > HEADER_LIMIT_BYTES:
-        raise ValueError(f"its header would be {length} bytes long")
-    header = parse(stream.read(length))
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return 8 + int(length) + max(ends, default=0)
 
 
 def _unreadable(error: OSError) -> FetchError:

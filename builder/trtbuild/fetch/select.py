@@ -8,12 +8,11 @@ read.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from trtbuild.errors import FetchError
-from trtbuild.model.files import SHARD_NAME, SINGLE, choose_weights, indexed_files, read_weight_map
+from trtbuild.model.files import SHARD_NAME, SINGLE, choose_weights, indexed_files, read_weight_map, refuse_twins
 
 _METADATA = frozenset(
     {
@@ -80,7 +79,7 @@ def select(names: Iterable[str], *, model_id: str, allow_pickle: bool, allow_cod
         if name in _METADATA or _TIKTOKEN.fullmatch(name) or (allow_code and _CODE.fullmatch(name))
     )
     weights = choose_weights(known, model_id, allow_pickle=allow_pickle)
-    _refuse_twins([*metadata, *weights.files], model_id)
+    refuse_twins([*metadata, *weights.files], model_id)
     return Selection(metadata=tuple(metadata), index=weights.index, weights=weights.files)
 
 
@@ -100,20 +99,5 @@ def shards(index_text: str | bytes, names: Iterable[str], *, index: str, model_i
     Raises:
         FetchError: The index is unreadable or names files that the repository does not have.
     """
-    wanted = indexed_files(
-        read_weight_map(index_text, index=index, model_id=model_id), names, index=index, model_id=model_id
-    )
-    _refuse_twins(wanted, model_id)
-    return wanted
-
-
-def _refuse_twins(names: Iterable[str], model_id: str) -> None:
-    """Refuse files that a disk without regard for case or Unicode form would silently take for one."""
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
-        if other != name:
-            raise FetchError(
-                f"{model_id} has the files {other!r} and {name!r}, which are one where case or Unicode form is ignored",
-                hint="choose another --revision, or copy the model and rename one of them",
-            )
+    weight_map = read_weight_map(index_text, index=index, model_id=model_id)
+    return indexed_files(weight_map, names, index=index, model_id=model_id)

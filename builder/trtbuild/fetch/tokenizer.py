@@ -18,7 +18,6 @@ from trtbuild.errors import FetchError
 
 _NAME = "tokenizer.json"
 _OTHERS = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _SHARED = Path(__file__).resolve().parents[1] / "_templates" / "_shared"
 _COMPILE_TIMEOUT_S = 30.0
 _CONVERT = (
@@ -59,7 +58,7 @@ def check_tokenizer(directory: Path) -> None:
         raise FetchError(f"{path} cannot be read: {error}", hint="download or copy the model again") from error
     if not data.strip():
         raise FetchError(f"{path} is empty", hint="download or copy the model again")
-    if data.startswith(_LFS_POINTER):
+    if data.startswith(untrusted.LFS_POINTER):
         raise FetchError(
             f"{path} is a git-lfs pointer, not the file itself", hint="run `git lfs pull` in the model's directory"
         )

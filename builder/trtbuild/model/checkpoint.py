@@ -19,7 +19,7 @@ from trtbuild.model.files import (
     left_out,
     read_weight_map,
 )
-from trtbuild.model.headers import Place, read_header
+from trtbuild.model.headers import Place, read_header, refuse_pointer
 from trtbuild.model.tensors import expected_tensors, match_tensors
 from trtbuild.untrusted import INDEX_LIMIT_BYTES, read_bytes, shown
 
@@ -80,6 +80,8 @@ def resolve_weights(directory: Path, config: Mapping[str, Any], *, allow_pickle:
         files = indexed_files(weight_map, names, index=chosen.index, model_id=str(directory))
     others = left_out(names, files)
     if not files[0].endswith(".safetensors"):
+        for name in files:
+            refuse_pointer(directory / name)
         return Weights(
             files=files, index=chosen.index, places={}, is_known=False, left_out_tensors=(), left_out_files=others
         )

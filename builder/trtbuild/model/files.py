@@ -7,6 +7,7 @@ index of shards, then the same two of pytorch_model.bin; no other name is looked
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -66,6 +67,12 @@ def choose_weights(names: Iterable[str], model_id: str, *, allow_pickle: bool) -
     raise _no_weights(known, pickles, model_id)
 
 
+def is_pickled(names: Iterable[str]) -> bool:
+    """Say whether the weights among files with these names can be had as pickles only."""
+    known = set(names)
+    return not known & {SINGLE, SAFETENSORS_INDEX} and any(_PICKLE.fullmatch(name) for name in known)
+
+
 def _no_weights(known: set[str], pickles: list[str], model_id: str) -> FetchError:
     if odd := sorted(name for name in known if _SAFETENSORS.fullmatch(name)):
         if len(odd) == 1:
@@ -119,7 +126,7 @@ def indexed_files(weight_map: dict[str, str], names: Iterable[str], *, index: st
     """Return the files that an index names.
 
     Raises:
-        FetchError: One of them is not there.
+        FetchError: One of them is not there, or two are one on some disks.
     """
     wanted = sorted(set(weight_map.values()))
     if missing := sorted(set(wanted) - set(names)):
@@ -127,7 +134,24 @@ def indexed_files(weight_map: dict[str, str], names: Iterable[str], *, index: st
             f"{index} of {model_id} names {', '.join(map(repr, missing[:3]))}, which is not there",
             hint="download or copy the missing file, or try another --revision",
         )
+    refuse_twins(wanted, model_id)
     return tuple(wanted)
+
+
+def refuse_twins(names: Iterable[str], model_id: str) -> None:
+    """Refuse files that a disk without regard for case or Unicode form would silently take for one.
+
+    Raises:
+        FetchError: Two of them are.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        if other != name:
+            raise FetchError(
+                f"{model_id} has the files {other!r} and {name!r}, which are one where case or Unicode form is ignored",
+                hint="choose another --revision, or copy the model and rename one of them",
+            )
 
 
 def left_out(names: Iterable[str], used: Iterable[str]) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trtbuild.errors import FetchError
-from trtbuild.untrusted import HEADER_LIMIT_BYTES, parse, shown
+from trtbuild.untrusted import HEADER_LIMIT_BYTES, LFS_POINTER, parse, shown
 
 VALUE_BYTES: Mapping[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -48,26 +48,55 @@ def read_header(path: Path) -> tuple[Place, ...]:
     """Return the tensors of a file, in the header's order.
 
     Raises:
-        FetchError: The file is damaged.
+        FetchError: The file is damaged, a git-lfs pointer, or cannot be read.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise FetchError(f"{path.name}: the header claims {length} bytes, the file has {size}", hint=_HINT)
-        if length > HEADER_LIMIT_BYTES:
-            raise FetchError(
-                f"{path.name}: the header claims {length} bytes, expected at most {HEADER_LIMIT_BYTES}", hint=_HINT
-            )
-        try:
-            header = parse(file.read(length), unique=True)
-        except ValueError as error:
-            raise FetchError(f"{path.name}: the header cannot be read: {error}", hint=_HINT) from None
+    refuse_pointer(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = _header(path.name, file, size)
+            start = file.tell()
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if not isinstance(header, dict):
         raise FetchError(f"{path.name}: the header cannot be read: expected an object", hint=_HINT)
-    places = tuple(_place(path, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__")
-    _check_places(path, places, 8 + length, size)
+    places = tuple(_place(path, name, entry, start) for name, entry in header.items() if name != "__metadata__")
+    _check_places(path, places, start, size)
     return places
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a weight file, of whatever format, that is a git-lfs pointer.
+
+    Raises:
+        FetchError: It is one, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if is_pointer:
+        raise FetchError(f"{path} is a git-lfs pointer, not the weights", hint=f"run: git -C {path.parent} lfs pull")
+
+
+def _header(name: str, file: BinaryIO, size: int) -> Any:
+    """Return the parsed header of a file of ``size`` bytes, and leave the file where its data begins."""
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise FetchError(f"{name}: the header claims {length} bytes, the file has {size}", hint=_HINT)
+    if length > HEADER_LIMIT_BYTES:
+        raise FetchError(f"{name}: the header claims {length} bytes, expected at most {HEADER_LIMIT_BYTES}", hint=_HINT)
+    try:
+        return parse(file.read(length), unique=True)
+    except ValueError as error:
+        raise FetchError(f"{name}: the header cannot be read: {error}", hint=_HINT) from None
+
+
+def _unreadable(path: Path, error: OSError) -> FetchError:
+    return FetchError(
+        f"{path} cannot be read: {error.strerror or error}", hint="check its permissions and broken links"
+    )
 
 
 def _place(path: Path, name: str, entry: Any, start: int) -> Place:

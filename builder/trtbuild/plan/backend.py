@@ -79,6 +79,14 @@ class Backend(Protocol):
             SpecError: A template parameter is unknown, or a value illegal.
         """
 
+    def check_model(self, plan: BuildPlan, snapshot: Path) -> None:
+        """Refuse a complete snapshot that :meth:`build` would refuse, by headers and small files: no value is read.
+
+        Raises:
+            FetchError: Its files contradict each other or the plan.
+            ConvertError: The backend cannot read or compute them.
+        """
+
     def check(self, plan: BuildPlan) -> None:
         """Look, before anything is downloaded, for what the build needs of this machine beside the model.
 

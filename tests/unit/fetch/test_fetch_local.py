@@ -15,6 +15,7 @@ import pytest
 
 from trtbuild.errors import FetchError
 from trtbuild.fetch import hash_directory, load_config, local, local_snapshot
+from trtbuild.model.checkpoint import resolve_weights
 
 
 def safetensors(count: int = 64) -> bytes:
@@ -151,12 +152,27 @@ def sharded(root: Path) -> None:
         (root / name).write_bytes(safetensors())
 
 
+def check(model: Path) -> None:
+    """Look at a directory as a plan and a build do, as far as damage goes."""
+    resolve_weights(local_snapshot(model), {"architectures": ["UnknownForCausalLM"], **load_config(model)})
+
+
 def test_a_good_sharded_directory(model: Path) -> None:
     sharded(model)
     assert local_snapshot(model) == model
     (model / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(FetchError, match="'model-00002-of-00002.safetensors', which is not there"):
-        local_snapshot(model)
+        check(model)
+
+
+def test_shards_whose_names_are_one_on_some_disks(model: Path) -> None:
+    sharded(model)
+    names = {"a": "Part.safetensors", "b": "part.safetensors"}
+    for name in names.values():
+        (model / name).write_bytes(safetensors())
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(FetchError, match="which are one where case or Unicode form is ignored"):
+        check(model)
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 99\n"
@@ -166,10 +182,16 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b
     ("name", "content", "message", "hint"),
     [
         pytest.param("model.safetensors", LFS, "git-lfs pointer", "lfs pull", id="lfs-pointer"),
-        pytest.param("model.safetensors", safetensors()[:-1], "promises .* cut or damaged", "again", id="truncated"),
-        pytest.param("model.safetensors", safetensors() + b"x", "promises", "again", id="too-long"),
-        pytest.param("model.safetensors", b"", "is not a safetensors file", "again", id="empty"),
-        pytest.param("model.safetensors", b"\xff" * 100, "is not a safetensors file", "again", id="noise"),
+        pytest.param(
+            "model.safetensors",
+            safetensors()[:-1],
+            "end at 64 of 63 bytes: cut off or damaged",
+            "again",
+            id="truncated",
+        ),
+        pytest.param("model.safetensors", safetensors() + b"x", "end at 64 of 65 bytes", "again", id="too-long"),
+        pytest.param("model.safetensors", b"", "claims 0 bytes, the file has 0", "again", id="empty"),
+        pytest.param("model.safetensors", b"\xff" * 100, "the header claims", "again", id="noise"),
         pytest.param("config.json", b"{", "cannot be read", "again", id="config-no-json"),
         pytest.param("config.json", b"[]", "is not a JSON object", "Hugging Face format", id="config-list"),
     ],
@@ -177,7 +199,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b
 def test_damaged_directories(model: Path, name: str, content: bytes, message: str, hint: str) -> None:
     (model / name).write_bytes(content)
     with pytest.raises(FetchError, match=message) as caught:
-        local_snapshot(model)
+        check(model)
     assert hint in caught.value.hint
 
 
@@ -188,6 +210,9 @@ def test_directories_that_are_no_models(model: Path, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="only pickled"):
         local_snapshot(model)
     assert local_snapshot(model, allow_pickle=True) == model
+    (model / "pytorch_model.bin").write_bytes(LFS)
+    with pytest.raises(FetchError, match="pytorch_model.bin is a git-lfs pointer"):
+        resolve_weights(model, load_config(model), allow_pickle=True)
     (model / "config.json").unlink()
     with pytest.raises(FetchError, match=r"config\.json is not there"):
         local_snapshot(model)

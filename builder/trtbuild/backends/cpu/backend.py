@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trtbuild import process, untrusted
 from trtbuild.backends.cpu.families import read_decoder
@@ -28,6 +28,10 @@ from trtbuild.model.checkpoint import resolve_weights
 from trtbuild.plan import Availability, Backend, BuildPlan, EngineInfo, EngineTemplate, ResolvedModel
 from trtbuild.process import Command
 from trtbuild.spec import EngineSpec, HostInfo, JsonValue, RepositorySpec, closest
+
+if TYPE_CHECKING:
+    from trtbuild.backends.cpu.decoder import Decoder
+    from trtbuild.backends.cpu.weights import Checkpoint
 
 CONFIG_SCHEMA = 1
 TEMPLATE = "tensorrt_llm/cpu"
@@ -88,6 +92,12 @@ class CpuBackend:
     def check_serving(self, plan: BuildPlan, spec: RepositorySpec) -> None:  # noqa: ARG002
         """Refuse illegal template parameters."""
         _check_parameters(spec)
+
+    def check_model(self, plan: BuildPlan, snapshot: Path) -> None:
+        """Refuse a snapshot whose graph cannot be made."""
+        config = _read_config(snapshot)
+        if plan.shape.options["route"] != "optimum-intel":
+            _open(plan, config, snapshot)
 
     def check(self, plan: BuildPlan) -> None:
         """Look for nothing: the packages were looked for by ``availability``."""
@@ -237,8 +247,8 @@ def _read_config(snapshot: Path) -> dict[str, Any]:
     return config
 
 
-def _convert(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path, engine_dir: Path) -> None:
-    """Write the OpenVINO model of a snapshot."""
+def _open(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path) -> tuple[Decoder, Checkpoint]:
+    """Return what to build and its weights, after building the graph from their shapes: moments, before the minutes."""
     decoder = read_decoder(config)
     if plan.shape.max_seq_len > decoder.context_tokens:
         raise ConvertError(
@@ -247,14 +257,22 @@ def _convert(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path, engine_
             hint=f"pass --max-seq-len {decoder.context_tokens}",
         )
     try:
-        from trtbuild.backends.cpu.build import build_model, check_model
-        from trtbuild.backends.cpu.openvino import ov
+        from trtbuild.backends.cpu.build import check_model
     except ImportError as error:
         raise BuildError(f"openvino cannot be imported: {error}", hint="pip install 'trtbuild[cpu]'") from error
     from trtbuild.backends.cpu.weights import open_checkpoint
 
     checkpoint = open_checkpoint(resolve_weights(snapshot, config).places)
-    check_model(decoder, checkpoint)  # in moments; what is wrong would else show after minutes of quantizing
+    check_model(decoder, checkpoint)
+    return decoder, checkpoint
+
+
+def _convert(plan: BuildPlan, config: Mapping[str, Any], snapshot: Path, engine_dir: Path) -> None:
+    """Write the OpenVINO model of a snapshot."""
+    decoder, checkpoint = _open(plan, config, snapshot)
+    from trtbuild.backends.cpu.build import build_model
+    from trtbuild.backends.cpu.openvino import ov
+
     storage: Any = plan.shape.options["weights"]
     with log.get().progress(
         "convert", f"converting {plan.model.model_id}", total=decoder.layers + 1, unit="steps"

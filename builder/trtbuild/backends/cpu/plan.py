@@ -89,7 +89,7 @@ def _check(spec: EngineSpec, info: ModelInfo, host: HostInfo, options: CpuOption
         if spec.allow_pickle and "optimum_intel" in host.versions:
             return "optimum-intel"
         raise SpecError(
-            f"{info.model_id} has only pickled weights on this revision; the cpu backend reads safetensors only",
+            f"{info.model_id} has only pickled weights; the cpu backend reads safetensors only",
             hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
         )
     if info.config is not None:  # what the build would refuse after the download; the catalog's models are known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trtbuild.backends.cpu.families import COVERED, read_decoder
 from trtbuild.backends.cpu.options import CpuOptions
 from trtbuild.backends.cpu.room import BLOCK_TOKENS, Room
 from trtbuild.catalog import ModelInfo
@@ -18,6 +19,9 @@ DEFAULT_NUM_TOKENS = 256
 
 def context_limit(info: ModelInfo) -> tuple[int, str]:
     """Return the longest sequence for which the graph is faithful, and which limit of the model that is."""
+    if info.config is not None and info.architecture in COVERED:
+        decoder = read_decoder(info.config)
+        return decoder.context_tokens, decoder.context_reason
     limits = {"context": info.context_tokens}
     if info.sliding_window_tokens:
         limits["sliding window"] = info.sliding_window_tokens

@@ -123,6 +123,21 @@ class LlmApiBackend:
         """Refuse illegal template parameters."""
         _check_parameters(spec)
 
+    def check_model(self, plan: BuildPlan, snapshot: Path) -> None:
+        """Refuse a snapshot that the LLM API would not load, or whose files cannot be kept."""
+        if not any(path.suffix == ".safetensors" for path in snapshot.iterdir()):
+            raise ConvertError(
+                f"{plan.model.model_id} has no safetensors weights",
+                hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
+            )
+        if links := untrusted.outward_links(snapshot):
+            raise ConvertError(
+                f"{snapshot}: {links[0]}: the link leads out of the model's directory, and its target would be kept "
+                "with the engine",
+                hint="put a copy of the file in its place",
+            )
+        _check_quantization(plan, snapshot)
+
     def check(self, plan: BuildPlan) -> None:
         """Look for nothing: only the model is needed."""
 
@@ -137,22 +152,11 @@ class LlmApiBackend:
         hints: Path | None = None,  # noqa: ARG002
     ) -> None:
         """Put the model's files and the arguments of ``LLM()`` into ``engine_dir``."""
+        self.check_model(plan, snapshot)
         target = engine_dir / "model"
         target.mkdir(parents=True)
         files: dict[str, JsonValue] = {}
         sources = list(_model_files(snapshot, is_code_trusted=bool(_llm(plan).get("trust_remote_code"))))
-        if not any(source.suffix == ".safetensors" for source in sources):
-            raise ConvertError(
-                f"{plan.model.model_id} has no safetensors weights",
-                hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
-            )
-        if links := untrusted.outward_links(snapshot):
-            raise ConvertError(
-                f"{snapshot}: {links[0]}: the link leads out of the model's directory, and its target would be kept "
-                "with the engine",
-                hint="put a copy of the file in its place",
-            )
-        _check_quantization(plan, snapshot)
         with log.get().progress("link", f"linking {plan.model.model_id}", total=len(sources), unit="steps") as bar:
             for source in sources:
                 _link(source, target / source.name)

@@ -73,7 +73,7 @@ def refuse_impossible(spec: EngineSpec, model: ModelInfo, host: HostInfo, gpu: G
         )
     if not model.safetensors:
         raise SpecError(
-            f"{model.name} has only pickled weights on its main branch; the LLM API reads safetensors",
+            f"{model.name} has only pickled weights; the LLM API reads safetensors",
             hint="name a revision that has them; on the hub often --revision refs/pr/N, made by its converter",
         )
     architecture = gpu_architecture(gpu.compute_capability)

@@ -91,6 +91,10 @@ class TensorRtLlmBackend:
         kv_fraction(spec.kv_cache_free_gpu_mem_fraction)
         backend_parameters(commands.release_of(plan), {}, spec.template_parameter)
 
+    def check_model(self, plan: BuildPlan, snapshot: Path) -> None:
+        """Refuse models that ship Python, which the conversion scripts would run without asking."""
+        _refuse_remote_code(plan, snapshot)
+
     def check(self, plan: BuildPlan) -> None:
         """Refuse to build without the conversion script or the calibration data."""
         self._find_script(plan)
