@@ -12,10 +12,11 @@ import click
 from trtbuild.cli.options import configure_log, echo_json, make_context, read_spec, spec_options
 from trtbuild.console import log
 from trtbuild.console.tables import echo_folded
-from trtbuild.errors import SpecError
+from trtbuild.errors import SpecError, StoreError
 
 if TYPE_CHECKING:
     from trtbuild.catalog import GpuSku
+    from trtbuild.pipeline import Context
     from trtbuild.plan import BuildPlan, ResolvedModel
     from trtbuild.spec import EngineSpec, HostInfo, Spec
 
@@ -70,11 +71,19 @@ def plan(
             raise click.UsageError(f"{VERSION_FLAG} is for --gpu SKU; this machine has the version that is installed")
         ctx = make_context(spec)
         backend, made = make_plan(spec, ctx)
-        if not ctx.store.explain(made.key).is_hit:
+        if not _is_in_store(ctx, made):
             check_build(spec, made, backend, ctx)
         _show(made, output)
         return
     _show_table(spec, trtllm_version, output)
+
+
+def _is_in_store(ctx: Context, made: BuildPlan) -> bool:
+    """Return whether the engine needs no build. A plan needs no store: one that cannot be read has no engine."""
+    try:
+        return ctx.store.explain(made.key).is_hit
+    except StoreError:
+        return False
 
 
 def _refuse_backend(name: str, gpu: str) -> None:
